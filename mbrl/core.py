@@ -1,0 +1,251 @@
+"""The nouns of the house: what a model, a policy and a learner are. Read this file first.
+
+Axis letters in every docstring: N rows, B batch, E members, T steps, O observation, A action.
+All tensors are float32 in the environment's own units unless a docstring says otherwise. A Discrete
+action travels as its one-hot row, so that every network reads `action [..., A]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Batch(NamedTuple):
+    """Transitions. Truncation is not here: it ends an episode, not the world."""
+
+    obs: Tensor  # [..., O]
+    action: Tensor  # [..., A]
+    reward: Tensor  # [...]
+    next_obs: Tensor  # [..., O]
+    terminated: Tensor  # [...] bool: the world ended, so nothing is bootstrapped from next_obs
+
+
+class Prediction(NamedTuple):
+    """What a model says of the next step, per member, in the environment's own units.
+
+    `scale` [O + 1] is the spread of the log's (observation change, reward): dividing by it makes
+    deviations comparable between channels. `nn.functional`-style code may rely on `normalised`.
+    """
+
+    obs: Tensor  # [E, B, O] mean of the next observation
+    obs_std: Tensor  # [E, B, O]
+    reward: Tensor  # [E, B] mean
+    reward_std: Tensor  # [E, B]
+    scale: Tensor  # [O + 1]
+
+    def normalised(self) -> tuple[Tensor, Tensor]:
+        """Mean and std of (next observation, reward) in units of `scale`: [E, B, O + 1] each."""
+        mean = torch.cat([self.obs, self.reward.unsqueeze(-1)], -1)
+        std = torch.cat([self.obs_std, self.reward_std.unsqueeze(-1)], -1)
+        return mean / self.scale, std / self.scale
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that a network must know of the problem, read from the training split of the log.
+
+    Box actions keep their declared bounds (the log's own range where a bound is infinite). For
+    Discrete actions `action_dim` is the number of choices and the bounds are 0 and 1.
+    """
+
+    obs_dim: int
+    action_dim: int
+    discrete: bool
+    action_low: tuple[float, ...]  # [A]
+    action_high: tuple[float, ...]  # [A]
+    action_mean: tuple[float, ...]  # [A]
+    action_std: tuple[float, ...]  # [A]
+    obs_mean: tuple[float, ...]  # [O]
+    obs_std: tuple[float, ...]  # [O]; 1 where the channel is constant, as in every std here
+    obs_low: tuple[float, ...]  # [O] smallest logged value, next observations included
+    obs_high: tuple[float, ...]  # [O]
+    delta_mean: tuple[float, ...]  # [O] of next_obs - obs
+    delta_std: tuple[float, ...]  # [O]
+    reward_mean: float
+    reward_std: float
+    reward_low: float
+    reward_high: float
+    terminals: bool  # whether the log holds a true terminal
+    max_episode_steps: int  # the longest logged episode
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict of numbers and lists, for checkpoints and JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is missing or unknown.
+        """
+        known = {f.name for f in fields(cls)}
+        if known != set(values):
+            odd = sorted(known ^ set(values))
+            raise ValueError(f"the stored spec does not fit this version of mbrl: fields {odd} are missing or unknown")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+class Described(nn.Module, ABC):
+    """A module that remembers how it was built, so that a checkpoint holds data and no pickled object."""
+
+    config: dict[str, Any]  # {"class_path": dotted path, "init_args": plain values, `spec` left out}
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
+        bound.apply_defaults()
+        names = list(bound.arguments)[1:]  # without self
+        init_args = {k: bound.arguments[k] for k in names if k != "spec"}
+        config = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
+        object.__setattr__(self, "config", config)  # before nn.Module.__init__, whose __setattr__ needs its tables
+        return self
+
+
+class Dynamics(Described):
+    """A model of the world: E members, each of which predicts the next observation and the reward.
+
+    Normalisation lives in the model's buffers; callers see the environment's units only.
+    """
+
+    elites: Tensor  # [K] long buffer: the members to roll out, best hold-out score first
+
+    def __init__(self, spec: Spec, members: int) -> None:
+        super().__init__()
+        if members < 1:
+            raise ValueError(f"members is {members}, expected at least 1")
+        self.spec = spec
+        self.members = members
+        self.register_buffer("elites", torch.arange(members))
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """Training loss of every member, [E], on its own rows: `batch` is [E, B, ...]."""
+
+    @abstractmethod
+    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+        """Predict one step with the given members ([E'] long; default all of them, in order).
+
+        Args:
+            obs: [B, O], seen by every member, or [E', B, O], where each member has rows of its own.
+            action: [B, A] or [E', B, A].
+        """
+
+    def termination(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
+        """Probability that the world ends with this transition, [E', B]; same shapes as in `predict`.
+
+        A model without a termination head says zero.
+        """
+        del action, next_obs
+        count = self.members if members is None else len(members)
+        return obs.new_zeros(count, obs.shape[-2])
+
+
+class Policy(Described):
+    """What is registered, promoted and served."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    @abstractmethod
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Actions [B, A] inside the bounds for observations [B, O]; `rng=None` means the mode, without noise."""
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor | None:
+        """Log density (Discrete: log probability) of `action` [B, A] at `obs` [B, O]: [B], or None without one."""
+        del obs, action
+        return None
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """What is served: the mode, as the environment wants it, [B, A] float32 or (Discrete) [B] int64."""
+        action = self.act(obs, None)
+        return action.argmax(-1) if self.spec.discrete else action
+
+
+class Learner(Described):
+    """A policy and the way it improves. Knows no Lightning, MLflow, Gymnasium or file.
+
+    `optimizers` is filled in the constructor; the rig checkpoints it beside the state dict.
+    """
+
+    imagines: ClassVar[bool] = True  # False: `update` never reads imagined rows, and the rig makes none
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.optimizers: dict[str, Optimizer] = {}
+
+    @property
+    @abstractmethod
+    def policy(self) -> Policy:
+        """The policy being improved."""
+
+    @abstractmethod
+    def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
+        """One improvement step on logged rows [B, ...] and imagined rows [B', ...]; returns detached scalars.
+
+        Tensor code without host synchronisation: no `.item()`, no Python branch on a tensor.
+        """
+
+
+class Step(NamedTuple):
+    """One step of a simulator: honest, so the reward carries no penalty."""
+
+    next_obs: Tensor  # [B, O]
+    reward: Tensor  # [B]
+    terminated: Tensor  # [B] bool
+    uncertainty: Tensor  # [B], 1 = its stated quantile on held-out logged transitions
+
+
+def build(config: Mapping[str, Any], base: type, spec: Spec) -> Any:
+    """Instantiate the plug-in that `config` names by dotted path.
+
+    Raises:
+        ValueError: the path leads nowhere, or to something that is not a subclass of `base`.
+    """
+    cls = locate(config["class_path"])
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ValueError(f"class_path {config['class_path']!r} is not a subclass of mbrl.core.{base.__name__}")
+    return cls(spec, **config.get("init_args", {}))
+
+
+def locate(path: str) -> Any:
+    """The object behind a dotted path such as `dynamics.uncertainty.max_aleatoric`.
+
+    Raises:
+        ValueError: there is no such module or attribute.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path!r} is not an importable dotted path: {error}") from error
+
+
+def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one named stream of randomness; streams of one seed are independent of each other."""
+    return torch.Generator(device=device).manual_seed(_seed(seed, stream))
+
+
+def _seed(seed: int, stream: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:7], "big")
+
+
+@contextmanager
+def seeded(seed: int, stream: str) -> Iterator[None]:
+    """Build networks inside: torch's initialisers draw from global state, which is seeded here and put back after."""
+    with torch.random.fork_rng():
+        torch.manual_seed(_seed(seed, stream))
+        yield

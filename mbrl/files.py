@@ -1,0 +1,91 @@
+"""Files that are whole or absent: written beside, fsynced, renamed, and verified by SHA-256 before they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MAGIC = b"mbrl-1 sha256 "  # a checkpoint is this, 64 hex digits, a newline, and the payload that they describe
+
+
+class CorruptFileError(ValueError):
+    """A file's content is not what was written. The message names the file and both digests."""
+
+
+def home() -> Path:
+    """The root of all state of the tool: `MBRL_HOME`, by default `./.mbrl`, as an absolute path."""
+    return Path(os.environ.get("MBRL_HOME") or ".mbrl").expanduser().absolute()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder; on success fsync it and rename it to `path`, else remove it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, or of a folder: over the sorted relative names and digests of the files in it."""
+    if path.is_dir():
+        lines = [f"{sha256(p)}  {p.relative_to(path)}\n" for p in sorted(path.rglob("*")) if p.is_file()]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save(path: Path, content: dict[str, Any]) -> str:
+    """Write tensors and plain values to `path`, atomically; return the payload's SHA-256.
+
+    Raises:
+        OSError: the disk is full or not writable; an older file at `path` is untouched.
+    """
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    payload = buffer.getbuffer()
+    digest = hashlib.sha256(payload).hexdigest()
+    with replacing(path) as beside, beside.open("wb") as file:
+        file.write(MAGIC + digest.encode() + b"\n")
+        file.write(payload)
+    return digest
+
+
+def load(path: Path, device: Any = "cpu") -> dict[str, Any]:
+    """Read what `save` wrote, after verifying its digest; nothing but tensors and plain values is unpickled.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFileError: the file is truncated, altered, or not one of ours.
+    """
+    import torch
+
+    raw = path.read_bytes()
+    head, newline, payload = raw[: len(MAGIC) + 64], raw[len(MAGIC) + 64 : len(MAGIC) + 65], raw[len(MAGIC) + 65 :]
+    if not head.startswith(MAGIC) or newline != b"\n":
+        raise CorruptFileError(f"{path} does not begin like a file that mbrl wrote: it is truncated, altered or foreign")
+    wanted, found = head[len(MAGIC) :].decode("ascii", "replace"), hashlib.sha256(payload).hexdigest()
+    if wanted != found:
+        raise CorruptFileError(f"{path} is truncated or altered: SHA-256 is {found}, expected {wanted}")
+    content: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    return content

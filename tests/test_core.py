@@ -1,0 +1,218 @@
+"""The nouns of mbrl.core: what they remember, what they refuse, and that named random streams stay apart."""
+
+import copy
+import json
+import sys
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mbrl.core import Batch, Dynamics, Learner, Policy, Prediction, Spec, build, generator, locate, seeded
+
+SPEC = Spec(
+    obs_dim=2,
+    action_dim=1,
+    discrete=False,
+    action_low=(-2.0,),
+    action_high=(2.0,),
+    action_mean=(0.5,),
+    action_std=(1.0,),
+    obs_mean=(0.0, 1.0),
+    obs_std=(1.0, 2.0),
+    obs_low=(-3.0, -3.0),
+    obs_high=(3.0, 3.0),
+    delta_mean=(0.0, 0.1),
+    delta_std=(0.1, 0.2),
+    reward_mean=0.25,
+    reward_std=0.5,
+    reward_low=-1.0,
+    reward_high=1.0,
+    terminals=True,
+    max_episode_steps=200,
+)
+
+
+class Constant(Policy):
+    def __init__(self, spec: Spec, value: float = 0.25, *, layers: list[int] | None = None) -> None:
+        del layers
+        super().__init__(spec)
+        self.row = torch.nn.Parameter(torch.full((spec.action_dim,), value))
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        del rng
+        return self.row.expand(len(obs), -1)
+
+
+class Still(Dynamics):
+    def loss(self, batch: Batch) -> Tensor:
+        return batch.reward.mean(-1)
+
+    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+        raise NotImplementedError
+
+
+def test_spec_survives_json() -> None:
+    plain = json.loads(json.dumps(SPEC.to_dict()))
+    assert plain["obs_mean"] == [0.0, 1.0]
+    assert set(plain) == {f.name for f in fields(Spec)}
+    assert Spec.from_dict(plain) == SPEC
+    assert hash(Spec.from_dict(plain)) == hash(SPEC)  # tuples again, not lists
+
+
+@pytest.mark.parametrize("change", [{"obs_dim": None}, {"horizon": 5}], ids=["missing", "unknown"])
+def test_spec_of_another_version_is_refused_by_field_name(change: dict[str, Any]) -> None:
+    values = {**SPEC.to_dict(), **change}
+    values = {k: v for k, v in values.items() if v is not None}
+    with pytest.raises(ValueError, match=rf"\['{next(iter(change))}'\] are missing or unknown"):
+        Spec.from_dict(values)
+
+
+def test_config_holds_defaults_keywords_and_never_the_spec() -> None:
+    assert Constant(SPEC).config == {
+        "class_path": f"{__name__}.Constant",
+        "init_args": {"value": 0.25, "layers": None},
+    }
+    assert Constant(SPEC, 1.0, layers=[8, 8]).config["init_args"] == {"value": 1.0, "layers": [8, 8]}
+    assert Still(SPEC, members=3).config["init_args"] == {"members": 3}
+
+
+def test_config_rebuilds_the_same_module() -> None:
+    first = Constant(SPEC, 1.5)
+    second = build(first.config, Policy, SPEC)
+    second.load_state_dict(first.state_dict())
+    assert type(second) is Constant
+    assert second.config == first.config
+    assert torch.equal(second.act(torch.zeros(3, 2), None), torch.full((3, 1), 1.5))
+
+
+def test_copies_remember_too() -> None:
+    first = Constant(SPEC, 1.5, layers=[8])
+    second = copy.deepcopy(first)
+    assert second.config == first.config
+    assert second.config["init_args"]["layers"] is not first.config["init_args"]["layers"]
+    second.row.data.zero_()
+    assert first.row.item() == 1.5
+
+
+def test_config_is_no_part_of_the_weights() -> None:
+    assert set(Constant(SPEC).state_dict()) == {"row"}
+    assert dict(Still(SPEC, 2).named_buffers()).keys() == {"elites"}
+
+
+def test_dynamics_needs_a_member_and_starts_with_all_as_elites() -> None:
+    assert torch.equal(Still(SPEC, 3).elites, torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match="members is 0, expected at least 1"):
+        Still(SPEC, 0)
+
+
+def test_without_a_head_the_world_never_ends() -> None:
+    obs, action = torch.zeros(4, 2), torch.zeros(4, 1)
+    assert torch.equal(Still(SPEC, 3).termination(obs, action, obs), torch.zeros(3, 4))
+    assert torch.equal(Still(SPEC, 3).termination(obs, action, obs, torch.tensor([2])), torch.zeros(1, 4))
+    each = torch.zeros(3, 5, 2)
+    assert Still(SPEC, 3).termination(each, torch.zeros(3, 5, 1), each).shape == (3, 5)
+
+
+def test_abstract_nouns_have_no_instances() -> None:
+    for noun in (Dynamics, Policy, Learner):
+        with pytest.raises(TypeError, match="abstract"):
+            noun(SPEC)
+
+
+def test_policy_serves_its_mode_as_the_environment_wants_it() -> None:
+    obs = torch.zeros(2, 2)
+    assert torch.equal(Constant(SPEC)(obs), torch.full((2, 1), 0.25))
+    assert Constant(SPEC).log_prob(obs, torch.zeros(2, 1)) is None
+
+    class OneHot(Constant):
+        def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+            return torch.eye(3)[[2, 0]]
+
+    discrete = Spec.from_dict({**SPEC.to_dict(), "discrete": True, "action_dim": 3})
+    served = OneHot(discrete)(obs)
+    assert served.dtype == torch.int64
+    assert served.tolist() == [2, 0]
+
+
+def test_normalised_prediction_by_hand() -> None:
+    said = Prediction(
+        obs=torch.tensor([[[2.0, 6.0]]]),
+        obs_std=torch.tensor([[[1.0, 3.0]]]),
+        reward=torch.tensor([[8.0]]),
+        reward_std=torch.tensor([[0.5]]),
+        scale=torch.tensor([2.0, 3.0, 4.0]),
+    )
+    mean, std = said.normalised()
+    assert mean.tolist() == [[[1.0, 2.0, 2.0]]]
+    assert std.tolist() == [[[0.5, 1.0, 0.125]]]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("nowhere.at.all", "No module named 'nowhere'"),
+        ("mbrl.core.Nothing", "no attribute 'Nothing'"),
+        ("Policy", "Empty module name"),
+        ("", "Empty module name"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_named(path: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{path}' is not an importable dotted path: .*{reason}"):
+        locate(path)
+
+
+def test_locate_finds_modules_classes_and_functions() -> None:
+    assert locate("mbrl.core.Policy") is Policy
+    assert locate("mbrl.core") is sys.modules["mbrl.core"]
+
+
+@pytest.mark.parametrize("path", ["mbrl.core.Spec", "mbrl.core.generator", "mbrl.core.Learner"])
+def test_a_class_of_the_wrong_kind_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match=rf"class_path '{path}' is not a subclass of mbrl.core.Policy"):
+        build({"class_path": path}, Policy, SPEC)
+
+
+def draw(seed: int, stream: str) -> Tensor:
+    return torch.rand(10_000, generator=generator(seed, stream))
+
+
+def test_a_stream_is_reproducible_and_leaves_the_global_state_alone() -> None:
+    before = torch.get_rng_state()
+    assert torch.equal(draw(7, "start"), draw(7, "start"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("seed", "stream"), [(7, "noise"), (8, "start"), (-7, "start")])
+def test_streams_are_independent(seed: int, stream: str) -> None:
+    pair = torch.stack([draw(7, "start"), draw(seed, stream)])
+    assert pair.corrcoef()[0, 1].abs() < 0.04  # four standard errors of 10,000 independent draws
+
+
+def test_seed_and_stream_cannot_be_confused() -> None:
+    assert not torch.equal(draw(1, "2/x"), draw(12, "/x"))
+    assert not torch.equal(draw(1, "1"), draw(11, ""))
+
+
+def test_streams_are_the_same_on_every_machine() -> None:
+    assert generator(0, "start").initial_seed() == int("50b84e7c31d3f2", 16)  # the head of sha256("0/start")
+
+
+def test_seeded_networks_are_reproducible_and_the_global_state_comes_back() -> None:
+    before = torch.get_rng_state()
+    drawn = []
+    for stream in ("policy", "policy", "model"):
+        with seeded(3, stream):
+            drawn.append(torch.nn.Linear(4, 4).weight)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_seeded_puts_the_global_state_back_after_an_error() -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="members is 0"), seeded(3, "model"):
+        Still(SPEC, 0)
+    assert torch.equal(torch.get_rng_state(), before)
