@@ -1,0 +1,74 @@
+"""An ensemble of plain regressors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dynamics import functional, parts
+from mbrl.core import Batch, Dynamics, Prediction, Spec
+
+
+class DeterministicEnsemble(Dynamics):
+    """E networks that predict the normalised change of the observation and the reward, without noise.
+
+    The model of MOReL (Kidambi et al. 2020): disagreement between members is its only uncertainty.
+
+    Args:
+        spec: the problem; its moments become the normalisation.
+        members: E.
+        elites: how many of them are rolled out; the rig chooses which after training.
+        hidden: units of each hidden layer.
+        layers: hidden layers.
+        weight_decay: half of it times the squared weights of every layer joins the loss.
+        termination_head: whether to learn when the world ends; by default, if the log has true terminals.
+        termination_hidden: units of each of that head's two hidden layers.
+
+    Raises:
+        ValueError: more elites than members, or a head is asked for without terminals.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        members: int = 4,
+        elites: int = 4,
+        hidden: int = 200,
+        layers: int = 4,
+        weight_decay: float = 2.5e-5,
+        termination_head: bool | None = None,
+        termination_hidden: int = 64,
+    ) -> None:
+        super().__init__(spec, members)
+        if not 1 <= elites <= members:
+            raise ValueError(f"elites is {elites}, expected 1 to members={members}")
+        self.elites = torch.arange(elites)
+        self.weight_decay = weight_decay
+        self.normaliser = parts.Normaliser(spec)
+        self.mlp = parts.BatchedMLP(members, [spec.obs_dim + spec.action_dim, *[hidden] * layers, spec.obs_dim + 1])
+        self.head = parts.termination_head(spec, members, termination_head, termination_hidden)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Squared error, weight decay, and cross-entropy of the head: [E]."""
+        inputs = self.normaliser.inputs(batch.obs, batch.action)
+        loss = functional.squared_error(self.mlp(inputs), self.normaliser.targets(batch))
+        weights = list(self.mlp.weights)
+        loss = loss + functional.l2_penalty(weights, [self.weight_decay] * len(weights))
+        if self.head is not None:
+            logit = self.head(batch.obs, batch.action, batch.next_obs)
+            loss = loss + functional.binary_cross_entropy(logit, batch.terminated)
+        return loss
+
+    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+        """Predict one step, with stds of zero; see `Dynamics.predict`."""
+        mean = self.mlp(self.normaliser.inputs(obs, action), members)
+        next_obs, reward = self.normaliser.outputs(obs, mean)
+        return Prediction(
+            next_obs, torch.zeros_like(next_obs), reward, torch.zeros_like(reward), self.normaliser.target_std
+        )
+
+    def termination(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
+        """Probability that the world ends with this transition; see `Dynamics.termination`."""
+        if self.head is None:
+            return super().termination(obs, action, next_obs, members)
+        return self.head(obs, action, next_obs, members).sigmoid()

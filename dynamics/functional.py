@@ -1,0 +1,72 @@
+"""Pure maths of the models: tensors and floats in, tensors out. Axis letters as in `mbrl.core`; I inputs, H hidden units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, silu, softplus
+
+
+def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer per member: x [E, B, I], weight [E, I, H], bias [E, 1, H] -> [E, B, H]."""
+    return torch.baddbmm(bias, x, weight)
+
+
+def batched_mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """Linear layers with SiLU between them, one network per member: [E, B, I] -> [E, B, last H]."""
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        x = silu(batched_linear(x, weight, bias))
+    return batched_linear(x, weights[-1], biases[-1])
+
+
+def soft_clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Squash x smoothly between low and high, with a gradient everywhere (PETS, Chua et al. 2018, appendix A.1)."""
+    x = high - softplus(high - x)
+    return low + softplus(x - low)
+
+
+def gaussian_nll(mean: Tensor, log_var: Tensor, target: Tensor) -> Tensor:
+    """Twice the Gaussian negative log-likelihood without its constant, averaged over rows and channels.
+
+    The loss of PETS (Chua et al. 2018, equation 1), as MOPO and its descendants scale it.
+
+    Args:
+        mean: [E, B, D].
+        log_var: [E, B, D].
+        target: [E, B, D].
+
+    Returns:
+        [E].
+    """
+    return ((mean - target).square() * (-log_var).exp() + log_var).mean((-2, -1))
+
+
+def squared_error(mean: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over rows and channels: [E, B, D] twice -> [E]."""
+    return (mean - target).square().mean((-2, -1))
+
+
+def l2_penalty(weights: Sequence[Tensor], decays: Sequence[float]) -> Tensor:
+    """Half the squared norm of each layer's weight [E, I, H] times the layer's decay, summed over layers: [E]."""
+    norms = [decay / 2 * weight.square().sum((-2, -1)) for weight, decay in zip(weights, decays, strict=True)]
+    return torch.stack(norms).sum(0)
+
+
+def binary_cross_entropy(logit: Tensor, label: Tensor) -> Tensor:
+    """Mean cross-entropy over rows of logits [E, B] and bool labels [E, B]: [E]."""
+    return binary_cross_entropy_with_logits(logit, label.to(logit.dtype), reduction="none").mean(-1)
+
+
+def as_members(x: Tensor, members: int) -> Tensor:
+    """Give every member its rows: [B, D], seen by all, or [E, B, D] already, -> [E, B, D] without a copy.
+
+    Raises:
+        ValueError: neither form.
+    """
+    if x.dim() == 2:
+        return x.expand(members, *x.shape)
+    if x.dim() != 3 or x.shape[0] != members:
+        raise ValueError(f"got a tensor of shape {list(x.shape)}, expected [B, D] or [{members}, B, D]")
+    return x

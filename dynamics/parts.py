@@ -1,0 +1,101 @@
+"""What the models of this package are composed of: networks of all members as one, normalisation, a termination head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dynamics import functional
+from mbrl.core import Batch, Spec
+
+
+class BatchedMLP(nn.Module):
+    """E multilayer perceptrons with SiLU, stored as one tensor a layer: weight [E, I, H] and bias [E, 1, H].
+
+    Weights start from a normal of std 1 / (2 sqrt I), truncated at two stds, and biases at zero (Chua et al. 2018).
+    """
+
+    def __init__(self, members: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        self.weights = nn.ParameterList(nn.Parameter(torch.empty(members, i, o)) for i, o in pairs)
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, o)) for _, o in pairs)
+        for weight in self.weights:
+            std = 0.5 / weight.shape[1] ** 0.5
+            nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        """Apply the networks of the given members ([E'] long; default all): [E', B, last size].
+
+        Args:
+            x: [B, I], seen by every member, or [E', B, I], where each member has rows of its own.
+            members: [E'] long.
+        """
+        weights, biases = list(self.weights), list(self.biases)
+        if members is not None:
+            weights, biases = [w[members] for w in weights], [b[members] for b in biases]
+        return functional.batched_mlp(functional.as_members(x, len(weights[0])), weights, biases)
+
+
+class Normaliser(nn.Module):
+    """Between the environment's units and those in which every channel of the log has mean 0 and std 1."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        for name in ("obs_mean", "obs_std", "action_mean", "action_std"):
+            self.register_buffer(name, torch.tensor(getattr(spec, name), dtype=torch.float32))
+        mean, std = (*spec.delta_mean, spec.reward_mean), (*spec.delta_std, spec.reward_std)
+        self.register_buffer("target_mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("target_std", torch.tensor(std, dtype=torch.float32))
+
+    obs_mean: Tensor  # [O]
+    obs_std: Tensor  # [O]
+    action_mean: Tensor  # [A]
+    action_std: Tensor  # [A]
+    target_mean: Tensor  # [O + 1] of (next_obs - obs, reward)
+    target_std: Tensor  # [O + 1]
+
+    def obs(self, obs: Tensor) -> Tensor:
+        """Observations [..., O] in units of the log's std."""
+        return (obs - self.obs_mean) / self.obs_std
+
+    def inputs(self, obs: Tensor, action: Tensor) -> Tensor:
+        """What a network reads: [..., O + A]."""
+        return torch.cat([self.obs(obs), (action - self.action_mean) / self.action_std], -1)
+
+    def targets(self, batch: Batch) -> Tensor:
+        """What a network learns: the change of the observation and the reward, [..., O + 1]."""
+        raw = torch.cat([batch.next_obs - batch.obs, batch.reward.unsqueeze(-1)], -1)
+        return (raw - self.target_mean) / self.target_std
+
+    def outputs(self, obs: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of `targets`: next observation [..., O] and reward [...], from obs and mean [..., O + 1]."""
+        raw = mean * self.target_std + self.target_mean
+        return obs + raw[..., :-1], raw[..., -1]
+
+
+class TerminationHead(nn.Module):
+    """A small network per member that reads a whole transition and says whether the world ended with it."""
+
+    def __init__(self, spec: Spec, members: int, hidden: int) -> None:
+        super().__init__()
+        self.normaliser = Normaliser(spec)
+        self.mlp = BatchedMLP(members, [2 * spec.obs_dim + spec.action_dim, hidden, hidden, 1])
+
+    def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
+        """Logits of termination, [E', B]; arguments as in `Dynamics.termination`."""
+        inputs = torch.cat([self.normaliser.inputs(obs, action), self.normaliser.obs(next_obs)], -1)
+        return self.mlp(inputs, members).squeeze(-1)
+
+
+def termination_head(spec: Spec, members: int, wanted: bool | None, hidden: int) -> TerminationHead | None:
+    """A head if it is wanted; by default (None), if the log has true terminals.
+
+    Raises:
+        ValueError: a head is wanted, but the log has nothing to teach it.
+    """
+    if wanted and not spec.terminals:
+        raise ValueError("termination_head is true, but the log has no true terminal to learn from; leave it out")
+    return TerminationHead(spec, members, hidden) if spec.terminals and wanted is not False else None

@@ -1,0 +1,73 @@
+"""Policy x simulator -> transitions. The one place where pessimism is applied."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mbrl.core import Batch, Policy
+from mbrl.simulator.simulator import Simulator
+
+
+@torch.no_grad()
+def imagine(
+    policy: Policy,
+    simulator: Simulator,
+    start: Tensor,
+    horizon: int,
+    penalty: float,
+    rng: torch.Generator,
+) -> Batch:
+    """Roll the policy out for `horizon` steps from logged states `start` [B, O]: a Batch of [T, B, ...].
+
+    The reward is penalised as in MOPO (Yu et al. 2020, eq. 7), r - penalty * (reward spread of the log) * u, where u
+    is the simulator's uncertainty, 1 at its stated quantile on held-out rows: one coefficient means the same on every
+    log. A row that terminates starts again from its own logged state, so every row of the result is a transition of
+    a living world, and the shapes are known without reading from the device.
+
+    Args:
+        policy: acts with noise.
+        simulator: its uncertainty may be None only where `penalty` is 0.
+        start: logged observations.
+        horizon: T, at least 1.
+        penalty: at least 0.
+        rng: of the policy's and the simulator's noise; a generator of their own gives the start states.
+
+    Raises:
+        ValueError: horizon or penalty out of range, or a penalty without an uncertainty to scale it by.
+    """
+    if horizon < 1:
+        raise ValueError(f"horizon is {horizon}, expected at least 1")
+    if penalty < 0:
+        raise ValueError(f"penalty is {penalty}, expected 0 or more")
+    if penalty and simulator.uncertainty is None:
+        raise ValueError(f"penalty is {penalty} but the simulator has no uncertainty: name one, or set penalty to 0")
+    unit = penalty * simulator.spec.reward_std
+    obs, rows = start, []
+    for _ in range(horizon):
+        action = policy.act(obs, rng)
+        next_obs, reward, terminated, uncertainty = simulator.step(obs, action, rng)
+        rows.append(Batch(obs, action, reward - unit * uncertainty, next_obs, terminated))
+        obs = torch.where(terminated.unsqueeze(-1), start, next_obs)
+    return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+@torch.no_grad()
+def simulated_returns(
+    policy: Policy,
+    simulator: Simulator,
+    start: Tensor,
+    steps: int,
+    rng: torch.Generator,
+) -> Tensor:
+    """Undiscounted returns [B] of the policy's mode over at most `steps` steps from `start` [B, O], unpenalised.
+
+    A row earns nothing after it has terminated.
+    """
+    obs, total = start, start.new_zeros(len(start))
+    alive = torch.ones_like(total, dtype=torch.bool)
+    for _ in range(steps):
+        obs, reward, terminated, _ = simulator.step(obs, policy.act(obs, None), rng)
+        total += torch.where(alive, reward, 0.0)
+        alive &= ~terminated
+    return total
