@@ -1,0 +1,15 @@
+"""Learners and their policies. They import torch and mbrl.core only."""
+
+import mbrl
+
+if getattr(mbrl, "__dist__", None) != "offline-mbrl":
+    raise ImportError(
+        f"the package `mbrl` at {getattr(mbrl, '__file__', None) or list(mbrl.__path__)} is not offline-mbrl's: the PyPI"
+        " package of that name overwrites ours. Run: pip uninstall mbrl && pip install --force-reinstall offline-mbrl"
+    )
+
+from policies.bc import BC
+from policies.combo import COMBO
+from policies.sac import SAC
+
+__all__ = ["BC", "COMBO", "SAC"]

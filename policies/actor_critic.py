@@ -1,0 +1,111 @@
+"""The parts that SAC and COMBO share: an actor, K critics with a slow copy, a temperature, and their optimisers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from mbrl.core import Batch, Spec
+from policies.actors import Categorical, TanhGaussian
+from policies.functional import bellman_target, polyak_
+from policies.networks import Critics
+
+
+def joined(real: Batch, imagined: Batch | None) -> Batch:
+    """Logged rows followed by imagined ones."""
+    if imagined is None:
+        return real
+    return Batch(*(torch.cat(pair) for pair in zip(real, imagined, strict=True)))
+
+
+class ActorCritic(nn.Module):
+    """Soft actor-critic's three updates (Haarnoja et al. 2018, "SAC Algorithms and Applications", section 5).
+
+    Rewards are divided by their spread in the log, so that one temperature and one learning rate mean the same on
+    every log; Q-values are in those units. Pessimism over critics: the smallest of the K.
+
+    Args:
+        spec: of the log.
+        hidden: widths of the actor's and the critics' layers.
+        critics: how many; 2 is SAC, 10 and more SAC-N (An et al. 2021, "EDAC").
+        layer_norm: on the critics' hidden layers.
+        discount: per step.
+        tau: rate at which the slow critics follow.
+        entropy_target: of the policy, in nats; None means -A for Box actions and 0.5 log A for Discrete ones.
+        soft_backup: whether the Bellman target holds the entropy bonus.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        hidden: Sequence[int],
+        critics: int,
+        layer_norm: bool,
+        discount: float,
+        tau: float,
+        actor_lr: float,
+        critic_lr: float,
+        temperature_lr: float,
+        entropy_target: float | None,
+        soft_backup: bool,
+    ) -> None:
+        super().__init__()
+        self.discrete, self.discount, self.tau, self.soft_backup = spec.discrete, discount, tau, soft_backup
+        self.reward_scale = spec.reward_std
+        self.actor = (Categorical if spec.discrete else TanhGaussian)(spec, tuple(hidden))
+        self.critics = Critics(spec, critics, hidden, layer_norm)
+        self.slow = copy.deepcopy(self.critics).requires_grad_(False)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
+        default = 0.5 * math.log(spec.action_dim) if spec.discrete else -float(spec.action_dim)
+        self.entropy_target = default if entropy_target is None else entropy_target
+        self.optimizers: dict[str, Optimizer] = {
+            "actor": Adam(self.actor.parameters(), actor_lr, fused=True),
+            "critics": Adam(self.critics.parameters(), critic_lr, fused=True),
+            "temperature": Adam([self.log_temperature], temperature_lr, fused=True),
+        }
+
+    def target(self, batch: Batch, rng: torch.Generator) -> Tensor:
+        """Bellman targets [B], in units of `reward_scale`."""
+        with torch.no_grad():
+            bonus = self.log_temperature.exp() if self.soft_backup else 0.0
+            if self.discrete:
+                log_probs = self.actor.log_probs(batch.next_obs)
+                lowest = self.slow.every(batch.next_obs).amin(0)
+                value = (log_probs.exp() * (lowest - bonus * log_probs)).sum(-1)
+            else:
+                action, log_prob = self.actor.sample(batch.next_obs, rng)
+                value = self.slow(batch.next_obs, action).amin(0) - bonus * log_prob
+            return bellman_target(batch.reward / self.reward_scale, batch.terminated, value, self.discount)
+
+    def improve_actor(self, obs: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """One step of the actor and of the temperature on observations [B, O]."""
+        temperature = self.log_temperature.detach().exp()
+        if self.discrete:
+            log_probs = self.actor.log_probs(obs)
+            probs = log_probs.exp()
+            value = (probs * self.critics.every(obs, frozen=True).amin(0)).sum(-1)
+            entropy = -(probs * log_probs).sum(-1)
+        else:
+            action, log_prob = self.actor.sample(obs, rng)
+            value, entropy = self.critics(obs, action, frozen=True).amin(0), -log_prob
+        self.step("actor", -(value + temperature * entropy).mean())
+        mean_entropy = entropy.detach().mean()
+        self.step("temperature", self.log_temperature * (mean_entropy - self.entropy_target))
+        return {"entropy": mean_entropy, "temperature": temperature, "actor_value": value.detach().mean()}
+
+    def step(self, name: str, loss: Tensor) -> None:
+        """One step of the named optimiser down `loss`."""
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    def follow(self) -> None:
+        """Let the slow critics follow by one step."""
+        polyak_(list(self.slow.parameters()), list(self.critics.parameters()), self.tau)

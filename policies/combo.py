@@ -1,0 +1,94 @@
+"""COMBO: a critic that is conservative on imagined actions, instead of a penalty on the reward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mbrl.core import Batch, Learner, Policy, Spec
+from policies.actor_critic import ActorCritic, joined
+from policies.functional import conservative_gap
+
+
+class COMBO(Learner):
+    """Conservative offline model-based policy optimisation (Yu et al. 2021, eq. 2 and 3).
+
+    The critics' loss is the Bellman error on logged and imagined rows plus `conservatism` times
+    (logsumexp of Q over sampled actions at logged and imagined states - mean Q of the logged rows).
+    Sampled actions: uniform ones and the policy's at obs and at next_obs, importance-weighted by their density.
+    For Discrete actions the sum over all choices is exact and nothing is sampled.
+
+    Args:
+        conservatism: weight of the gap, in units of the log's reward spread.
+        samples: actions of each of the three kinds.
+        See `ActorCritic` for the others.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        hidden: Sequence[int] = (256, 256, 256),
+        conservatism: float = 1.0,
+        samples: int = 10,
+        critics: int = 2,
+        layer_norm: bool = False,
+        discount: float = 0.99,
+        tau: float = 0.005,
+        actor_lr: float = 1e-4,
+        critic_lr: float = 3e-4,
+        temperature_lr: float = 1e-4,
+        entropy_target: float | None = None,
+    ) -> None:
+        super().__init__(spec)
+        self.conservatism, self.samples = conservatism, samples
+        self.agent = ActorCritic(
+            spec,
+            hidden=hidden,
+            critics=critics,
+            layer_norm=layer_norm,
+            discount=discount,
+            tau=tau,
+            actor_lr=actor_lr,
+            critic_lr=critic_lr,
+            temperature_lr=temperature_lr,
+            entropy_target=entropy_target,
+            soft_backup=False,
+        )
+        self.optimizers = self.agent.optimizers
+
+    @property
+    def policy(self) -> Policy:
+        return self.agent.actor
+
+    def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
+        batch = joined(real, imagined)
+        target = self.agent.target(batch, rng)
+        values = self.agent.critics(batch.obs, batch.action)
+        bellman = (values - target).square().mean(1).sum()
+        sampled, log_density = self._sampled(batch, rng)
+        gap = conservative_gap(sampled, log_density, values[:, : len(real.obs)])
+        self.agent.step("critics", bellman + self.conservatism * gap.sum())
+        metrics = self.agent.improve_actor(batch.obs, rng)
+        self.agent.follow()
+        return {"critic_loss": bellman.detach() / len(values), "gap": gap.detach().mean(), **metrics}
+
+    def _sampled(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Q-values [K, M, B] of sampled actions and the log density [M, B] of each."""
+        rows, dim = len(batch.obs), self.spec.action_dim
+        if self.spec.discrete:
+            uniform = batch.obs.new_full((dim, rows), -math.log(dim))
+            return self.agent.critics.every(batch.obs).transpose(1, 2), uniform
+        obs = batch.obs.expand(self.samples, *batch.obs.shape)
+        with torch.no_grad():
+            unit = 2 * torch.rand(self.samples, rows, dim, generator=rng, device=obs.device) - 1
+            here, log_here = self.agent.actor.sample(obs, rng)
+            there, log_there = self.agent.actor.sample(batch.next_obs.expand_as(obs), rng)
+            action = torch.cat([self.agent.actor.bounds.scale(unit), here, there])
+            uniform = unit.new_full((self.samples, rows), -dim * math.log(2))  # density 2^-A on [-1, 1]^A
+            log_density = torch.cat([uniform, log_here, log_there])
+        states = batch.obs.expand(3 * self.samples, *batch.obs.shape)
+        values = self.agent.critics(states.reshape(-1, states.shape[-1]), action.reshape(-1, dim))
+        return values.view(len(values), 3 * self.samples, rows), log_density

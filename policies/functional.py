@@ -1,0 +1,68 @@
+"""Pure maths of the learners: tensors and floats in, tensors out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """K linear layers at once: x [K, B, I], weight [K, I, J], bias [K, 1, J] -> [K, B, J]."""
+    return torch.baddbmm(bias, x, weight)
+
+
+def tanh_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample a squashed Gaussian: actions in (-1, 1) [..., A] and their log density [...].
+
+    Haarnoja et al. 2018, "Soft Actor-Critic", appendix C, eq. 21; log(1 - tanh(u)^2) is written as
+    2 (log 2 - u - softplus(-2u)), which stays finite for large |u|.
+    """
+    raw = mean + log_std.exp() * noise
+    gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+    return torch.tanh(raw), (gaussian - log_tanh_slope(raw)).sum(-1)
+
+
+def log_tanh_slope(raw: Tensor) -> Tensor:
+    """log d tanh(u)/du, elementwise."""
+    return 2 * (math.log(2) - raw - F.softplus(-2 * raw))
+
+
+def one_hot(index: Tensor, count: int) -> Tensor:
+    """[...] integer choices -> [..., count] float rows (without the range check that would read from the device)."""
+    rows = torch.zeros(*index.shape, count, device=index.device)
+    return rows.scatter_(-1, index.unsqueeze(-1), 1.0)
+
+
+def sample_categorical(logits: Tensor, rng: torch.Generator) -> Tensor:
+    """Gumbel-max: one choice a row, [..., A] -> [...] int64."""
+    uniform = torch.rand(logits.shape, generator=rng, device=logits.device).clamp_(1e-12, 1 - 1e-7)
+    return (logits - torch.log(-torch.log(uniform))).argmax(-1)
+
+
+def bellman_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: float) -> Tensor:
+    """r + discount * V(s') where the world goes on, r where it ended (terminated, not truncated): [B]."""
+    return reward + discount * torch.where(terminated, 0.0, next_value)
+
+
+def conservative_gap(sampled: Tensor, log_density: Tensor, logged: Tensor) -> Tensor:
+    """logsumexp over **actions** of importance-weighted Q, minus Q of the logged actions: scalar per critic, [K].
+
+    Kumar et al. 2020, "Conservative Q-Learning", appendix F; Yu et al. 2021, "COMBO", eq. 3.
+
+    Args:
+        sampled: [K, M, B] Q-values of M sampled actions at each of B states.
+        log_density: [M, B] log density of the distribution that each action was drawn from.
+        logged: [K, B'] Q-values of logged state-action pairs.
+    """
+    soft_maximum = torch.logsumexp(sampled - log_density, dim=1) - math.log(sampled.shape[1])
+    return soft_maximum.mean(-1) - logged.mean(-1)
+
+
+@torch.no_grad()
+def polyak_(target: Sequence[Tensor], source: Sequence[Tensor], rate: float) -> None:
+    """target <- (1 - rate) target + rate source, in place."""
+    torch._foreach_lerp_(list(target), list(source), rate)

@@ -1,0 +1,112 @@
+"""Networks of the learners: a plain trunk, and K critics as one batched network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mbrl.core import Spec
+from policies.functional import stacked_linear
+
+
+class Standardise(nn.Module):
+    """(obs - mean) / std with the moments of the training split, kept in buffers: [..., O] -> [..., O]."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(spec.obs_mean))
+        self.register_buffer("std", torch.tensor(spec.obs_std))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return (obs - self.mean) / self.std
+
+
+class Bounds(nn.Module):
+    """Between the environment's action range and [-1, 1]."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+        self.register_buffer("centre", (low + high) / 2)
+        self.register_buffer("half_range", (high - low) / 2)
+
+    def scale(self, unit: Tensor) -> Tensor:
+        """[-1, 1] -> the environment's range."""
+        return self.centre + self.half_range * unit
+
+    def unscale(self, action: Tensor) -> Tensor:
+        """The environment's range -> [-1, 1]."""
+        return (action - self.centre) / self.half_range
+
+
+class Trunk(nn.Module):
+    """inputs -> hidden ReLU layers (each with LayerNorm if asked) -> outputs, the last layer always in float32."""
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, layer_norm: bool = False) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers.append(nn.Linear(inputs, width))
+            if layer_norm:
+                layers.append(nn.LayerNorm(width))
+            layers.append(nn.ReLU())
+            inputs = width
+        self.hidden = nn.Sequential(*layers)
+        self.output = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.hidden(x)
+        with full_precision(x):
+            return self.output(x.float())
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """For output layers: under mixed precision bfloat16 would round a Q-value of 300 to a multiple of 2."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+class Critics(nn.Module):
+    """K Q-functions in one batched network, one tensor a layer.
+
+    For Box actions the network reads (obs, action) and has one output; for Discrete ones it reads obs and
+    has one output a choice. LayerNorm on hidden layers bounds extrapolation (Ball et al. 2023, "RLPD").
+    """
+
+    def __init__(self, spec: Spec, count: int, hidden: Sequence[int], layer_norm: bool) -> None:
+        super().__init__()
+        self.discrete, self.count, self.layer_norm = spec.discrete, count, layer_norm
+        self.standardise, self.bounds = Standardise(spec), Bounds(spec)
+        sizes = [spec.obs_dim + (0 if spec.discrete else spec.action_dim), *hidden]
+        sizes.append(spec.action_dim if spec.discrete else 1)
+        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        self.weights = nn.ParameterList([self._uniform(count, i, j, fan=i) for i, j in pairs])
+        self.biases = nn.ParameterList([self._uniform(count, 1, j, fan=i) for i, j in pairs])
+
+    @staticmethod
+    def _uniform(*shape: int, fan: int) -> nn.Parameter:
+        bound = 1 / math.sqrt(fan)  # what nn.Linear does
+        return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+
+    def forward(self, obs: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
+        """Q-values [K, B] of obs [B, O] and action [B, A]; `frozen` stops gradients at the weights, not the action."""
+        if self.discrete:
+            return (self.every(obs, frozen) * action).sum(-1)
+        x = torch.cat([self.standardise(obs), self.bounds.unscale(action)], -1)
+        return self._network(x, frozen).squeeze(-1)
+
+    def every(self, obs: Tensor, frozen: bool = False) -> Tensor:
+        """Discrete only: Q-values [K, B, A] of every choice."""
+        return self._network(self.standardise(obs), frozen)
+
+    def _network(self, x: Tensor, frozen: bool) -> Tensor:
+        layers = [(w.detach(), b.detach()) if frozen else (w, b) for w, b in zip(self.weights, self.biases, strict=True)]
+        x = x.expand(self.count, *x.shape)
+        for weight, bias in layers[:-1]:
+            x = stacked_linear(x, weight, bias)
+            x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.layer_norm else x)
+        with full_precision(x):
+            return stacked_linear(x.float(), *layers[-1])
