@@ -1,0 +1,45 @@
+"""The flat cache of a data set, in `<data set>/.mbrl/`, where Minari does not look.
+
+Its name begins with the SHA-256 of the files it was made from and ends with the fingerprint of its content, so
+a changed source is noticed; `mbrl.files` verifies every byte before any is used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from mbrl import files
+from mbrl.data.dataset import TransitionDataset
+
+_FORMAT = 1
+
+
+def read(id: str, folder: Path, source: str) -> TransitionDataset | None:
+    """The cached data set, or None where there is none of this source (hex SHA-256).
+
+    Raises:
+        CorruptFileError: the cache is truncated or altered; the message names the file.
+    """
+    for path in sorted((folder / ".mbrl").glob(f"flat{_FORMAT}-{source[:16]}-*.pt")):
+        try:
+            content = files.load(path)
+        except files.CorruptFileError as error:
+            raise files.CorruptFileError(f"{error}. It is only a cache: delete it, and it is rebuilt") from error
+        if content.pop("source") == source:
+            return TransitionDataset(id=id, **content)
+    return None
+
+
+def write(data: TransitionDataset, folder: Path, source: str) -> None:
+    """Write the cache and remove those of older sources; a data set on a read-only or full disk only warns."""
+    here = folder / ".mbrl"
+    path = here / f"flat{_FORMAT}-{source[:16]}-{data.fingerprint[:16]}.pt"
+    about = {name: getattr(data, name) for name in ("discrete", "action_low", "action_high", "env_id", "fingerprint")}
+    try:
+        files.save(path, {"source": source, **about, **data.tensors})
+        for old in here.glob("flat*.pt"):
+            if old != path:
+                old.unlink(missing_ok=True)
+    except OSError as error:
+        warnings.warn(f"the cache {path} could not be written, so the next load is slow again: {error}", stacklevel=3)

@@ -1,0 +1,111 @@
+"""A column's values, as numpy arrays or as Arrow arrays, -> numbers, flags, labels and times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_FLAGS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+
+
+class CellError(ValueError):
+    """A value that cannot be read; `row` counts from the first row of the chunk."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+def numbers(values: Any) -> np.ndarray:
+    """Channels [n, k] of a column; what is missing becomes NaN. A float keeps its precision, the rest is float64.
+
+    Raises:
+        CellError: a cell is not a number.
+        ValueError: the column's type is not numeric, or the rows of a list column differ in length.
+    """
+    if isinstance(values, pa.Array):
+        if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+            lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
+            odd = np.flatnonzero(~(lengths == lengths[0]))
+            if len(odd):
+                raise CellError(int(odd[0]), f"holds {lengths[odd[0]]} numbers, the rows before it {lengths[0]}")
+            return numbers(values.flatten()).reshape(len(values), -1)
+        if pa.types.is_fixed_size_list(values.type):
+            return numbers(values.flatten()).reshape(len(values), -1)
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            values = _parsed(pc.utf8_trim_whitespace(values), pa.float64(), "a number")
+        elif pa.types.is_integer(values.type):
+            values = values.cast(pa.float64(), safe=False)
+        elif not pa.types.is_floating(values.type):
+            values = _parsed(values, pa.float64(), "a number")
+        values = values.to_numpy(zero_copy_only=False)
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"has type {values.dtype}, expected numbers")
+    wide = values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
+    return wide.reshape(len(wide), -1)
+
+
+def _parsed(values: pa.Array, wanted: pa.DataType, what: str) -> pa.Array:
+    try:
+        return values.cast(wanted)
+    except pa.ArrowNotImplementedError as error:
+        raise ValueError(f"has type {values.type}, expected {what}") from error
+    except pa.ArrowInvalid:
+        for row, value in enumerate(values):
+            try:
+                value.cast(wanted)
+            except pa.ArrowInvalid as error:
+                raise CellError(row, f"is {value.as_py()!r}, expected {what}") from error
+        raise
+
+
+def flags(values: Any) -> np.ndarray:
+    """A column of 0 and 1, or false and true, [n] bool.
+
+    Raises:
+        CellError: a cell is anything else.
+    """
+    texts = values if isinstance(values, pa.Array) else pa.array(values.reshape(len(values), -1)[:, 0])
+    texts = pc.fill_null(pc.utf8_lower(pc.utf8_trim_whitespace(texts.cast(pa.string()))), "")
+    found = pc.index_in(texts, value_set=pa.array(list(_FLAGS)))
+    if found.null_count:
+        row = int(np.argmax(found.is_null().to_numpy(zero_copy_only=False)))
+        raise CellError(row, f"is {texts[row].as_py()!r}, expected 0 or 1, false or true")
+    return np.array(list(_FLAGS.values()))[found.to_numpy()]
+
+
+def labels(values: Any) -> np.ndarray:
+    """A column of ids, [n] of whatever the file holds.
+
+    Raises:
+        CellError: a cell is empty.
+    """
+    if isinstance(values, pa.Array):
+        if values.null_count:
+            raise CellError(int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))), "is empty")
+        values = np.array(values.to_pylist(), dtype=object)
+    return np.asarray(values).reshape(len(values), -1)[:, 0]
+
+
+def times(values: Any) -> np.ndarray:
+    """A column of times that can be compared, [n]: numbers, or timestamps as nanoseconds.
+
+    Raises:
+        CellError: a cell is neither a number nor an ISO 8601 timestamp.
+    """
+    if isinstance(values, pa.Array):
+        if pa.types.is_string(values.type):
+            try:
+                return numbers(values)[:, 0]
+            except CellError:
+                values = _parsed(pc.utf8_trim_whitespace(values), pa.timestamp("ns"), "a number or an ISO timestamp")
+        if pa.types.is_date(values.type):
+            values = values.cast(pa.timestamp("ns"))
+        if pa.types.is_integer(values.type) or pa.types.is_timestamp(values.type) or pa.types.is_duration(values.type):
+            return np.asarray(values.cast(pa.int64()).to_numpy(zero_copy_only=False))
+    elif values.dtype.kind in "mMiu":
+        return np.asarray(values.astype(np.int64).reshape(len(values), -1)[:, 0])
+    return numbers(values)[:, 0]

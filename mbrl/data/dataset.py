@@ -1,0 +1,253 @@
+"""TransitionDataset: a log as flat tensors, split by episode, identified by a fingerprint over all of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor
+
+from mbrl.core import Batch, Spec, generator
+
+RESOLUTION = 2.0**-23  # of a float32: a channel that varies less than this, relative to its size, is constant
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TransitionDataset:
+    """Every transition of a log, in order: N rows, O observation and A action channels.
+
+    The rows of an episode are contiguous and in time order, and `next_obs` never crosses into another
+    episode. The last row of every episode is terminated, truncated or both. Build one with `create`.
+    """
+
+    id: str  # the Minari id
+    obs: Tensor  # [N, O] float32
+    action: Tensor  # [N, A] float32; Discrete: the one-hot row
+    reward: Tensor  # [N] float32
+    next_obs: Tensor  # [N, O] float32
+    terminated: Tensor  # [N] bool: the world ended
+    truncated: Tensor  # [N] bool: the episode was cut, the world went on
+    episode: Tensor  # [N] long, 0 .. episodes - 1
+    discrete: bool
+    action_low: tuple[float, ...]  # [A] declared bounds, the log's own range where a bound is infinite
+    action_high: tuple[float, ...]  # [A]
+    env_id: str | None  # what `mbrl.environments.make` takes, where the log says which environment it is from
+    fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, the bounds and `discrete`
+
+    @classmethod
+    def create(
+        cls,
+        id: str,
+        *,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        next_obs: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        episode: Tensor,
+        discrete: bool,
+        action_low: Sequence[float],
+        action_high: Sequence[float],
+        env_id: str | None = None,
+    ) -> Self:
+        """Check the tensors, resolve infinite action bounds to the log's own range, and take the fingerprint.
+
+        Raises:
+            ValueError: a shape, dtype or the order of the episodes is not as the class promises.
+        """
+        low, high = _bounds(action, action_low, action_high)
+        data = cls(
+            id=id,
+            obs=obs,
+            action=action,
+            reward=reward,
+            next_obs=next_obs,
+            terminated=terminated,
+            truncated=truncated,
+            episode=episode,
+            discrete=discrete,
+            action_low=low,
+            action_high=high,
+            env_id=env_id,
+            fingerprint="",
+        )
+        data._check()
+        return replace(data, fingerprint=data._digest())
+
+    def __len__(self) -> int:
+        """The number of rows, N."""
+        return len(self.reward)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The seven tensors by name."""
+        return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Rows of each episode, [n] long."""
+        return torch.bincount(self.episode)
+
+    @cached_property
+    def first(self) -> Tensor:
+        """Index of the first row of each episode, [n] long."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    @property
+    def episodes(self) -> int:
+        """The number of episodes, n."""
+        return len(self.lengths)
+
+    @property
+    def starts(self) -> Tensor:
+        """The first observation of each episode, [n, O]."""
+        return self.obs[self.first]
+
+    def returns(self) -> Tensor:
+        """The undiscounted return of each episode, [n] float32, summed in float64."""
+        total = torch.zeros(self.episodes, dtype=torch.float64, device=self.reward.device)
+        return total.index_add_(0, self.episode, self.reward.double()).float()
+
+    def rows(self, episodes: Tensor) -> Tensor:
+        """Row indices of the given episodes ([k] long), episode after episode, [sum of their lengths] long."""
+        lengths = self.lengths[episodes]
+        offset = (self.first[episodes] - (lengths.cumsum(0) - lengths)).repeat_interleave(lengths)
+        return offset + torch.arange(len(offset), device=offset.device)
+
+    def batch(self, rows: Tensor | None = None) -> Batch:
+        """The given rows ([B] long; default all of them, without a copy) as a Batch with [B, ...] tensors."""
+        whole = Batch(self.obs, self.action, self.reward, self.next_obs, self.terminated)
+        return whole if rows is None else Batch(*(x[rows] for x in whole))
+
+    def split(self, fractions: Sequence[float], seed: int) -> tuple[Tensor, ...]:
+        """Divide the episodes at random, e.g. into (0.9, 0.1); every side gets at least one episode.
+
+        Returns:
+            one sorted [k] long tensor of episode indices per fraction; they are disjoint and cover the log.
+
+        Raises:
+            ValueError: a fraction is not positive, they do not sum to 1, or there are fewer episodes than sides.
+        """
+        shares = [float(f) for f in fractions]
+        if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
+            raise ValueError(f"split fractions are {shares}, expected positive numbers that sum to 1")
+        if self.episodes < len(shares):
+            raise ValueError(
+                f"{self.id} has {self.episodes} episode(s), which cannot be split into {len(shares)} non-empty sides: "
+                "log more episodes (a split never cuts one)"
+            )
+        counts = [max(1, round(share * self.episodes)) for share in shares]
+        while excess := sum(counts) - self.episodes:
+            counts[counts.index(max(counts))] -= 1 if excess > 0 else -1
+        order = torch.randperm(self.episodes, generator=generator(seed, "split"))
+        return tuple(side.sort().values.to(self.obs.device) for side in order.split(counts))
+
+    def spec(self, episodes: Tensor) -> Spec:
+        """Dimensions, bounds and moments, read from the given episodes ([k] long) only, accumulated in float64."""
+        if not len(episodes):
+            raise ValueError("a spec needs at least one episode, got none")
+        rows = self.rows(episodes)
+        obs = _moments([column[rows] for column in self.obs.T])
+        next_obs = _moments([column[rows] for column in self.next_obs.T])
+        sizes = [max(abs(v) for v in ends) for ends in zip(obs.low, obs.high, strict=True)]
+        delta = _moments([b[rows].double() - a[rows] for a, b in zip(self.obs.T, self.next_obs.T, strict=True)], sizes)
+        action = _moments([column[rows] for column in self.action.T])
+        reward = _moments([self.reward[rows]])
+        return Spec(
+            obs_dim=self.obs.shape[1],
+            action_dim=self.action.shape[1],
+            discrete=self.discrete,
+            action_low=self.action_low,
+            action_high=self.action_high,
+            action_mean=action.mean,
+            action_std=action.std,
+            obs_mean=obs.mean,
+            obs_std=obs.std,
+            obs_low=tuple(map(min, obs.low, next_obs.low)),
+            obs_high=tuple(map(max, obs.high, next_obs.high)),
+            delta_mean=delta.mean,
+            delta_std=delta.std,
+            reward_mean=reward.mean[0],
+            reward_std=reward.std[0],
+            reward_low=reward.low[0],
+            reward_high=reward.high[0],
+            terminals=bool(self.terminated[rows].any()),
+            max_episode_steps=int(self.lengths[episodes].max()),
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same data set with its tensors on `device`."""
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return replace(self, **moved)
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256(b"mbrl transitions 1")
+        for name, tensor in self.tensors.items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        digest.update(f"{self.discrete} {self.action_low} {self.action_high}".encode())
+        return digest.hexdigest()
+
+    def _check(self) -> None:
+        n, floats = len(self.reward), torch.float32
+        wanted = {
+            "obs": ((n, self.obs.shape[-1]), floats),
+            "action": ((n, self.action.shape[-1]), floats),
+            "reward": ((n,), floats),
+            "next_obs": ((n, self.obs.shape[-1]), floats),
+            "terminated": ((n,), torch.bool),
+            "truncated": ((n,), torch.bool),
+            "episode": ((n,), torch.long),
+        }
+        for name, tensor in self.tensors.items():
+            shape, dtype = wanted[name]
+            if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+                raise ValueError(
+                    f"{self.id}: {name} is {list(tensor.shape)} {tensor.dtype}, expected {list(shape)} {dtype}"
+                )
+        if n == 0:
+            raise ValueError(f"{self.id} holds no transition")
+        steps = self.episode.diff()
+        if self.episode[0] != 0 or not bool(((steps == 0) | (steps == 1)).all()):
+            raise ValueError(f"{self.id}: episode numbers must be 0, 1, 2, ... with the rows of each one together")
+        last = torch.cat([steps == 1, torch.ones(1, dtype=torch.bool)])
+        if not bool((self.terminated | self.truncated)[last].all()):
+            raise ValueError(f"{self.id}: the last row of every episode must be terminated or truncated")
+
+
+@dataclass(frozen=True)
+class _Moments:
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def _moments(columns: Sequence[Tensor], sizes: Sequence[float] | None = None) -> _Moments:
+    """Moments of each [k] column; std is 1 where the column varies by no more than the rounding of its `sizes`."""
+    wide = [column.double() for column in columns]
+    low, high = [float(x.min()) for x in wide], [float(x.max()) for x in wide]
+    sizes = sizes or [max(abs(a), abs(b)) for a, b in zip(low, high, strict=True)]
+    std = [float(x.std(correction=0)) for x in wide]
+    std = [s if s > RESOLUTION * size else 1.0 for s, size in zip(std, sizes, strict=True)]
+    return _Moments(tuple(float(x.mean()) for x in wide), tuple(std), tuple(low), tuple(high))
+
+
+def _bounds(action: Tensor, low: Sequence[float], high: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if action.ndim != 2 or not len(low) == len(high) == action.shape[1]:
+        raise ValueError(f"{len(low)} lower and {len(high)} upper action bounds for actions {list(action.shape)}")
+    if not len(action):
+        return tuple(low), tuple(high)  # `_check` has the better words for an empty log
+    logged = zip(action.amin(0).tolist(), action.amax(0).tolist(), strict=True)
+    pairs = [
+        (a if math.isfinite(a) else least, b if math.isfinite(b) else most)
+        for a, b, (least, most) in zip(low, high, logged, strict=True)
+    ]
+    return tuple(float(a) for a, _ in pairs), tuple(float(b) for _, b in pairs)

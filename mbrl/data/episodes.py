@@ -1,0 +1,166 @@
+"""Rows of a log -> episodes: where they end, what is wrong with them, and how they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mbrl.environments import Box, Discrete, Episode
+
+ROUNDING = 1e-6  # relative to the larger of the value and 1: what decimal text and float32 lose
+LARGEST = dict.fromkeys(("obs", "action", "reward", "next_obs"), np.finfo(np.float32).max) | {
+    "time": np.finfo(np.float64).max
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive rows of a log: a chunk of the file, or one episode."""
+
+    first: int  # index of the first one in the file
+    obs: np.ndarray  # [n, O]
+    action: np.ndarray  # [n, A]; Discrete: [n, 1]
+    reward: np.ndarray  # [n]
+    next_obs: np.ndarray | None  # [n, O], None where the log has only the next row
+    terminated: np.ndarray  # [n] bool
+    truncated: np.ndarray  # [n] bool
+    episode: np.ndarray | None  # [n] ids
+    time: np.ndarray | None  # [n]
+    columns: dict[str, list[str]]  # what the file calls each channel of a field
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+
+def cut(chunks: Iterable[Rows]) -> Iterator[Rows]:
+    """Chunks of a file -> its episodes, each as one Rows.
+
+    Raises:
+        ValueError: an episode id comes again after another one.
+    """
+    seen: set[Any] = set()
+    last = None
+    for whole in _whole(chunks):
+        if whole.episode is not None and whole.episode[0] != last:
+            last = whole.episode[0]
+            if last in seen:
+                raise ValueError(f"row {whole.first}: episode {last!r} comes again: sort the log by episode and time")
+            seen.add(last)
+        yield whole
+
+
+def _whole(chunks: Iterable[Rows]) -> Iterator[Rows]:
+    parts: list[Rows] = []  # of the episode that is still open
+    for chunk in chunks:
+        ends = chunk.terminated | chunk.truncated
+        if chunk.episode is not None:
+            ends[:-1] |= chunk.episode[1:] != chunk.episode[:-1]
+            before = parts[-1].episode if parts else None
+            if before is not None and before[-1] != chunk.episode[0]:
+                yield _join(parts)
+                parts = []
+        start = 0
+        for end in (np.flatnonzero(ends) + 1).tolist():
+            yield _join([*parts, _part(chunk, start, end)])
+            parts, start = [], end
+        if start < len(chunk):
+            parts.append(_part(chunk, start, len(chunk)))
+    if parts:
+        yield _join(parts)
+
+
+_ARRAYS = ("obs", "action", "reward", "next_obs", "terminated", "truncated", "episode", "time")
+
+
+def _part(rows: Rows, start: int, end: int) -> Rows:
+    arrays = {name: getattr(rows, name) for name in _ARRAYS}
+    cuts: dict[str, Any] = {name: None if array is None else array[start:end] for name, array in arrays.items()}
+    return replace(rows, first=rows.first + start, **cuts)
+
+
+def _join(parts: list[Rows]) -> Rows:
+    if len(parts) == 1:
+        return parts[0]
+    arrays = {name: [getattr(part, name) for part in parts] for name in _ARRAYS}
+    joined: dict[str, Any] = {k: None if v[0] is None else np.concatenate(v) for k, v in arrays.items()}
+    return replace(parts[0], **joined)
+
+
+def fault(rows: Rows, space: Box | Discrete) -> str | None:
+    """Why an episode cannot be used, naming its first bad row and the column; None where it can."""
+    for name in LARGEST:
+        values = getattr(rows, name)
+        if values is None or (np.abs(values) <= LARGEST[name]).all():
+            continue
+        wide = values.reshape(len(rows), -1)
+        row, channel = np.argwhere(~(np.abs(wide) <= LARGEST[name]))[0].tolist()
+        value = wide[row, channel]
+        what = "empty or NaN" if np.isnan(value) else f"{value}, which is not finite in float32"
+        return f"row {rows.first + row}, column {rows.columns[name][channel]!r} is {what}"
+    if rows.time is not None and (np.diff(rows.time) < 0).any():
+        row = int(np.argmax(np.diff(rows.time) < 0)) + 1
+        return (
+            f"row {rows.first + row} is out of time order: {rows.columns['time'][0]!r} falls from "
+            f"{rows.time[row - 1]} to {rows.time[row]} within an episode; sort the log by episode and time"
+        )
+    if len(rows) == 1 and rows.next_obs is None:
+        return f"row {rows.first} is an episode of one row, and the log has no next observation to go with it"
+    return _disagreement(rows) or _out_of_bounds(rows, space)
+
+
+def _disagreement(rows: Rows) -> str | None:
+    """Minari keeps T + 1 observations of T steps, so within an episode next_obs must be the next row's obs."""
+    if rows.next_obs is None:
+        return None
+    said, found = rows.next_obs[:-1], rows.obs[1:]
+    differs = np.abs(said - found) > ROUNDING * np.maximum(1, np.abs(found))
+    if not differs.any():
+        return None
+    row, channel = np.argwhere(differs)[0].tolist()
+    return (
+        f"row {rows.first + row}, column {rows.columns['next_obs'][channel]!r} is {said[row, channel]} and the next "
+        f"row has {rows.columns['obs'][channel]!r} {found[row, channel]}: rows are missing or an episode ends here; "
+        "mark the end (episode, terminal or truncated)"
+    )
+
+
+def _out_of_bounds(rows: Rows, space: Box | Discrete) -> str | None:
+    if isinstance(space, Discrete):
+        low, high = np.array([space.start]), np.array([space.start + space.n - 1])
+        bad = (rows.action < low) | (rows.action > high) | (rows.action != np.round(rows.action))
+        kind = "an integer"
+    else:
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        room = ROUNDING * np.maximum(1, np.where(np.isfinite(low) & np.isfinite(high), np.maximum(-low, high), 1))
+        bad = (rows.action < low - room) | (rows.action > high + room)
+        kind = "a value"
+    if not bad.any():
+        return None
+    row, channel = np.argwhere(bad)[0].tolist()
+    return (
+        f"row {rows.first + row}, column {rows.columns['action'][channel]!r} is {rows.action[row, channel]}, expected "
+        f"{kind} within the declared bounds [{low[channel]}, {high[channel]}]"
+    )
+
+
+def to_episode(rows: Rows, space: Box | Discrete) -> Episode:
+    """A faultless episode as it is stored. An end without a flag is a truncation.
+
+    Without next observations the last row is the final observation only: its action and reward are dropped, and
+    its flag ends the transition that leads to it.
+    """
+    steps = len(rows) if rows.next_obs is not None else len(rows) - 1
+    final = rows.obs[:0] if rows.next_obs is None else rows.next_obs[-1:]
+    terminations, truncations = np.zeros(steps, bool), np.zeros(steps, bool)
+    terminations[-1] = rows.terminated[-1]
+    truncations[-1] = rows.truncated[-1] or not rows.terminated[-1]
+    if isinstance(space, Discrete):
+        actions = rows.action[:steps, 0].astype(np.int64)
+    else:
+        actions = np.clip(rows.action[:steps].astype(space.dtype), space.low, space.high)
+    return Episode(
+        np.concatenate([rows.obs, final]), actions, rows.reward[:steps].astype(np.float64), terminations, truncations
+    )

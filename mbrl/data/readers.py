@@ -1,0 +1,217 @@
+"""Files of a log as a stream of column chunks: .npz member by member, .csv and .parquet through pyarrow.
+
+A chunk is a dict from column to its values in these rows: a numpy array from an npz, an Arrow array from a
+table. `mbrl.data.cells` converts either kind.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+CHUNK = 65_536  # rows
+
+
+class Source(ABC):
+    """A file with columns of equal length."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """All columns of the file."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> int | None:
+        """How many rows there are, where the file says so."""
+
+    @abstractmethod
+    def chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The named columns, a chunk of rows at a time, in the file's order.
+
+        Raises:
+            ValueError: the file is damaged, or a column has a shape or type that no log has.
+        """
+
+
+def open_source(path: Path) -> Source:
+    """The reader for a file, by its suffix.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the suffix is unknown, or the file is not what its suffix says.
+    """
+    kinds: dict[str, type[Source]] = {".npz": Npz, ".csv": Csv, ".csv.gz": Csv, ".parquet": Parquet}
+    kind = next((cls for suffix, cls in kinds.items() if path.name.lower().endswith(suffix)), None)
+    if kind is None:
+        raise ValueError(f"{path}: the suffix is none of {', '.join(kinds)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    with _reading(path):
+        return kind(path)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged, or is not what its suffix says: {error}") from error
+
+
+class Npz(Source):
+    """A zip of arrays, decompressed as a stream: the whole file is never in memory."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        with zipfile.ZipFile(path) as archive, ExitStack() as stack:
+            members = [name for name in archive.namelist() if name.endswith(".npy")]
+            self._arrays = {
+                name.removesuffix(".npy"): _header(stack.enter_context(archive.open(name)), f"{path}: {name}")
+                for name in members
+            }
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._arrays)
+
+    @property
+    def rows(self) -> int | None:
+        return next((shape[0] for shape, _, _ in self._arrays.values() if shape), None)
+
+    def integer(self, name: str) -> bool:
+        """Whether an array holds whole numbers by its type."""
+        return bool(np.issubdtype(self._arrays[name][1], np.integer))
+
+    def array(self, name: str) -> np.ndarray:
+        """One array as a whole, for the small ones."""
+        with _reading(self.path), np.load(self.path) as archive:
+            return np.asarray(archive[name])
+
+    def chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        counts = {}
+        for name in names:
+            shape, dtype, _ = self._arrays[name]
+            if len(shape) not in (1, 2):
+                what = "images are not supported, " if len(shape) > 2 else ""
+                raise ValueError(f"{self.path}: array {name!r} is {list(shape)}: {what}expected [N] or [N, k]")
+            if dtype.hasobject:
+                raise ValueError(f"{self.path}: array {name!r} holds pickled objects, which are never loaded")
+            counts[name] = shape[0]
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"{self.path}: the arrays differ in length: {counts}")
+        with ExitStack() as stack:
+            archive = stack.enter_context(zipfile.ZipFile(self.path))
+            streams = {}
+            for name in names:
+                file = stack.enter_context(archive.open(f"{name}.npy"))
+                streams[name] = _stream(file, *_header(file, f"{self.path}: {name}"))
+            for _ in range(0, next(iter(counts.values())), CHUNK):
+                with _reading(self.path):
+                    chunk = {name: next(stream) for name, stream in streams.items()}
+                yield chunk
+
+
+_Header = tuple[tuple[int, ...], np.dtype, bool]
+
+
+def _header(file: IO[bytes], where: str) -> _Header:
+    """Shape, dtype and whether the order is Fortran's; leaves `file` at the first value."""
+    try:
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = readers[np.lib.format.read_magic(file)](file)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{where} is not a numpy array that can be read: {error}") from error
+    return shape, dtype, fortran
+
+
+def _stream(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype, fortran: bool) -> Iterator[np.ndarray]:
+    width = int(np.prod(shape[1:], dtype=int)) * dtype.itemsize
+    if fortran and len(shape) > 1:  # columns one after another: there is no row to read before all of them are
+        whole = np.frombuffer(_exactly(file, shape[0] * width), dtype).reshape(shape, order="F")
+        yield from (whole[row : row + CHUNK] for row in range(0, shape[0], CHUNK))
+        return
+    for row in range(0, shape[0], CHUNK):
+        count = min(CHUNK, shape[0] - row)
+        yield np.frombuffer(_exactly(file, count * width), dtype).reshape(count, *shape[1:])
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    data = file.read(size)
+    if len(data) != size:
+        raise EOFError(f"{size - len(data)} bytes are missing")
+    return data
+
+
+class Csv(Source):
+    """Comma-separated text with a header line, also gzipped. Every cell is read as text and converted by its use."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        with path.open("rb") as file, pa.input_stream(file, compression=self._compression()) as text:
+            self._names = pa.csv.open_csv(text).schema.names
+        if len(set(self._names)) < len(self._names):
+            twice = sorted({name for name in self._names if self._names.count(name) > 1})
+            raise ValueError(f"{path}: columns {twice} occur twice")
+
+    def _compression(self) -> str | None:
+        return "gzip" if self.path.name.lower().endswith(".gz") else None
+
+    @property
+    def names(self) -> list[str]:
+        return self._names
+
+    @property
+    def rows(self) -> int | None:
+        return None
+
+    def chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        types = {name: pa.string() for name in names}
+        convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(names), strings_can_be_null=True)
+        with _reading(self.path):
+            reader = pa.csv.open_csv(
+                pa.input_stream(str(self.path), compression=self._compression()), convert_options=convert
+            )
+        yield from _batches(self.path, iter(reader))
+
+
+class Parquet(Source):
+    """A Parquet file, by batches of rows."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._file = pa.parquet.ParquetFile(path, memory_map=True)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._file.schema_arrow.names)
+
+    @property
+    def rows(self) -> int | None:
+        return int(self._file.metadata.num_rows)
+
+    def chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        yield from _batches(self.path, self._file.iter_batches(batch_size=CHUNK, columns=list(names)))
+
+
+def _batches(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    while True:
+        with _reading(path):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        if batch.num_rows:
+            yield dict(zip(batch.schema.names, batch.columns, strict=True))

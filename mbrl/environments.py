@@ -1,0 +1,252 @@
+"""The door to Gymnasium: make an environment, flatten its spaces, play episodes in it.
+
+Everywhere else an observation is a flat float32 row [O] and a Box action a flat row [A].
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box, Discrete, Space
+
+LOCKSTEP = 16  # environments played side by side, so that the policy is called on batches
+MAX_STEPS = 100_000  # an episode longer than this is taken for one that never ends
+
+
+class Episode(NamedTuple):
+    """One whole episode of T steps, as it was played or logged."""
+
+    observations: np.ndarray  # [T + 1, O], the final one included
+    actions: np.ndarray  # [T, A] or, for a Discrete space, [T] integers
+    rewards: np.ndarray  # [T]
+    terminations: np.ndarray  # [T] bool
+    truncations: np.ndarray  # [T] bool
+
+
+def make(env_id: str) -> gym.Env:
+    """Make an environment by its Gymnasium id, or by `module:EnvId`, where importing `module` registers it.
+
+    Raises:
+        ValueError: there is no such environment or module, or a package that it needs is missing.
+    """
+    module, _, name = env_id.rpartition(":")
+    try:
+        return gym.make(env_id, disable_env_checker=True)
+    except gym.error.DependencyNotInstalled as error:
+        raise ValueError(
+            f"the environment {env_id!r} needs a package that is not installed: {error} "
+            "(for MuJoCo: pip install 'offline-mbrl[mujoco]')"
+        ) from error
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the environment {env_id!r} cannot be made: {str(error).rstrip('.')}. In MODULE:ENV_ID the module must "
+            "be on PYTHONPATH and register the environment when it is imported"
+        ) from error
+    except gym.error.Error as error:
+        where = f"; importing {module!r} did not register {name!r}" if module else ""
+        raise ValueError(
+            f"there is no environment {env_id!r}: {str(error).rstrip('.')}{where}. "
+            "One of your own is named as MODULE:ENV_ID"
+        ) from error
+
+
+def spaces(env_id: str) -> tuple[Box, Box | Discrete]:
+    """The flat spaces of an environment, named as in `make`; raises as `make` and `flat_spaces` do."""
+    env = make(env_id)
+    try:
+        return flat_spaces(env.observation_space, env.action_space)
+    finally:
+        env.close()
+
+
+def requirements(env: gym.Env) -> list[str]:
+    """The package that decides this environment's physics, pinned, e.g. ["mujoco==3.5.0"]; empty without one.
+
+    MuJoCo's contacts changed between 3.4 and 3.5, so a log is only comparable with the version that made it.
+    """
+    names = (f"{cls.__module__}.{cls.__qualname__}".lower() for cls in type(env.unwrapped).__mro__)
+    return [f"mujoco=={importlib.metadata.version('mujoco')}"] if any("mujoco" in n for n in names) else []
+
+
+def portable_spec(env_id: str) -> EnvSpec | None:
+    """The registered spec of an environment that can be made; None where it cannot be written as JSON.
+
+    That is so where a class, not a "module:Class" string, was registered.
+    """
+    spec = gym.spec(env_id.rpartition(":")[2])
+    try:
+        spec.to_json()
+    except ValueError:
+        return None
+    return spec
+
+
+def flat_spaces(observation: Space, action: Space) -> tuple[Box, Box | Discrete]:
+    """The spaces of flat rows: a Box [O], and a Box [A] or the Discrete space itself.
+
+    Dict and Tuple observations of Boxes are flattened in the order of `gymnasium.spaces.flatten`.
+
+    Raises:
+        ValueError: an image, or a kind of space that is not supported.
+    """
+    _check_observation(observation)
+    flat = gym.spaces.flatten_space(observation)
+    assert isinstance(flat, Box)
+    if isinstance(action, Discrete):
+        return flat, action
+    if isinstance(action, Box):
+        flat_action = gym.spaces.flatten_space(action)
+        assert isinstance(flat_action, Box)
+        return flat, flat_action
+    raise ValueError(
+        f"the action space {action} is not supported: mbrl learns Box and Discrete actions; "
+        "encode other kinds as one of these in the log and in a wrapper of the environment"
+    )
+
+
+def _check_observation(space: Space) -> None:
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        for part in space.spaces.values() if isinstance(space, gym.spaces.Dict) else space.spaces:
+            _check_observation(part)
+        return
+    if not isinstance(space, Box):
+        raise ValueError(f"the observation space {space} is not supported: expected Boxes, or a Dict or Tuple of Boxes")
+    if len(space.shape) >= 3 or (space.dtype == np.uint8 and len(space.shape) == 2):
+        raise ValueError(
+            f"the observation space holds images (Box {space.shape} {space.dtype}), from which mbrl does not learn: "
+            "log a state vector, or the features of an encoder of your own"
+        )
+
+
+def flatten(space: Space, values: Any, rows: int) -> np.ndarray:
+    """Rows of a space's values, stacked per leaf as Minari stores them, as [rows, O] float32.
+
+    Equal, row by row, to `gymnasium.spaces.flatten`, which takes one sample at a time.
+    """
+    if isinstance(space, gym.spaces.Dict):
+        parts = [flatten(part, values[key], rows) for key, part in space.spaces.items()]
+        return np.concatenate(parts, axis=1)
+    if isinstance(space, gym.spaces.Tuple):
+        parts = [flatten(part, value, rows) for part, value in zip(space.spaces, values, strict=True)]
+        return np.concatenate(parts, axis=1)
+    return np.asarray(values, np.float32).reshape(rows, -1)
+
+
+def true_returns(act: Callable[[np.ndarray], np.ndarray], env_id: str, episodes: int, seed: int) -> np.ndarray:
+    """Undiscounted returns [episodes] float64 of a policy in the true environment.
+
+    Episode k starts from `reset(seed=seed + k)`, so the result does not depend on how many run side by side.
+
+    Args:
+        act: [B, O] float32 -> [B, A] actions, clipped here into a Box's bounds, or [B] integers from 0 (Discrete).
+            B is at most 16 and falls as the last episodes end.
+        env_id: as in `make`.
+        episodes: how many to play, at least 1.
+        seed: of the first episode.
+
+    Raises:
+        ValueError: the environment cannot be made or its spaces are not supported, `act` returns another shape or
+            numbers that are not finite, or an episode does not end within 100,000 steps.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}, expected at least 1")
+    envs = [make(env_id) for _ in range(min(episodes, LOCKSTEP))]
+    try:
+        return _lockstep(act, envs, episodes, seed)
+    finally:
+        for env in envs:
+            env.close()
+
+
+def _lockstep(act: Callable[[np.ndarray], np.ndarray], envs: list[gym.Env], episodes: int, seed: int) -> np.ndarray:
+    space = envs[0].observation_space
+    _, action_space = flat_spaces(space, envs[0].action_space)
+    returns, steps = np.zeros(episodes), np.zeros(episodes, np.int64)
+    playing = dict(enumerate(envs))  # episode -> the environment it runs in
+    obs = {k: _observe(space, env.reset(seed=seed + k)[0]) for k, env in playing.items()}
+    coming = iter(range(len(envs), episodes))
+    while playing:
+        actions = _to_environment(envs[0].action_space, action_space, act(np.stack(list(obs.values()))), len(obs))
+        for k, action in zip(list(playing), actions, strict=True):
+            env = playing[k]
+            raw, reward, terminated, truncated, _ = env.step(action)
+            returns[k] += float(reward)
+            steps[k] += 1
+            obs[k] = _observe(space, raw)
+            if terminated or truncated:
+                del playing[k], obs[k]
+                if (after := next(coming, None)) is not None:
+                    playing[after], obs[after] = env, _observe(space, env.reset(seed=seed + after)[0])
+            elif steps[k] >= MAX_STEPS:
+                raise ValueError(f"episode {k} did not end in {MAX_STEPS} steps: register it with max_episode_steps")
+    return returns
+
+
+def _observe(space: Space, raw: Any) -> np.ndarray:
+    return flatten(space, raw, 1)[0]
+
+
+def _to_environment(space: Space, flat: Box | Discrete, actions: np.ndarray, count: int) -> list[Any]:
+    """What `step` takes, for each of `count` flat actions."""
+    actions = np.asarray(actions)
+    shape = (count,) if isinstance(flat, Discrete) else (count, *flat.shape)
+    if actions.shape != shape:
+        raise ValueError(f"the policy returned actions of shape {list(actions.shape)}, expected {list(shape)}")
+    if not np.isfinite(actions).all():
+        raise ValueError(f"the policy returned an action that is not finite: {actions[~np.isfinite(actions)][0]}")
+    if isinstance(flat, Discrete):
+        if not np.issubdtype(actions.dtype, np.integer) or actions.min() < 0 or actions.max() >= flat.n:
+            raise ValueError(f"the policy returned actions {actions.tolist()}, expected integers 0 to {flat.n - 1}")
+        return [int(a + flat.start) for a in actions]
+    return list(np.clip(actions, flat.low, flat.high).astype(flat.dtype).reshape(count, *(space.shape or ())))
+
+
+def record(
+    env_id: str, controller: Callable[[np.ndarray, np.random.Generator], np.ndarray], episodes: int, seed: int
+) -> Iterator[Episode]:
+    """Play whole episodes with a controller and log them; episode k starts from `reset(seed=seed + k)`.
+
+    Args:
+        env_id: as in `make`.
+        controller: (observation [O] float32, rng) -> action [A], clipped into a Box's bounds, or an integer from 0.
+        episodes: how many to play.
+        seed: of the resets and of the controller's generator.
+
+    Yields:
+        each episode, with the actions that the environment was given.
+
+    Raises:
+        ValueError: as in `true_returns`.
+    """
+    env = make(env_id)
+    rng = np.random.default_rng(seed)
+    space = env.observation_space
+    _, flat = flat_spaces(space, env.action_space)
+    try:
+        for k in range(episodes):
+            observations, steps = [_observe(space, env.reset(seed=seed + k)[0])], []
+            ended = False
+            while not ended:
+                chosen = np.asarray(controller(observations[-1], rng))[None]
+                (action,) = _to_environment(env.action_space, flat, chosen, 1)
+                raw, reward, terminated, truncated, _ = env.step(action)
+                observations.append(_observe(space, raw))
+                steps.append((np.ravel(action) if isinstance(flat, Box) else action, reward, terminated, truncated))
+                ended = bool(terminated or truncated)
+                if not ended and len(steps) >= MAX_STEPS:
+                    raise ValueError(f"episode {k} did not end in {MAX_STEPS} steps: give it max_episode_steps")
+            actions, rewards, terminations, truncations = zip(*steps, strict=True)
+            yield Episode(
+                np.stack(observations),
+                np.asarray(actions),
+                np.asarray(rewards, np.float64),
+                np.asarray(terminations, bool),
+                np.asarray(truncations, bool),
+            )
+    finally:
+        env.close()

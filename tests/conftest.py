@@ -1,0 +1,65 @@
+"""Every test has its own home, data sets and working folder, and one torch thread."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mbrl.data.dataset import TransitionDataset
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MBRL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+
+
+def logged(lengths: tuple[int, ...] = (4, 3, 5), seed: int = 0) -> dict[str, np.ndarray]:
+    """A log in the layout that needs no schema: x' = 0.9 x + 0.1 (a, -a), reward -|x'|^2, even episodes terminate."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[object]] = {k: [] for k in ("obs", "action", "next_obs", "reward", "done", "truncated")}
+    for number, length in enumerate(lengths):
+        x = rng.normal(size=2).astype(np.float32)
+        for step in range(length):
+            a = rng.uniform(-1, 1, 1).astype(np.float32)
+            after = (0.9 * x + 0.1 * np.concatenate([a, -a])).astype(np.float32)
+            last = step == length - 1
+            values = (x, a, after, -np.float32((after**2).sum()), last and number % 2 == 0, last and number % 2 == 1)
+            for column, value in zip(rows.values(), values, strict=True):
+                column.append(value)
+            x = after
+    return {name: np.array(column, np.float32) for name, column in rows.items()}
+
+
+@pytest.fixture
+def toy_log() -> Callable[..., dict[str, np.ndarray]]:
+    """`logged`, the maker of small logs as arrays."""
+    return logged
+
+
+@pytest.fixture
+def toy_data() -> Callable[..., TransitionDataset]:
+    """A maker of small data sets in memory, from the same arguments as `logged`."""
+
+    def make(lengths: tuple[int, ...] = (4, 3, 5), seed: int = 0) -> TransitionDataset:
+        log = {name: torch.from_numpy(values) for name, values in logged(lengths, seed).items()}
+        return TransitionDataset.create(
+            "toy/log-v0",
+            obs=log["obs"],
+            action=log["action"],
+            reward=log["reward"],
+            next_obs=log["next_obs"],
+            terminated=log["done"].bool(),
+            truncated=log["truncated"].bool(),
+            episode=torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)),
+            discrete=False,
+            action_low=[-1.0],
+            action_high=[1.0],
+        )
+
+    return make

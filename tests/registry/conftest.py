@@ -1,0 +1,3 @@
+from registry_toys import home, log, template
+
+__all__ = ["home", "log", "template"]

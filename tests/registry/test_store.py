@@ -1,0 +1,155 @@
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import filelock
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from registry_toys import environment
+
+from mbrl.registry import store
+
+START = """
+import sys
+from mbrl.registry import store
+uri = store.connect()
+print(uri, store.get_or_create("shared"))
+assert not [m for m in sys.modules if m.split(".")[0] in ("lightning", "gymnasium", "minari")]
+"""
+
+
+def test_the_embedded_store_is_one_file_under_home(home):
+    uri = store.connect()
+    assert uri == f"sqlite:///{home}/mlflow.db"
+    assert mlflow.get_tracking_uri() == mlflow.get_registry_uri() == uri
+    experiment = MlflowClient().get_experiment(store.get_or_create("first"))
+    assert experiment.name == "first"
+    assert experiment.artifact_location == (home / "artifacts").as_uri()
+    assert store.get_or_create("first") == experiment.experiment_id
+    assert store.get_or_create("second") != experiment.experiment_id
+
+
+def test_it_is_created_where_there_is_none_and_nothing_appears_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MBRL_HOME", str(tmp_path / "a new" / "home"))
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    store.get_or_create("x")
+    assert (tmp_path / "a new" / "home" / "mlflow.db").is_file()
+    assert list((tmp_path / "cwd").iterdir()) == []
+
+
+def test_the_uri_that_the_user_has_set_wins_and_ours_does_not_pass_for_it(home, monkeypatch, template, tmp_path):
+    store.connect()
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    theirs = f"sqlite:///{template}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", theirs)
+    assert store.connect() == theirs
+    assert mlflow.get_registry_uri() == theirs
+    assert os.environ["MLFLOW_TRACKING_URI"] == theirs
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{home}/mlflow.db")
+    store.connect()
+    assert mlflow.get_registry_uri() == f"sqlite:///{home}/mlflow.db"
+
+
+def test_another_home_is_another_store(home, template, tmp_path, monkeypatch):
+    first = store.connect()
+    monkeypatch.setenv("MBRL_HOME", str(template.parent))
+    assert store.connect() == f"sqlite:///{template}" != first
+
+
+def test_pickles_are_refused_and_mlflow_is_quiet(home, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
+    store.connect()
+    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    assert not logging.getLogger("mlflow.tracking.fluent").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("alembic.runtime.migration").isEnabledFor(logging.INFO)
+
+
+def test_four_processes_at_once_on_an_empty_home_share_one_store(tmp_path):
+    variables = environment(MBRL_HOME=str(tmp_path / "home"), OMP_NUM_THREADS="1")
+    variables.pop("MLFLOW_TRACKING_URI", None)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-W", "ignore:.*noload.*", "-c", START],
+            env=variables, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for _ in range(4)
+    ]
+    answers = [(*process.communicate(timeout=120), process.returncode) for process in started]
+    assert [code for _, _, code in answers] == [0] * 4, answers
+    assert {out for out, _, _ in answers} == {f"sqlite:///{tmp_path}/home/mlflow.db 1\n"}
+    assert {err for _, err, _ in answers} == {""}
+
+
+def test_a_locked_file_is_named_after_a_bounded_wait(home, monkeypatch):
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
+    holder = sqlite3.connect(home / "mlflow.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(store.StoreError, match=r"home/mlflow\.db cannot be used .*0\.1 s: database is locked"):
+        store.connect()
+    holder.close()
+    store.connect()
+
+
+def test_a_lock_that_another_process_never_releases_is_named(home, monkeypatch):
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
+    with (
+        filelock.FileLock(home / "mlflow.db.lock"),
+        pytest.raises(store.StoreError, match=r"mlflow\.db\.lock has been held by another process for 0\.1 s"),
+    ):
+        store.connect()
+
+
+def test_a_damaged_file_is_named(home):
+    (home / "mlflow.db").write_bytes(b"not a database at all, but long enough to be read as one" * 40)
+    with pytest.raises(store.StoreError, match=r"mlflow\.db cannot be used .* not a database; move it away"):
+        store.connect()
+
+
+def test_a_file_of_another_version_of_mlflow_is_named(home):
+    with sqlite3.connect(home / "mlflow.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'of the future'")
+    connection.close()
+    with pytest.raises(store.StoreError, match=r"mlflow\.db cannot be used by this version of MLflow"):
+        store.connect()
+
+
+def test_a_home_that_cannot_be_a_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MBRL_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(store.StoreError, match="set MBRL_HOME to a folder"):
+        store.connect()
+
+
+@pytest.mark.parametrize("odd", ["what?", "#1", "50%20"])
+def test_a_home_that_no_sqlite_uri_can_hold_is_refused(tmp_path, monkeypatch, odd):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MBRL_HOME", str(tmp_path / odd))
+    with pytest.raises(store.StoreError, match="MBRL_HOME is .*cannot hold"):
+        store.connect()
+    assert not Path(tmp_path / odd).exists()
+
+
+def test_a_deleted_experiment_is_named(home):
+    MlflowClient(store.connect()).delete_experiment(store.get_or_create("gone"))
+    with pytest.raises(store.StoreError, match="experiment 'gone' in sqlite:.* is deleted"):
+        store.get_or_create("gone")
+
+
+def test_an_experiment_that_appears_meanwhile_is_used(home, monkeypatch):
+    there = store.get_or_create("raced")
+    real, calls = MlflowClient.get_experiment_by_name, []
+
+    def late(client, name):
+        calls.append(name)
+        return real(client, name) if len(calls) > 1 else None
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
+    assert store.get_or_create("raced") == there
+    assert len(calls) == 2

@@ -1,0 +1,154 @@
+"""A tiny policy and dynamics model that another process can import, and a store of runs and models per test."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mbrl.core import Batch, Dynamics, Policy, Prediction, Spec
+from mbrl.registry.lineage import Lineage
+from mbrl.registry.runs import RunLog
+from mbrl.simulator.simulator import Simulator
+
+LINEAGE = Lineage("toy/line-v0", "f" * 64)
+
+
+def spec(discrete: bool = False, terminals: bool = True) -> Spec:
+    """Three observations, two actions; bounds [-1, 3] and [0, 4] (Box)."""
+    return Spec(
+        obs_dim=3,
+        action_dim=2,
+        discrete=discrete,
+        action_low=(0.0, 0.0) if discrete else (-1.0, 0.0),
+        action_high=(1.0, 1.0) if discrete else (3.0, 4.0),
+        action_mean=(0.5, 0.5),
+        action_std=(1.0, 1.0),
+        obs_mean=(10.0, -5.0, 0.0),
+        obs_std=(2.0, 1.0, 0.5),
+        obs_low=(6.0, -8.0, -1.0),
+        obs_high=(14.0, -2.0, 1.0),
+        delta_mean=(0.0, 0.0, 0.0),
+        delta_std=(1.0, 1.0, 1.0),
+        reward_mean=0.0,
+        reward_std=1.0,
+        reward_low=-2.0,
+        reward_high=2.0,
+        terminals=terminals,
+        max_episode_steps=10,
+    )
+
+
+class Line(Policy):
+    """Action = middle + half range * tanh(gain * first two normalised observations)."""
+
+    def __init__(self, spec: Spec, gain: float = 1.0) -> None:
+        super().__init__(spec)
+        self.gain = torch.nn.Parameter(torch.tensor(gain))
+        for name in ("obs_mean", "obs_std", "action_low", "action_high"):
+            self.register_buffer(name, torch.tensor(getattr(spec, name)))
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        del rng
+        z = torch.tanh(self.gain * ((obs - self.obs_mean) / self.obs_std)[:, :2])
+        if self.spec.discrete:
+            return torch.nn.functional.one_hot(z.argmax(-1), 2).float()
+        return (self.action_low + self.action_high) / 2 + (self.action_high - self.action_low) / 2 * z
+
+
+class Overshoot(Line):
+    """Leaves its bounds."""
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        return super().act(obs, rng) + 10
+
+
+class Fickle(Line):
+    """Branches on a number in Python, which no exported program can do."""
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        return super().act(obs, rng) if float(obs.sum()) > 0 else super().act(-obs, rng)
+
+
+class Drift(Dynamics):
+    """Member e says: next_obs = obs + (e + 1) * sum(action) * speed, reward = e; ends with probability (e + 1) / 10."""
+
+    def __init__(self, spec: Spec, members: int = 3, elites: int = 2, speed: float = 0.1) -> None:
+        super().__init__(spec, members)
+        self.elites = torch.arange(elites)
+        self.speed = torch.nn.Parameter(torch.tensor(speed))
+        self.register_buffer("scale", torch.ones(spec.obs_dim + 1))
+
+    def loss(self, batch: Batch) -> Tensor:
+        return batch.reward.mean(-1) * self.speed
+
+    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+        ids = torch.arange(self.members, device=obs.device) if members is None else members
+        push = (ids + 1).view(-1, 1, 1) * action.sum(-1, keepdim=True) * self.speed
+        mean = obs + push
+        reward = ids.view(-1, 1).float().expand(mean.shape[:-1])
+        return Prediction(mean, torch.ones_like(mean), reward, torch.ones_like(reward), self.scale)
+
+    def termination(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
+        del action, next_obs
+        ids = torch.arange(self.members, device=obs.device) if members is None else members
+        return ((ids + 1).view(-1, 1) / 10).expand(len(ids), obs.shape[-2])
+
+
+def spread(prediction: Prediction) -> Tensor:
+    """Largest minus smallest member reward."""
+    return prediction.reward.amax(0) - prediction.reward.amin(0)
+
+
+def far(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """The world ends where the first observation exceeds 11."""
+    del obs, action
+    return next_obs[..., 0] > 11
+
+
+def simulator(**arguments: object) -> Simulator:
+    """Three members, of which 0 and 2 are elites; uncertainty in units of 4."""
+    the_spec = arguments.pop("spec", spec())
+    made = Simulator(Drift(the_spec), the_spec, uncertainty=spread, **arguments)
+    made.dynamics.elites = torch.tensor([0, 2])
+    made.uncertainty_scale.fill_(4.0)
+    made.calibrated = True
+    return made
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without runs. Creating one takes a second, copying it a few milliseconds."""
+    from mbrl.registry import store
+
+    folder = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("MBRL_HOME", str(folder))
+        store.connect()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def home(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An `MBRL_HOME` of the test's own with an empty store in it."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    shutil.copy(template, folder / "mlflow.db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MBRL_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def log(home: Path) -> RunLog:
+    """An open run."""
+    return RunLog.open("tests", "a run")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment of a fresh process that can import mbrl and this file."""
+    root = Path(__file__).resolve().parents[1]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]), **variables}
