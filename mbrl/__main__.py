@@ -1,0 +1,81 @@
+"""Command table -> jsonargparse over the functions of stages.py; nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mbrl
+
+COMMANDS = {  # name: (function of stages.py, configuration it starts from, one line of help)
+    "demo": ("demo", "demo.yaml", "log Pendulum with a mediocre controller, then run the whole path on that log"),
+    "import": ("import_", None, "turn an npz, CSV or Parquet log into a Minari data set"),
+    "run": ("run", "mopo.yaml", "log -> simulator -> rehearsed policy -> evidence -> registry"),
+    "evaluate": ("evaluate", None, "measure a registered policy in a true environment"),
+    "bench": ("bench", "bench.yaml", "time the inner loops on this machine"),
+    "ui": ("ui", None, "open the MLflow pages of all runs, on loopback"),
+}
+
+
+def config_file(name: str) -> Path:
+    """A configuration that comes with mbrl: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs" / name
+    return inside if inside.exists() else package.parent / "configs" / name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status: 0 done, 1 refused input or failure, 2 wrong usage, 130 Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    usage = argparse.ArgumentParser(
+        prog="mbrl",
+        description=mbrl.__doc__,
+        epilog="mbrl COMMAND --help lists a command's settings.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    usage.add_argument("--version", action="version", version=f"offline-mbrl {mbrl.__version__}")
+    table = usage.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, _, text) in COMMANDS.items():
+        table.add_parser(name, help=text, add_help=False)
+    command = usage.parse_args(arguments[:1]).command
+    as_json = "--json" in arguments
+    rest = [a for a in arguments[1:] if a != "--json"]
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        status, answer = _run(command, rest)
+    if as_json:
+        print(json.dumps(answer, indent=2, default=str))
+    return status
+
+
+def _run(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]]:
+    """Parse, call, and turn the errors that a user can mend into one line: (exit status, answer)."""
+    from mbrl import stages  # torch and the others are imported here, so that `mbrl --help` answers at once
+
+    function = getattr(stages, COMMANDS[command][0])
+    parser = stages.parser(function, command, COMMANDS[command][1], arguments)
+    config = parser.parse_args(arguments)
+    resolved = parser.dump(config, skip_unset=False, skip_default=False)
+    values = parser.instantiate(config).as_dict()
+    values.pop("config", None)
+    if function in stages.RECORDED:
+        values["resolved"] = resolved
+    try:
+        return 0, function(**values)
+    except stages.Interrupted as stop:
+        message, status = str(stop), 130
+    except stages.MENDABLE as error:
+        if os.environ.get("MBRL_TRACEBACK"):
+            raise
+        message, status = f"{type(error).__name__}: {error}", 1
+    print(f"mbrl {command}: {message}", file=sys.stderr)
+    return status, {"error": message}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

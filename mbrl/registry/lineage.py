@@ -1,0 +1,109 @@
+"""Which data made which simulator made which policy: MLflow data set inputs, and tags that link the three."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import numpy as np
+from mlflow.data.dataset import Dataset
+from mlflow.data.dataset_source import DatasetSource
+from mlflow.data.schema import TensorDatasetSchema
+from mlflow.types import Schema, TensorSpec
+
+from mbrl.data.dataset import TransitionDataset
+
+SCHEME = "minari"
+DIGEST_LENGTH = 36  # MLflow's limit; the whole fingerprint stands in the profile and in the tags
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a model comes from; carried as tags by its registered version and by its manifest."""
+
+    data_id: str  # Minari id
+    data_fingerprint: str  # hex SHA-256 over the whole content
+    simulator: str | None = None  # NAME-simulator/VERSION that a policy was rehearsed in
+
+    def tags(self) -> dict[str, str]:
+        """`mbrl.data_id`, `mbrl.data_fingerprint` and, for a policy, `mbrl.simulator`."""
+        return {f"mbrl.{k}": v for k, v in asdict(self).items() if v is not None}
+
+
+class MinariSource(DatasetSource):
+    """The MLflow source of a Minari data set, `minari://NAMESPACE/NAME-vN`; an entry point makes MLflow know it."""
+
+    def __init__(self, dataset_id: str) -> None:
+        self.dataset_id = dataset_id
+
+    @property
+    def uri(self) -> str:
+        """`minari://NAMESPACE/NAME-vN`."""
+        return f"{SCHEME}://{self.dataset_id}"
+
+    @staticmethod
+    def _get_source_type() -> str:
+        return SCHEME
+
+    def load(self) -> TransitionDataset:
+        """The data set itself, from this machine; raises as `mbrl.data.minari.load` does."""
+        from mbrl.data import minari
+
+        return minari.load(self.dataset_id)
+
+    @staticmethod
+    def _can_resolve(raw_source: Any) -> bool:
+        return isinstance(raw_source, str) and urlsplit(raw_source).scheme == SCHEME
+
+    @classmethod
+    def _resolve(cls, raw_source: Any) -> Self:
+        return cls(str(raw_source).removeprefix(f"{SCHEME}://"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, the inverse of `from_dict`."""
+        return {"uri": self.uri}
+
+    @classmethod
+    def from_dict(cls, source_dict: dict[Any, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        return cls._resolve(source_dict["uri"])
+
+
+class LoggedData(Dataset):
+    """A `TransitionDataset` as MLflow sees one. MLflow's own digest samples the head only; ours covers all."""
+
+    def __init__(self, data: TransitionDataset) -> None:
+        self._data = data
+        super().__init__(MinariSource(data.id), name=data.id)
+
+    def _compute_digest(self) -> str:
+        return self._data.fingerprint[:DIGEST_LENGTH]
+
+    def to_dict(self) -> dict[str, str]:
+        """Name, digest, source, schema and profile, each as MLflow stores it."""
+        return {
+            **super().to_dict(),
+            "schema": json.dumps(self.schema.to_dict()),
+            "profile": json.dumps(self.profile),
+        }
+
+    @property
+    def schema(self) -> TensorDatasetSchema:
+        """Name, dtype and shape of every tensor."""
+        columns = {k: v.numpy(force=True) for k, v in self._data.tensors.items()}
+        specs = [TensorSpec(np.dtype(v.dtype), (-1, *v.shape[1:]), k) for k, v in columns.items()]
+        return TensorDatasetSchema(Schema(specs))
+
+    @property
+    def profile(self) -> dict[str, Any]:
+        """Rows, episodes, terminals, mean logged return, and the whole fingerprint."""
+        data = self._data
+        return {
+            "rows": len(data),
+            "episodes": data.episodes,
+            "terminals": int(data.terminated.sum()),
+            "mean_return": float(data.returns().mean()),
+            "fingerprint": data.fingerprint,
+        }

@@ -1,0 +1,119 @@
+"""Where runs and models are kept: the user's MLflow server, or one sqlite file under `MBRL_HOME`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from pathlib import Path
+
+import filelock
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from mbrl import files
+
+LOCK_SECONDS = 20.0  # how long another process may keep the store to itself before we give up
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+class StoreError(RuntimeError):
+    """The store of runs and models cannot be used. The message says which store, why, and what to change."""
+
+
+def connect() -> str:
+    """Point MLflow, in this process, at the store of runs and models, and return its URI.
+
+    An `MLFLOW_TRACKING_URI` that the user has set wins. Else the store is `MBRL_HOME/mlflow.db`, which is created
+    under a file lock, so that processes that start together do not create it twice. Pickled models are refused from
+    here on, and MLflow speaks up for warnings only.
+
+    Raises:
+        StoreError: the file is locked by another process, damaged, or of another version of MLflow.
+    """
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default, 7, holds a training for minutes
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # else a uv.lock in the working directory enters models
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), ("mlflow.store.db", logging.FATAL)):
+        logging.getLogger(name).setLevel(level)  # mlflow.store.db prints the traceback of errors that it also raises
+    chosen = os.environ.get(URI_VARIABLE)
+    if not chosen:
+        _prepare(database())
+    uri = chosen or _uri(database())
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+    if not chosen:
+        os.environ.pop(URI_VARIABLE, None)  # MLflow has just set it; left there it would pass for the user's choice
+    return uri
+
+
+def database() -> Path:
+    """The sqlite file of the embedded store."""
+    return files.home() / "mlflow.db"
+
+
+def get_or_create(name: str) -> str:
+    """The id of the experiment called `name`; artefacts of a new one go to `MBRL_HOME/artifacts` if it is embedded.
+
+    Raises:
+        StoreError: the experiment has been deleted, or the store does not answer.
+    """
+    client = MlflowClient(uri := connect())
+    artifacts = (files.home() / "artifacts").as_uri() if uri == _uri(database()) else None
+    try:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(client.create_experiment(name, artifact_location=artifacts))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = client.get_experiment_by_name(name)  # another process was faster
+    except MlflowException as error:
+        raise StoreError(f"experiment {name!r} cannot be opened in {uri}: {error}") from error
+    if found is None or found.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise StoreError(
+            f"experiment {name!r} in {uri} is deleted: restore it (`mlflow experiments restore`) or rename"
+        )
+    return str(found.experiment_id)
+
+
+def _uri(path: Path) -> str:
+    if odd := sorted(set("?#%") & set(str(path))):
+        raise StoreError(f"MBRL_HOME is {str(path.parent)!r}: a sqlite URI cannot hold {odd}, choose another folder")
+    return f"sqlite:///{path}"
+
+
+def _prepare(path: Path) -> None:
+    """Create the tables if the file is new, and find out within a bounded time whether it can be written."""
+    uri = _uri(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
+            _probe(path)
+            MlflowClient(uri).search_experiments(max_results=1)  # creates or checks the tables
+    except filelock.Timeout as error:
+        raise StoreError(
+            f"{path}.lock has been held by another process for {LOCK_SECONDS:g} s: wait for it, or end it"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        advice = "close the program that holds it" if "locked" in str(error) else "move it away, or restore a copy"
+        raise StoreError(f"{path} cannot be used after waiting up to {LOCK_SECONDS:g} s: {error}; {advice}") from error
+    except (MlflowException, SQLAlchemyError) as error:
+        raise StoreError(f"{path} cannot be used by this version of MLflow: {error}") from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be created: {error}; set MBRL_HOME to a folder you can write to") from error
+
+
+def _probe(path: Path) -> None:
+    connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()

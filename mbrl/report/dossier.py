@@ -1,0 +1,84 @@
+"""What a run leaves for a reader: pictures and a table, drawn from its tensors and stored with its MLflow run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbrl.core import Policy, generator
+from mbrl.data.dataset import TransitionDataset
+from mbrl.evaluation.estimates import Estimate
+from mbrl.report.plots import Fan, Interval, plot_returns, plot_rollouts
+from mbrl.simulator.rollout import imagine
+from mbrl.simulator.simulator import Simulator
+
+FANS, ROLLOUTS, STEPS = 3, 8, 25  # pictures: logged states, rollouts from each, steps at least
+TABLE_STARTS = 200  # rollouts in the table
+
+
+class Record(Protocol):
+    """The part of a run's record that a dossier writes to."""
+
+    def file(self, source: Path, folder: str | None = None) -> None: ...
+
+    def table(self, columns: Mapping[str, np.ndarray], path: str) -> None: ...
+
+
+def draw_returns(
+    record: Record, logged: Tensor, simulated: Mapping[str, Estimate], true: Mapping[str, Estimate], title: str
+) -> None:
+    """Store `returns.png`: logged returns [n], and each policy's value in the second simulator and in truth."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "returns.png"
+        plot_returns(path, logged.cpu().numpy(), _intervals(simulated), _intervals(true) or None, title)
+        record.file(path)
+
+
+def _intervals(values: Mapping[str, Estimate]) -> dict[str, Interval]:
+    return {name: Interval(e.value, e.low, e.high) for name, e in values.items()}
+
+
+def sample_rollouts(
+    record: Record,
+    policy: Policy,
+    simulator: Simulator,
+    log: TransitionDataset,
+    episodes: Tensor,
+    horizon: int,
+    seed: int,
+) -> None:
+    """Store `rollouts.parquet`, as the learner saw them but unpenalised, and `rollouts.png` beside logged episodes.
+
+    Both start from states of `episodes`, which the simulator was not fitted on; the picture looks further ahead.
+    """
+    rng = generator(seed, "dossier")
+    rows = log.rows(episodes)
+    start = log.obs[rows[torch.randint(len(rows), (TABLE_STARTS,), generator=rng)]]
+    dreamt = imagine(policy, simulator, start, horizon, 0.0, rng)
+    columns = {name: column.flatten(0, 1).numpy() for name, column in dreamt._asdict().items()}
+    steps = {"step": np.repeat(np.arange(horizon), TABLE_STARTS), "rollout": np.tile(np.arange(TABLE_STARTS), horizon)}
+    record.table({**steps, **columns}, "rollouts.parquet")
+    longest = episodes[log.lengths[episodes].argsort(descending=True)[:FANS]]
+    fans = [_fan(policy, simulator, log, int(episode), max(horizon, STEPS), rng) for episode in longest]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rollouts.png"
+        plot_rollouts(path, fans, [f"observation {i}" for i in range(log.obs.shape[1])])
+        record.file(path)
+
+
+def _fan(
+    policy: Policy, simulator: Simulator, log: TransitionDataset, episode: int, steps: int, rng: torch.Generator
+) -> Fan:
+    """Rollouts from a third of the way into one episode; a row that terminates ends there."""
+    rows = log.rows(torch.tensor([episode]))
+    logged = torch.cat([log.obs[rows], log.next_obs[rows[-1:]]])
+    start = len(rows) // 3
+    dreamt = imagine(policy, simulator, logged[start].expand(ROLLOUTS, -1), steps, 0.0, rng)
+    ends = [int(column.nonzero()[0]) + 1 if column.any() else steps for column in dreamt.terminated.T]
+    return Fan(episode, logged.numpy(), start, [dreamt.next_obs[:end, k].numpy() for k, end in enumerate(ends)])

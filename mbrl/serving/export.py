@@ -1,0 +1,138 @@
+"""Policy or simulator -> one program file (torch.export) with normalisation and action bounds inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mbrl import files
+from mbrl.core import Policy, Spec, build
+from mbrl.simulator.simulator import Simulator
+
+TOLERANCE = 1e-5  # between the program and the module it was made from
+
+
+class OneStep(nn.Module):
+    """The simulator's expected step: mean over elites, without noise, as a function of tensors.
+
+    Returns next_obs [B, O] and reward [B], clipped to the log's widened range as in `Simulator.step`; terminated, the
+    probability that the world ends, [B]; uncertainty [B] of all members, 0 for a simulator without one.
+    """
+
+    def __init__(self, simulator: Simulator) -> None:
+        super().__init__()
+        self.simulator = simulator
+
+    def forward(self, obs: Tensor, action: Tensor) -> dict[str, Tensor]:
+        simulator = self.simulator
+        dynamics, elites = simulator.dynamics, simulator.dynamics.elites
+        everyone = dynamics.predict(obs, action)
+        next_obs = everyone.obs[elites].mean(0).clamp(simulator.low[:-1], simulator.high[:-1])
+        reward = everyone.reward[elites].mean(0).clamp(simulator.low[-1], simulator.high[-1])
+        if simulator.termination is not None:
+            terminated = simulator.termination(obs, action, next_obs).to(obs.dtype)
+        elif simulator.spec.terminals:
+            terminated = dynamics.termination(obs, action, next_obs, elites).mean(0)
+        else:
+            terminated = torch.zeros_like(reward)
+        if simulator.uncertainty is None:
+            uncertainty = torch.zeros_like(reward)
+        else:
+            uncertainty = simulator.uncertainty(everyone) / simulator.uncertainty_scale
+        return {"next_obs": next_obs, "reward": reward, "terminated": terminated, "uncertainty": uncertainty}
+
+
+def example(spec: Spec) -> tuple[Tensor, Tensor]:
+    """Rows that the log vouches for, obs [3, O] and action [3, A]: its mean, its smallest and its largest values."""
+    obs = torch.tensor([spec.obs_mean, spec.obs_low, spec.obs_high])
+    if spec.discrete:
+        choices = torch.tensor([0, spec.action_dim - 1, 0])
+        return obs, nn.functional.one_hot(choices, spec.action_dim).float()
+    return obs, torch.tensor([spec.action_mean, spec.action_low, spec.action_high])
+
+
+def export_policy(policy: Policy, folder: Path) -> None:
+    """Write `policy.ckpt` (config, spec, state dict) and `policy.pt2` (the mode, [B, O] -> [B, A] or [B]).
+
+    The program is made from a policy rebuilt out of the checkpoint, so that both are known to be the same.
+
+    Raises:
+        ValueError: the policy cannot be rebuilt or exported, or its actions are not finite or out of bounds.
+    """
+    content = {"config": policy.config, "spec": policy.spec.to_dict(), "state_dict": policy.state_dict()}
+    files.save(folder / "policy.ckpt", content)
+    rebuilt = policy_from(folder / "policy.ckpt")
+    obs, _ = example(policy.spec)
+    _export(rebuilt, (obs,), folder / "policy.pt2", policy.config["class_path"])
+    with torch.no_grad():
+        action = rebuilt(obs)
+    low, high = torch.tensor(policy.spec.action_low), torch.tensor(policy.spec.action_high)
+    legal = (
+        (action >= 0) & (action < policy.spec.action_dim)
+        if policy.spec.discrete
+        else (action >= low) & (action <= high)
+    )
+    if not legal.all():  # a comparison with NaN is false
+        raise ValueError(f"the policy answers {action.tolist()} to {obs.tolist()}: not finite or outside its bounds")
+
+
+def policy_from(path: Path) -> Policy:
+    """The policy of a `policy.ckpt`, on the CPU and ready to act.
+
+    Raises:
+        CorruptFileError: the file is truncated or altered.
+        ValueError: its class is not importable here, or is not a Policy.
+    """
+    content = files.load(path)
+    with torch.random.fork_rng(devices=()):  # the random weights of a new policy are about to be overwritten
+        policy: Policy = build(content["config"], Policy, Spec.from_dict(content["spec"]))
+    policy.load_state_dict(content["state_dict"])
+    return policy.eval()
+
+
+def export_simulator(simulator: Simulator, folder: Path) -> None:
+    """Write `simulator.ckpt` and `simulator.pt2` (`OneStep`).
+
+    Raises:
+        ValueError: the simulator cannot be rebuilt or exported.
+    """
+    files.save(folder / "simulator.ckpt", simulator.state())
+    rebuilt = simulator_from(folder / "simulator.ckpt")
+    _export(
+        OneStep(rebuilt), example(simulator.spec), folder / "simulator.pt2", simulator.dynamics.config["class_path"]
+    )
+
+
+def simulator_from(path: Path) -> Simulator:
+    """The simulator of a `simulator.ckpt`, on the CPU.
+
+    Raises:
+        CorruptFileError: the file is truncated or altered.
+        ValueError: its dynamics class, uncertainty or termination is not importable here.
+    """
+    return Simulator.load(files.load(path)).eval()
+
+
+def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, name: str) -> None:
+    """Export with any number of rows, write atomically, and compare what was written with the module."""
+    rows = torch.export.Dim("rows", min=1)
+    module.requires_grad_(False)
+    try:
+        program = torch.export.export(module, inputs, dynamic_shapes=tuple({0: rows} for _ in inputs))
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # what torch.export raises, user errors too
+        raise ValueError(f"{name} cannot be exported by torch.export, which serving needs: {error}") from error
+    with files.replacing(path) as beside, beside.open("wb") as file:
+        torch.export.save(program, file)
+    reloaded = torch.export.load(path).module()
+    for batch in (inputs, tuple(x[:1] for x in inputs)):
+        with torch.no_grad():
+            torch.testing.assert_close(
+                reloaded(*batch),
+                module(*batch),
+                rtol=TOLERANCE,
+                atol=TOLERANCE,
+                equal_nan=True,
+                msg=lambda text: f"the exported program of {name} does not say what the module says: {text}",
+            )
