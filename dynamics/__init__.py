@@ -4,8 +4,9 @@ import mbrl
 
 if getattr(mbrl, "__dist__", None) != "offline-mbrl":
     raise ImportError(
-        f"the package `mbrl` at {getattr(mbrl, '__file__', None) or list(mbrl.__path__)} is not offline-mbrl's: the PyPI"
-        " package of that name overwrites ours. Run: pip uninstall mbrl && pip install --force-reinstall offline-mbrl"
+        f"the package `mbrl` at {getattr(mbrl, '__file__', None) or list(mbrl.__path__)} is not offline-mbrl's: the"
+        " PyPI package of that name overwrites ours. Run: pip uninstall mbrl &&"
+        " pip install --force-reinstall offline-mbrl"
     )
 
 from dynamics.deterministic import DeterministicEnsemble

@@ -19,7 +19,7 @@ class DeterministicEnsemble(Dynamics):
         members: E.
         elites: how many of them are rolled out; the rig chooses which after training.
         hidden: units of each hidden layer.
-        layers: hidden layers.
+        layers: hidden layers; 0 is a linear model.
         weight_decay: half of it times the squared weights of every layer joins the loss.
         termination_head: whether to learn when the world ends; by default, if the log has true terminals.
         termination_hidden: units of each of that head's two hidden layers.
@@ -42,6 +42,8 @@ class DeterministicEnsemble(Dynamics):
         super().__init__(spec, members)
         if not 1 <= elites <= members:
             raise ValueError(f"elites is {elites}, expected 1 to members={members}")
+        if layers < 0:
+            raise ValueError(f"layers is {layers}, expected 0 (a linear model) or more")
         self.elites = torch.arange(elites)
         self.weight_decay = weight_decay
         self.normaliser = parts.Normaliser(spec)

@@ -22,7 +22,7 @@ class ProbabilisticEnsemble(Dynamics):
         members: E.
         elites: how many of them are rolled out; the rig chooses which after training.
         hidden: units of each hidden layer.
-        layers: hidden layers.
+        layers: hidden layers; 0 is a linear model.
         weight_decays: one a layer, the last included; half of it times the layer's squared weights joins the loss. By
             default the published 2.5e-5 and 5e-5 for the first two layers, 1e-4 for the last, 7.5e-5 between.
         logvar_coef: weight of the width of the log-variance bounds in the loss.
@@ -30,7 +30,8 @@ class ProbabilisticEnsemble(Dynamics):
         termination_hidden: units of each of that head's two hidden layers.
 
     Raises:
-        ValueError: there are more elites than members, a layer has no decay of its own, or a head is asked for without terminals.
+        ValueError: there are more elites than members, a layer has no decay of its own, or a termination head is asked
+            for without terminals.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class ProbabilisticEnsemble(Dynamics):
         super().__init__(spec, members)
         if not 1 <= elites <= members:
             raise ValueError(f"elites is {elites}, expected 1 to members={members}")
+        if layers < 0:
+            raise ValueError(f"layers is {layers}, expected 0 (a linear model) or more")
         if weight_decays is None:
-            weight_decays = [2.5e-5, 5e-5, *[7.5e-5] * (layers - 2)][:layers] + [1e-4]
+            weight_decays = [*[2.5e-5, 5e-5, *[7.5e-5] * layers][:layers], 1e-4]
         if len(weight_decays) != layers + 1:
             raise ValueError(f"weight_decays has {len(weight_decays)} values, expected one a layer: {layers + 1}")
         self.elites = torch.arange(elites)
@@ -65,7 +68,8 @@ class ProbabilisticEnsemble(Dynamics):
     def _gaussian(self, inputs: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the normalised targets, [E', B, O + 1] each, for inputs [B, I] or [E', B, I]."""
         mean, logvar = self.mlp(inputs, members).chunk(2, -1)
-        low, high = self.min_logvar, self.max_logvar
+        low: Tensor = self.min_logvar
+        high: Tensor = self.max_logvar
         if members is not None:
             low, high = low[members], high[members]
         return mean, functional.soft_clamp(logvar, low, high)

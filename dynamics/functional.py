@@ -1,4 +1,4 @@
-"""Pure maths of the models: tensors and floats in, tensors out. Axis letters as in `mbrl.core`; I inputs, H hidden units."""
+"""Pure maths of the models: tensors and floats in, tensors out. Axes as in `mbrl.core`; I inputs, H hidden units."""
 
 from __future__ import annotations
 

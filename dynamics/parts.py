@@ -1,8 +1,9 @@
-"""What the models of this package are composed of: networks of all members as one, normalisation, a termination head."""
+"""What the models here are composed of: the networks of all members as one, normalisation, a termination head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ class BatchedMLP(nn.Module):
 
     def __init__(self, members: int, sizes: Sequence[int]) -> None:
         super().__init__()
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(pairwise(sizes))
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(members, i, o)) for i, o in pairs)
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, o)) for _, o in pairs)
         for weight in self.weights:

@@ -86,7 +86,10 @@ def measure(
         return 1
 
     def rollout(simulator: Simulator, penalty: float) -> Callable[[], int]:
-        return lambda: imagine(agent.policy, simulator, rows.obs, HORIZON, penalty, rng).reward.numel()
+        def imagined() -> int:
+            return imagine(agent.policy, simulator, rows.obs, HORIZON, penalty, rng).reward.numel()
+
+        return imagined
 
     loops = {
         "ensemble_updates_per_s": update_ensemble,
@@ -130,4 +133,10 @@ def versions(device: str) -> dict[str, Any]:
     """What the figures were measured with."""
     chip = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
     packages = {name: version(name) for name in ("torch", "lightning", "numpy")}
-    return {"device": device, "chip": chip, "threads": torch.get_num_threads(), "python": platform.python_version(), **packages}
+    return {
+        "device": device,
+        "chip": chip,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **packages,
+    }

@@ -94,7 +94,8 @@ class Spec:
         if known != set(values):
             odd = sorted(known ^ set(values))
             raise ValueError(f"the stored spec does not fit this version of mbrl: fields {odd} are missing or unknown")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
 
 class Described(nn.Module, ABC):
@@ -218,7 +219,8 @@ def build(config: Mapping[str, Any], base: type, spec: Spec) -> Any:
     cls = locate(config["class_path"])
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ValueError(f"class_path {config['class_path']!r} is not a subclass of mbrl.core.{base.__name__}")
-    return cls(spec, **config.get("init_args", {}))
+    plugin: Any = cls
+    return plugin(spec, **config.get("init_args", {}))
 
 
 def locate(path: str) -> Any:

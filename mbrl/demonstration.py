@@ -14,12 +14,9 @@ NOISES = (0.2, 0.6, 1.2, 2.0)  # standard deviation of the torque's noise in N m
 
 
 def mediocre(obs: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarray:
-    """Torque [1] for cos, sin of the angle and its speed: pumps energy too weakly, and balances with too little damping."""
+    """Torque [1] for (cos, sin) of the angle and its speed: pumps energy too weakly, balances with little damping."""
     cosine, sine, speed = obs
-    if cosine > 0.8:
-        torque = -6.0 * np.arctan2(sine, cosine) - 0.6 * speed
-    else:
-        torque = 0.7 * np.sign(speed)
+    torque = -6.0 * np.arctan2(sine, cosine) - 0.6 * speed if cosine > 0.8 else 0.7 * np.sign(speed)
     return np.clip([torque + noise * rng.standard_normal()], -2.0, 2.0).astype(np.float32)
 
 

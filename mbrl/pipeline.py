@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
@@ -232,9 +231,7 @@ class Pipeline:
         fitted, held = judge[count:], judge[:count]
         return self._simulator("judge", dynamics, log.spec(fitted), log, fitted, held, self.seed + 1, folder, record)
 
-    def _values(
-        self, policies: dict[str, Policy], log: TransitionDataset, simulator: Simulator
-    ) -> dict[str, Estimate]:
+    def _values(self, policies: dict[str, Policy], log: TransitionDataset, simulator: Simulator) -> dict[str, Estimate]:
         starts, steps = start_states(log, self.trial.starts, self.seed), int(log.lengths.max())
         return simulated_values(policies, simulator, starts, steps, level=self.trial.level, seed=self.seed)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from mbrl import bench as benchmark
@@ -25,7 +26,8 @@ from mbrl.registry.ui import serve
 from mbrl.settings import Data, Fit, Imitation, Rehearsal, Trial, World
 from mbrl.training.policy import Interrupted
 
-MENDABLE = (ValueError, OSError, FloatingPointError, store.StoreError, RuntimeError)  # told in a line, without a traceback
+# what a user can mend: told in a line, without a traceback
+MENDABLE = (ValueError, OSError, FloatingPointError, store.StoreError, RuntimeError)
 
 __all__ = ["MENDABLE", "RECORDED", "Interrupted", "bench", "demo", "evaluate", "import_", "parser", "run", "ui"]
 
@@ -192,10 +194,10 @@ RECORDED = (run, demo)  # they keep their resolved configuration
 
 def parser(function: Callable[..., Any], command: str, default: str | None, arguments: Sequence[str]) -> ArgumentParser:
     """The command's parser: `default` is the configuration it starts from unless `arguments` name another one."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=False)
     named = any(a == "--config" or a.startswith("--config=") for a in arguments)
-    files = [str(config_file(default))] if default and not named else []
-    made = ArgumentParser(prog=f"mbrl {command}", default_config_files=files, description=(function.__doc__ or "").split("\n\n")[0])
+    files: list[str | PathLike[str]] = [config_file(default)] if default and not named else []
+    about = (function.__doc__ or "").split("\n\n")[0]
+    made = ArgumentParser(prog=f"mbrl {command}", default_config_files=files, description=about)
     made.add_argument("--config", action="config", help="YAML file with settings; those given after it win")
     made.add_function_arguments(function, skip={"resolved"}, as_group=False, sub_configs=False)
     return made

@@ -56,9 +56,10 @@ class ActorCritic(nn.Module):
         soft_backup: bool,
     ) -> None:
         super().__init__()
-        self.discrete, self.discount, self.tau, self.soft_backup = spec.discrete, discount, tau, soft_backup
+        self.discount, self.tau, self.soft_backup = discount, tau, soft_backup
         self.reward_scale = spec.reward_std
-        self.actor = (Categorical if spec.discrete else TanhGaussian)(spec, tuple(hidden))
+        actor = Categorical if spec.discrete else TanhGaussian
+        self.actor: Categorical | TanhGaussian = actor(spec, tuple(hidden))
         self.critics = Critics(spec, critics, hidden, layer_norm)
         self.slow = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
@@ -74,7 +75,7 @@ class ActorCritic(nn.Module):
         """Bellman targets [B], in units of `reward_scale`."""
         with torch.no_grad():
             bonus = self.log_temperature.exp() if self.soft_backup else 0.0
-            if self.discrete:
+            if isinstance(self.actor, Categorical):
                 log_probs = self.actor.log_probs(batch.next_obs)
                 lowest = self.slow.every(batch.next_obs).amin(0)
                 value = (log_probs.exp() * (lowest - bonus * log_probs)).sum(-1)
@@ -86,7 +87,7 @@ class ActorCritic(nn.Module):
     def improve_actor(self, obs: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """One step of the actor and of the temperature on observations [B, O]."""
         temperature = self.log_temperature.detach().exp()
-        if self.discrete:
+        if isinstance(self.actor, Categorical):
             log_probs = self.actor.log_probs(obs)
             probs = log_probs.exp()
             value = (probs * self.critics.every(obs, frozen=True).amin(0)).sum(-1)

@@ -21,7 +21,8 @@ class BC(Learner):
 
     def __init__(self, spec: Spec, hidden: Sequence[int] = (256, 256), lr: float = 1e-3) -> None:
         super().__init__(spec)
-        self.actor = (Categorical if spec.discrete else Deterministic)(spec, tuple(hidden))
+        actor = Categorical if spec.discrete else Deterministic
+        self.actor: Categorical | Deterministic = actor(spec, tuple(hidden))
         self.optimizers = {"actor": Adam(self.actor.parameters(), lr, fused=True)}
 
     @property
@@ -30,7 +31,7 @@ class BC(Learner):
 
     def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
         del imagined, rng
-        if self.spec.discrete:
+        if isinstance(self.actor, Categorical):
             loss = -self.actor.log_prob(real.obs, real.action).mean()
         else:
             bounds = self.actor.bounds

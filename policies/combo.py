@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mbrl.core import Batch, Learner, Policy, Spec
 from policies.actor_critic import ActorCritic, joined
+from policies.actors import Categorical
 from policies.functional import conservative_gap
 
 
@@ -78,15 +79,16 @@ class COMBO(Learner):
     def _sampled(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Q-values [K, M, B] of sampled actions and the log density [M, B] of each."""
         rows, dim = len(batch.obs), self.spec.action_dim
-        if self.spec.discrete:
+        actor = self.agent.actor
+        if isinstance(actor, Categorical):
             uniform = batch.obs.new_full((dim, rows), -math.log(dim))
             return self.agent.critics.every(batch.obs).transpose(1, 2), uniform
         obs = batch.obs.expand(self.samples, *batch.obs.shape)
         with torch.no_grad():
             unit = 2 * torch.rand(self.samples, rows, dim, generator=rng, device=obs.device) - 1
-            here, log_here = self.agent.actor.sample(obs, rng)
-            there, log_there = self.agent.actor.sample(batch.next_obs.expand_as(obs), rng)
-            action = torch.cat([self.agent.actor.bounds.scale(unit), here, there])
+            here, log_here = actor.sample(obs, rng)
+            there, log_there = actor.sample(batch.next_obs.expand_as(obs), rng)
+            action = torch.cat([actor.bounds.scale(unit), here, there])
             uniform = unit.new_full((self.samples, rows), -dim * math.log(2))  # density 2^-A on [-1, 1]^A
             log_density = torch.cat([uniform, log_here, log_there])
         states = batch.obs.expand(3 * self.samples, *batch.obs.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -16,6 +17,9 @@ from policies.functional import stacked_linear
 class Standardise(nn.Module):
     """(obs - mean) / std with the moments of the training split, kept in buffers: [..., O] -> [..., O]."""
 
+    mean: Tensor  # [O]
+    std: Tensor  # [O]
+
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(spec.obs_mean))
@@ -27,6 +31,9 @@ class Standardise(nn.Module):
 
 class Bounds(nn.Module):
     """Between the environment's action range and [-1, 1]."""
+
+    centre: Tensor  # [A]
+    half_range: Tensor  # [A]
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -82,7 +89,7 @@ class Critics(nn.Module):
         self.standardise, self.bounds = Standardise(spec), Bounds(spec)
         sizes = [spec.obs_dim + (0 if spec.discrete else spec.action_dim), *hidden]
         sizes.append(spec.action_dim if spec.discrete else 1)
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(itertools.pairwise(sizes))
         self.weights = nn.ParameterList([self._uniform(count, i, j, fan=i) for i, j in pairs])
         self.biases = nn.ParameterList([self._uniform(count, 1, j, fan=i) for i, j in pairs])
 
@@ -103,7 +110,9 @@ class Critics(nn.Module):
         return self._network(self.standardise(obs), frozen)
 
     def _network(self, x: Tensor, frozen: bool) -> Tensor:
-        layers = [(w.detach(), b.detach()) if frozen else (w, b) for w, b in zip(self.weights, self.biases, strict=True)]
+        layers = [
+            (w.detach(), b.detach()) if frozen else (w, b) for w, b in zip(self.weights, self.biases, strict=True)
+        ]
         x = x.expand(self.count, *x.shape)
         for weight, bias in layers[:-1]:
             x = stacked_linear(x, weight, bias)

@@ -155,7 +155,7 @@ def _columns(id: str, source: minari.MinariDataset) -> dict[str, np.ndarray]:
         for name, values in (("observation", seen), ("action", action[here]), ("reward", reward[here])):
             if not np.isfinite(values).all():
                 step = int(np.argwhere(~np.isfinite(values))[0][0])
-                raise ValueError(f"{id}: episode {number} has an {name} that is not finite at step {step}")
+                raise ValueError(f"{id}: the {name} of episode {number} is not finite at step {step}")
         row += steps
     return {
         "obs": obs,

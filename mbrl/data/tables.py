@@ -66,6 +66,8 @@ def import_log(
         FileNotFoundError: there is no such file.
     """
     begin = time.monotonic()
+    if on_bad_rows not in ("error", "drop-episode"):
+        raise ValueError(f"on_bad_rows is {on_bad_rows!r}, expected 'error' or 'drop-episode'")
     minari.check_id(id)
     minari.check_free(id)
     source = open_source(Path(file))
@@ -112,16 +114,25 @@ def _schema(source: Source, path: str | Path | None) -> Schema:
 
 def _rows(source: Source, schema: Schema) -> Iterator[Rows]:
     """The file as chunks of rows, by meaning."""
-    start = 0
+    start, named = 0, dict[str, list[str]]()
     index = _index(source, schema.index) if isinstance(source, Npz) and schema.index else None
     for chunk in source.chunks(schema.columns()):
         read = partial(_read, source, chunk=chunk, start=start)
         wide = {name: read(numbers, name) for name in (*schema.observation, *schema.action, schema.reward)}
-        after = [read(numbers, name) for name in schema.next_observation]
+        after = {name: read(numbers, name) for name in schema.next_observation}
         reward = wide[schema.reward]
         if reward.shape[1] != 1:
             raise ValueError(f"{source.path}: the reward {schema.reward!r} has {reward.shape[1]} channels, expected 1")
-        never = np.zeros(len(reward), bool)
+        columns = {
+            "obs": _channels(schema.observation, wide),
+            "action": _channels(schema.action, wide),
+            "reward": [schema.reward],
+            "next_obs": _channels(schema.next_observation, after),
+            "time": [schema.time or ""],
+        }
+        if named not in ({}, columns):
+            raise ValueError(f"{source.path}: from row {start} on, the channels are {columns}, before it {named}")
+        named, never = columns, np.zeros(len(reward), bool)
         episode = read(labels, schema.episode) if schema.episode else None
         if index is not None:
             episode = np.searchsorted(index, np.arange(start, start + len(reward)), side="right")
@@ -130,18 +141,12 @@ def _rows(source: Source, schema: Schema) -> Iterator[Rows]:
             obs=np.concatenate([wide[name] for name in schema.observation], axis=1),
             action=np.concatenate([wide[name] for name in schema.action], axis=1),
             reward=reward[:, 0],
-            next_obs=np.concatenate(after, axis=1) if after else None,
+            next_obs=np.concatenate(list(after.values()), axis=1) if after else None,
             terminated=read(flags, schema.terminal) if schema.terminal else never,
             truncated=read(flags, schema.truncated) if schema.truncated else never,
             episode=episode,
             time=read(times, schema.time) if schema.time else None,
-            columns={
-                "obs": _channels(schema.observation, wide),
-                "action": _channels(schema.action, wide),
-                "reward": [schema.reward],
-                "next_obs": _channels(schema.next_observation, dict(zip(schema.next_observation, after, strict=True))),
-                "time": [schema.time or ""],
-            },
+            columns=columns,
         )
         start += len(reward)
 
@@ -151,7 +156,9 @@ def _read(source: Source, use: Callable[[Any], np.ndarray], name: str, chunk: di
     try:
         return use(chunk[name])
     except CellError as error:
-        raise ValueError(f"{source.path}: row {start + error.row}, column {name!r} {error}") from error
+        raise ValueError(
+            f"{source.path}: row {start + error.row}, column {name!r} {error} (rows count from 0)"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{source.path}: column {name!r} {error}") from error
 
@@ -205,7 +212,7 @@ def _declared(source: Source, schema: Schema, first: Rows, env: str | None) -> B
     width = first.action.shape[1]
     if schema.discrete and env is None:
         return _counted(source, schema.action[0])
-    if env is None and schema is STANDARD and isinstance(source, Npz) and source.integer("action"):
+    if env is None and replace(schema, index=None) == STANDARD and isinstance(source, Npz) and source.integer("action"):
         raise ValueError(
             f"{source.path}: the action is an array of integers: say what it is with --env, "
             "or with `discrete: true` (or action_low and action_high) in a --schema"
@@ -247,7 +254,9 @@ def _episodes(
         reason = fault(logged, spaces[1])
         if reason is not None:
             if on_bad_rows == "error":
-                raise ValueError(f"{source.path}: {reason}; --on-bad-rows drop-episode leaves such episodes out")
+                raise ValueError(
+                    f"{source.path}: {reason} (rows count from 0; --on-bad-rows drop-episode leaves such episodes out)"
+                )
             tally.dropped.append({"episode": number, "row": logged.first, "reason": reason})
             continue
         episode = to_episode(logged, spaces[1])

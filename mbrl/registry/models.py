@@ -50,6 +50,7 @@ def log_policy(log: RunLog, policy: Policy, name: str, lineage: Lineage) -> str:
         ValueError: the name is malformed, or the policy cannot be rebuilt, exported or answers outside its bounds.
         StoreError: the store did not take it.
     """
+    check_name(name)
     spec = policy.spec
     inputs = {"obs": spec.obs_dim}
     answer = TensorSpec(np.dtype("int64"), (-1,)) if spec.discrete else _floats(spec.action_dim)
@@ -57,7 +58,7 @@ def log_policy(log: RunLog, policy: Policy, name: str, lineage: Lineage) -> str:
     sample = export.example(spec)[0].numpy()
     with tempfile.TemporaryDirectory() as folder:
         export.export_policy(policy, Path(folder))
-        return _register(log, "policy", check_name(name), Path(folder), spec, lineage, inputs, signature, sample)
+        return _register(log, "policy", name, Path(folder), spec, lineage, inputs, signature, sample)
 
 
 def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage) -> str:
@@ -69,6 +70,7 @@ def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage
         ValueError: the name is malformed, or the simulator cannot be rebuilt or exported.
         StoreError: the store did not take it.
     """
+    check_name(name)
     spec = simulator.spec
     inputs = {"obs": spec.obs_dim, "action": spec.action_dim}
     row = TensorSpec(np.dtype("float32"), (-1,), "")
@@ -79,7 +81,7 @@ def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage
     sample = {k: v.numpy() for k, v in zip(inputs, export.example(spec), strict=True)}
     with tempfile.TemporaryDirectory() as folder:
         export.export_simulator(simulator, Path(folder))
-        return _register(log, "simulator", check_name(name), Path(folder), spec, lineage, inputs, signature, sample)
+        return _register(log, "simulator", name, Path(folder), spec, lineage, inputs, signature, sample)
 
 
 def set_champion(name: str, version: str) -> None:

@@ -27,7 +27,8 @@ class StoreError(RuntimeError):
 def connect() -> str:
     """Point MLflow, in this process, at the store of runs and models, and return its URI.
 
-    An `MLFLOW_TRACKING_URI` that the user has set wins. Else the store is `MBRL_HOME/mlflow.db`, which is created
+    An `MLFLOW_TRACKING_URI` that the user has set wins (so does an `MLFLOW_REGISTRY_URI`; without one, MLflow keeps
+    the models where it keeps the runs). Else the store is `MBRL_HOME/mlflow.db`, which is created
     under a file lock, so that processes that start together do not create it twice. Pickled models are refused from
     here on, and MLflow speaks up for warnings only.
 
@@ -45,7 +46,6 @@ def connect() -> str:
         _prepare(database())
     uri = chosen or _uri(database())
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
     if not chosen:
         os.environ.pop(URI_VARIABLE, None)  # MLflow has just set it; left there it would pass for the user's choice
     return uri

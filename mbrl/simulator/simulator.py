@@ -14,7 +14,7 @@ Uncertainty = Callable[[Prediction], Tensor]  # Prediction of all members -> [B]
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs -> bool [B]
 
 FLOOR = 1e-6  # of the log's own spread: an uncertainty below it is rounding, not doubt
-CACHE_ROWS = 2048  # rows times members predicted at once on a CPU: the activations then stay in its cache
+CACHE_ROWS = 8192  # rows times members predicted at once on a CPU: the activations then stay in its cache
 CALIBRATION_ROWS = 8192  # predicted at once, which bounds the memory of a calibration
 
 
@@ -89,7 +89,9 @@ class Simulator(nn.Module):
         raw = torch.cat([self.uncertainty(self.dynamics.predict(obs, action)) for obs, action in pairs])
         if not raw.isfinite().all():
             bad = int((~raw.isfinite()).sum())
-            raise ValueError(f"the uncertainty of {bad} of {rows} held-out transitions is not finite: the model diverged")
+            raise ValueError(
+                f"the uncertainty of {bad} of {rows} held-out transitions is not finite: the model diverged"
+            )
         rank = min(rows, max(1, -int(-self.quantile * rows // 1)))  # the smallest value with that share at or below it
         self.uncertainty_scale.copy_(raw.kthvalue(rank).values.clamp_min(FLOOR))
         self.calibrated = True
@@ -110,7 +112,8 @@ class Simulator(nn.Module):
             mean, std = self._own(obs, action, deal)
             uncertainty = obs.new_zeros(len(obs))
         else:
-            mean, std, uncertainty = self._own_among_all(obs, action, deal)
+            mean, std, raw = self._own_among_all(obs, action, deal, self.uncertainty)
+            uncertainty = raw / self.uncertainty_scale
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         sample = torch.clamp(mean + std * noise, self.low, self.high)
         next_obs, reward = sample[:, :-1], sample[:, -1]
@@ -123,16 +126,19 @@ class Simulator(nn.Module):
         mean, std = (torch.cat(p, 1).flatten(0, 1)[deal.slots] for p in zip(*parts, strict=True))
         return mean, std
 
-    def _own_among_all(self, obs: Tensor, action: Tensor, deal: _Deal) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and std [B, O + 1] of each row's own member, and the uncertainty [B] of all of them."""
+    def _own_among_all(
+        self, obs: Tensor, action: Tensor, deal: _Deal, uncertainty: Uncertainty
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and std [B, O + 1] of each row's own member, and the raw uncertainty [B] of all members."""
         chunk = _chunk(obs, self.dynamics.members)
         parts = []
         for o, a, member in zip(obs.split(chunk), action.split(chunk), deal.member.split(chunk), strict=True):
             prediction = self.dynamics.predict(o, a)
-            own = Prediction(*(t[member, torch.arange(len(o), device=o.device)] for t in prediction[:4]), prediction[4])
-            parts.append((*_moments(own), self.uncertainty(prediction)))
+            mean, std = _moments(prediction)
+            own = (member, torch.arange(len(o), device=o.device))
+            parts.append((mean[own], std[own], uncertainty(prediction)))
         mean, std, raw = (torch.cat(p) for p in zip(*parts, strict=True))
-        return mean, std, raw / self.uncertainty_scale
+        return mean, std, raw
 
     def _terminated(self, obs: Tensor, action: Tensor, next_obs: Tensor, deal: _Deal, rng: torch.Generator) -> Tensor:
         """Whether the world ended, [B] bool: by rule, by the head of each row's member, or never."""
@@ -140,8 +146,9 @@ class Simulator(nn.Module):
             return self.termination(obs, action, next_obs)
         if not self.spec.terminals:
             return torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
-        blocks = (t[deal.rows] for t in (obs, action, next_obs))
-        chance = self.dynamics.termination(*blocks, deal.members).flatten()[deal.slots]
+        rows = deal.rows
+        chance = self.dynamics.termination(obs[rows], action[rows], next_obs[rows], deal.members)
+        chance = chance.flatten()[deal.slots]
         return torch.rand(chance.shape, generator=rng, device=chance.device) < chance
 
     def state(self) -> dict[str, Any]:
@@ -170,10 +177,10 @@ class Simulator(nn.Module):
             RuntimeError: the state dict does not fit the model that the configuration builds.
         """
         spec = Spec.from_dict(content["spec"])
-        functions = [locate(content[k]) if content[k] else None for k in ("uncertainty", "termination")]
+        uncertainty, termination = (locate(content[k]) if content[k] else None for k in ("uncertainty", "termination"))
         with torch.random.fork_rng(devices=()):  # the random weights of a new model are about to be overwritten
             dynamics = build(content["dynamics"], Dynamics, spec)
-        simulator = cls(dynamics, spec, *functions, content["margin"], content["quantile"])
+        simulator = cls(dynamics, spec, uncertainty, termination, content["margin"], content["quantile"])
         simulator.load_state_dict(content["state_dict"])
         simulator.calibrated = content["calibrated"]
         return simulator

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
-from mbrl import files
 from mbrl.core import Batch, Dynamics, generator
+from mbrl.training.bootstrap import BootstrapBatches
+from mbrl.training.trainer import StderrBar, VerifiedIO, interruptible, quiet
 
 SCORE_ROWS = 8192  # predicted at once, which bounds the memory of a hold-out score
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # those that leave weights and buffers in float32
@@ -40,17 +37,6 @@ class FitReport(NamedTuple):
     seconds: float  # of this process; a resumed fit does not know how long the part before it took
 
 
-def bootstrap_rows(episode: Tensor, rng: torch.Generator) -> Tensor:
-    """The rows [N'] of as many episodes as there are, drawn with replacement; `episode` [N] numbers each row's."""
-    _, index, counts = episode.unique(return_inverse=True, return_counts=True)
-    order = index.argsort(stable=True)
-    starts = counts.cumsum(0) - counts
-    drawn = torch.randint(len(counts), (len(counts),), generator=rng)
-    lengths = counts[drawn]
-    within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-    return order[starts[drawn].repeat_interleave(lengths) + within]
-
-
 @torch.no_grad()
 def holdout_score(dynamics: Dynamics, holdout: Batch) -> Tensor:
     """Mean squared error of each member's predicted mean next observation and reward, [E].
@@ -67,29 +53,12 @@ def holdout_score(dynamics: Dynamics, holdout: Batch) -> Tensor:
     return total / len(holdout.obs)
 
 
-class _Batches:
-    """An epoch of [E, B, ...] batches, gathered by index on the device of the rows; stateless between epochs."""
-
-    def __init__(self, shell: _Shell, rows: list[Tensor], seed: int, batch_size: int, steps: int) -> None:
-        self.shell, self.rows, self.seed, self.batch_size, self.steps = shell, rows, seed, batch_size, steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Batch]:
-        shell = self.shell
-        rng = generator(self.seed, f"batches/{int(shell.epochs)}")
-        world, rank = shell.trainer.world_size, shell.trainer.global_rank
-        needed = self.steps * self.batch_size * world
-        orders = [self._order(rows, needed, rng)[rank::world] for rows in self.rows]
-        index = torch.stack(orders).to(shell.device)
-        for rows in index.split(self.batch_size, 1):
-            yield Batch(*(t[rows] for t in shell.train_rows))
-
-    @staticmethod
-    def _order(rows: Tensor, needed: int, rng: torch.Generator) -> Tensor:
-        rounds = -(-needed // len(rows))
-        return rows[torch.cat([torch.randperm(len(rows), generator=rng) for _ in range(rounds)])[:needed]]
+class _Settings(NamedTuple):
+    seed: int
+    batch_size: int
+    lr: float
+    patience: int
+    min_improvement: float
 
 
 class _Shell(pl.LightningModule):
@@ -103,30 +72,35 @@ class _Shell(pl.LightningModule):
     reference: Tensor  # [E] the score from which the next improvement counts
     stale: Tensor  # [E] long: epochs since the last improvement that counted
 
-    def __init__(self, dynamics: Dynamics, train: Batch, holdout: Batch, settings: _Settings) -> None:
+    def __init__(self, dynamics: Dynamics, train: Batch, episode: Tensor, holdout: Batch, settings: _Settings) -> None:
         super().__init__()
         self.dynamics = dynamics
         self.best = copy.deepcopy(dynamics).requires_grad_(False)
-        self.train_rows, self.holdout_rows, self.settings = train, holdout, settings
+        self.rows, self.episode, self.holdout, self.settings = train, episode, holdout, settings
+        self.report: Log | None = None
         members = dynamics.members
         self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
         self.register_buffer("score", torch.full((members,), math.inf))
         self.register_buffer("reference", torch.full((members,), math.inf))
         self.register_buffer("stale", torch.zeros(members, dtype=torch.long))
-        self.loss_sum = torch.zeros(())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.dynamics.parameters(), lr=self.settings.lr, fused=True)
 
-    def on_fit_start(self) -> None:
-        self.train_rows = Batch(*(t.to(self.device) for t in self.train_rows))
-        self.holdout_rows = Batch(*(t.to(self.device) for t in self.holdout_rows))
+    def train_dataloader(self) -> BootstrapBatches:
+        rows = Batch(*(column.to(self.device) for column in self.rows))
+        self.holdout = Batch(*(column.to(self.device) for column in self.holdout))
+        seed, size = self.settings.seed, self.settings.batch_size
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        self.batches = BootstrapBatches(rows, self.episode, self.dynamics.members, seed, size, rank, world)
+        self.batches.epoch = int(self.epochs)
+        return self.batches
 
     def on_train_start(self) -> None:
-        self._stop_if_stale()
+        self._stop_if_all_done()
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(generator(self.settings.seed, f"model/{int(self.epochs)}").initial_seed())
+        torch.manual_seed(generator(self.settings.seed, f"model/{int(self.epochs)}").initial_seed())  # dropout and such
         self.loss_sum = torch.zeros((), device=self.device)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -139,81 +113,49 @@ class _Shell(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.dynamics.eval()
-        score = holdout_score(self.dynamics, self.holdout_rows)
+        score = holdout_score(self.dynamics, self.holdout)
         self.dynamics.train()
         self._keep_best(score)
         self.epochs += 1
-        self._stop_if_stale()
-        self._report(score)
+        self.batches.epoch = int(self.epochs)
+        self._stop_if_all_done()
+        if self.report is not None and self.trainer.is_global_zero:
+            self.report(self._metrics(score), int(self.epochs))
 
+    @torch.no_grad()
     def _keep_best(self, score: Tensor) -> None:
-        active = self.stale < self.settings.patience
-        better = active & (score < self.score)  # never true of NaN
-        with torch.no_grad():
-            for kept, now in zip(self.best.parameters(), self.dynamics.parameters(), strict=True):
-                kept[better] = now[better]
+        training = self.stale < self.settings.patience
+        better = training & (score < self.score)  # never true of NaN
+        for kept, now in zip(self.best.parameters(), self.dynamics.parameters(), strict=True):
+            kept[better] = now[better]
         self.score = torch.where(better, score, self.score)
-        counts = active & (score < (1 - self.settings.min_improvement) * self.reference)
+        counts = training & (score < (1 - self.settings.min_improvement) * self.reference)
         self.reference = torch.where(counts, score, self.reference)
         self.stale = torch.where(counts, 0, self.stale + 1)
 
-    def _stop_if_stale(self) -> None:
+    def _stop_if_all_done(self) -> None:
         self.trainer.should_stop = bool((self.stale >= self.settings.patience).all())
 
-    def _report(self, score: Tensor) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        metrics = {
-            "loss": float(self.loss_sum) / self.trainer.num_training_batches / self.dynamics.members,
-            "holdout_mean": float(score.mean()),
-            "holdout_best": float(self.score.min()),
+    def _metrics(self, score: Tensor) -> dict[str, float]:
+        return {
+            "loss": float(self.loss_sum) / len(self.batches) / self.dynamics.members,
+            "holdout_error": float(score.mean()),
+            "best_holdout_error": float(self.score.mean()),
             "members_in_training": float((self.stale < self.settings.patience).sum()),
         }
-        epoch = int(self.epochs)
-        if self.settings.log is not None:
-            self.settings.log(metrics, epoch)
-        if self.settings.progress:
-            told = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
-            tqdm.write(f"dynamics: epoch {epoch}: {told}", file=sys.stderr)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["fit"] = self._identity()
 
-class _Settings(NamedTuple):
-    seed: int
-    lr: float
-    patience: int
-    min_improvement: float
-    progress: bool
-    log: Log | None
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        stored, ours = checkpoint["fit"], self._identity()
+        if stored != ours:
+            odd = ", ".join(f"{k} was {stored.get(k)}, is {v}" for k, v in ours.items() if stored.get(k) != v)
+            raise ValueError(f"the checkpoint is of another fit: {odd}. Give another folder, or the same settings")
 
-
-class _Bar(Callback):
-    """tqdm over the updates of an epoch, on stderr."""
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        total = int(trainer.num_training_batches)
-        self.bar = tqdm(total=total, desc=f"epoch {trainer.current_epoch + 1}", leave=False, file=sys.stderr)
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.bar.update()
-
-    def on_train_epoch_end(self, *_: Any) -> None:
-        self.bar.close()
-
-    def on_exception(self, *_: Any) -> None:
-        self.bar.close()
-
-
-class _VerifiedIO(CheckpointIO):
-    """Lightning's checkpoints through `mbrl.files`: whole or absent, verified by SHA-256 when read."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        files.save(Path(path), checkpoint)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return files.load(Path(path), map_location if map_location is not None else "cpu")
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
+    def _identity(self) -> dict[str, Any]:
+        settings, rows = self.settings._asdict(), {"rows": len(self.rows.obs), "heldout_rows": len(self.holdout.obs)}
+        return settings | rows | {"model": self.dynamics.config["class_path"]}
 
 
 def fit_dynamics(
@@ -264,81 +206,82 @@ def fit_dynamics(
         log: called with the metrics of every epoch and its number.
 
     Raises:
-        ValueError: a setting or a shape is not as above.
-        FloatingPointError: fewer members than elites ever had a finite hold-out score.
+        ValueError: a setting or a shape is not as above, or the checkpoint in `folder` is of another fit.
+        FloatingPointError: a member never had a finite hold-out score.
         CorruptFileError: the checkpoint in `folder` is truncated or altered.
         KeyboardInterrupt: Ctrl-C; the same call goes on from the last finished epoch in `folder`.
     """
-    _check(dynamics, train, train_episode, holdout, batch_size, patience, precision)
-    begun = time.monotonic()
-    home = next(dynamics.parameters()).device
-    shell = _Shell(dynamics, train, holdout, _Settings(seed, lr, patience, min_improvement, progress, log))
-    rng = generator(seed, "bootstrap")
-    rows = [bootstrap_rows(train_episode.cpu(), rng) for _ in range(dynamics.members)]
-    callbacks: list[Callback] = []
-    if folder is not None:
-        callbacks.append(ModelCheckpoint(folder, Path(CHECKPOINT).stem, enable_version_counter=False))
-    if progress and sys.stderr.isatty():
-        callbacks.append(_Bar())
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    trainer = pl.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        precision=precision,
-        strategy=strategy,
-        max_epochs=max_epochs,
-        callbacks=callbacks,
-        plugins=[_VerifiedIO()],
-        logger=False,
-        enable_checkpointing=folder is not None,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
-    steps = math.ceil(len(train.obs) / batch_size / trainer.world_size)
+    _check(dynamics, train, train_episode, holdout, precision)
+    for name, value in ("batch_size", batch_size), ("max_epochs", max_epochs), ("patience", patience):
+        if value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1")
+    begun, device = time.monotonic(), next(dynamics.parameters()).device
+    settings = _Settings(seed, batch_size, lr, patience, min_improvement)
+    shell = _Shell(dynamics, train, train_episode, holdout, settings)
+    shell.report = _reporter(progress, log)
     last = folder / CHECKPOINT if folder is not None else None
-    with _interruptible(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        trainer.fit(shell, _Batches(shell, rows, seed, batch_size, steps), ckpt_path=last if last and last.exists() else None)
-    finite = int(shell.score.isfinite().sum())
-    if finite < len(dynamics.elites):
-        raise FloatingPointError(
-            f"{finite} members of {dynamics.members} ever had a finite hold-out error, {len(dynamics.elites)} are needed: lower lr (now {lr})"
+    callbacks: list[Callback] = [StderrBar()] if progress and sys.stderr.isatty() else []
+    if last is not None:
+        callbacks.append(ModelCheckpoint(last.parent, last.stem, enable_version_counter=False))
+    with quiet(), interruptible(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        trainer = pl.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
+            strategy=strategy,
+            max_epochs=max_epochs,
+            callbacks=callbacks,
+            plugins=[VerifiedIO()],
+            logger=False,
+            enable_checkpointing=last is not None,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
         )
-    dynamics.load_state_dict(shell.best.state_dict())
+        trainer.fit(shell, ckpt_path=last if last is not None and last.exists() else None)
+    _give_back(dynamics, shell, lr)
+    dynamics.to(device).eval()
+    seconds = time.monotonic() - begun
+    return FitReport(int(shell.epochs), trainer.global_step, shell.score.tolist(), dynamics.elites.tolist(), seconds)
+
+
+def _reporter(progress: bool, log: Log | None) -> Log:
+    def report(metrics: dict[str, float], epoch: int) -> None:
+        if log is not None:
+            log(metrics, epoch)
+        if progress:
+            told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            tqdm.write(f"dynamics: epoch {epoch}: {told}", file=sys.stderr)
+
+    return report
+
+
+@torch.no_grad()
+def _give_back(dynamics: Dynamics, shell: _Shell, lr: float) -> None:
+    """Every member's best weights to the member, and the best members to the elites."""
+    lost = (~shell.score.isfinite()).nonzero().flatten().tolist()
+    if lost:
+        raise FloatingPointError(f"members {lost} never had a finite hold-out error: lower lr (now {lr})")
+    for parameter, best in zip(dynamics.parameters(), shell.best.parameters(), strict=True):
+        parameter.copy_(best)
     dynamics.elites.copy_(shell.score.argsort()[: len(dynamics.elites)])
-    dynamics.to(home).eval()
-    epochs = int(shell.epochs)
-    return FitReport(epochs, epochs * steps, shell.score.tolist(), dynamics.elites.tolist(), time.monotonic() - begun)
 
 
-def _check(
-    dynamics: Dynamics, train: Batch, episode: Tensor, holdout: Batch, batch_size: int, patience: int, precision: str
-) -> None:
+def _check(dynamics: Dynamics, train: Batch, episode: Tensor, holdout: Batch, precision: str) -> None:
     if len(train.obs) == 0 or len(holdout.obs) == 0:
-        raise ValueError(f"{len(train.obs)} training and {len(holdout.obs)} held-out rows: both need at least one episode")
+        raise ValueError(
+            f"{len(train.obs)} training and {len(holdout.obs)} held-out rows: both need at least one episode"
+        )
     if episode.shape != (len(train.obs),):
-        raise ValueError(f"train_episode has shape {list(episode.shape)}, expected [{len(train.obs)}], one a training row")
-    if batch_size < 1 or patience < 1:
-        raise ValueError(f"batch_size is {batch_size} and patience is {patience}, expected at least 1 each")
+        raise ValueError(
+            f"train_episode has shape {list(episode.shape)}, expected [{len(train.obs)}], one a training row"
+        )
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     for name, parameter in dynamics.named_parameters():
         if parameter.dim() == 0 or parameter.shape[0] != dynamics.members:
             shape = list(parameter.shape)
             raise ValueError(
-                f"parameter {name} of {type(dynamics).__name__} has shape {shape}, expected [{dynamics.members}, ...]: the"
-                " member axis first, so that each member can be given its own best weights back"
+                f"parameter {name} of {type(dynamics).__name__} has shape {shape}, expected [{dynamics.members}, ...]:"
+                " the member axis first, so that each member can be given its own best weights back"
             )
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Lightning ends a Ctrl-C with SIGINT ignored and SystemExit; callers of a library expect KeyboardInterrupt."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):
-            signal.signal(signal.SIGINT, before)
-            raise KeyboardInterrupt from end
-        raise

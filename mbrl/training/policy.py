@@ -25,7 +25,7 @@ from mbrl.training.buffer import Ring
 STREAMS = ("rows", "start", "imagination", "update")  # each with a generator of its own
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Ctrl-C was heard; the checkpoint holds the state, and the same call goes on from it."""
 
 
@@ -86,7 +86,7 @@ def fit_policy(
     """
     imagines = learner.imagines and real_ratio < 1
     _check(learner, simulator if imagines else None, imagines, updates, batch_size, real_ratio, rollout_every)
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     device = fabric.device
     learner.to(device)
     real = Batch(*(column.to(device) for column in real))
@@ -99,7 +99,7 @@ def fit_policy(
     first = state.restore()
     started, imagining, rows = time.perf_counter(), 0.0, 0
     metrics: dict[str, Tensor] = {}
-    with _graceful() as stopping, _bar(updates, first, label) as bar:
+    with _graceful() as stopping, _Bar(updates, first, label) as bar:
         for update in range(first, updates):
             if imagines and update % rollout_every == 0:
                 assert simulator is not None
@@ -115,7 +115,7 @@ def fit_policy(
                 metrics = learner.update(chosen, dreamt, rngs["update"])
             done = update + 1
             if done % log_every == 0:
-                bar.update(log_every)
+                bar.show(done)
                 if log is not None:
                     log(metrics, done)
             if done % checkpoint_every == 0 or done == updates or stopping():
@@ -218,13 +218,22 @@ def _graceful() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, usual)
 
 
-@contextmanager
-def _bar(updates: int, first: int, label: str) -> Iterator[tqdm]:
+class _Bar:
     """A bar on a terminal, a line every half minute otherwise."""
-    quiet = not sys.stderr.isatty()
-    with tqdm(
-        total=updates, initial=first, desc=label, unit="update", mininterval=30 if quiet else 0.2, ncols=100
-    ) as bar:
-        if quiet:
-            bar.bar_format = "{desc}: {n_fmt}/{total_fmt} updates, {rate_fmt}\n"
-        yield bar
+
+    def __init__(self, updates: int, first: int, label: str) -> None:
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=updates, initial=first, desc=label, unit="update", disable=not terminal, leave=False)
+        self.updates, self.label, self.quiet, self.told = updates, label, not terminal, time.monotonic()
+
+    def show(self, done: int) -> None:
+        self.bar.update(done - self.bar.n)
+        if self.quiet and time.monotonic() - self.told > 30:
+            print(f"{self.label}: {done:,} of {self.updates:,} updates", file=sys.stderr, flush=True)
+            self.told = time.monotonic()
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()

@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +114,10 @@ def test_an_environment_from_a_module_is_recorded_by_its_full_name(
 
 @pytest.mark.parametrize(
     "id",
-    ["line", "toy/line", "toy/line-v", "toy/line-v01", "t/line-v0", "toy//line-v0", "/line-v0", "../line-v0"]
-    + ["toy/data/line-v0", "toy/li ne-v0", "toy/line-v0/", "-toy/line-v0", "toy/liné-v0", "hf://x/toy/line-v0", ""],
+    [
+        *("line", "toy/line", "toy/line-v", "toy/line-v01", "t/line-v0", "toy//line-v0", "/line-v0", "../line-v0", ""),
+        *("toy/data/line-v0", "toy/li ne-v0", "toy/line-v0/", "-toy/line-v0", "toy/liné-v0", "hf://x/toy/line-v0"),
+    ],
 )
 def test_an_id_that_minari_would_choke_on_never_reaches_it(id: str) -> None:
     for call in (minari.load, lambda id: minari.write(id, TWO, LINE, PUSH)):
@@ -133,7 +134,7 @@ def test_good_ids_pass(id: str) -> None:
 def test_a_taken_id_is_an_error_and_stays_as_it_is() -> None:
     minari.write("toy/line-v0", TWO, LINE, PUSH)
     before = minari.load("toy/line-v0").fingerprint
-    with pytest.raises(FileExistsError, match="toy/line-v0.*minari delete"):
+    with pytest.raises(FileExistsError, match=r"toy/line-v0.*minari delete"):
         minari.write("toy/line-v0", TWO[:1], LINE, PUSH)
     with pytest.raises(FileExistsError, match="inside the data set"):
         minari.write("toy/line-v0/deeper/line-v0", TWO, LINE, PUSH)
@@ -300,9 +301,9 @@ def test_flags_in_the_middle_stay_and_an_unfinished_end_is_a_truncation() -> Non
         (LINE, spaces.Discrete(2), buffer(np.zeros((3, 1), np.float32), [0, 2]), r"outside of Discrete\(2\)"),
         (LINE, spaces.MultiDiscrete([2, 2]), buffer(np.zeros((3, 1)), [[0, 1], [1, 1]]), "MultiDiscrete"),
         (spaces.Box(0, 255, (4, 4, 3), np.uint8), PUSH, buffer(np.zeros((3, 4, 4, 3)), [[0.0], [0.0]]), "images"),
-        (LINE, PUSH, buffer(np.array([[0], [np.nan], [0]]), [[0.0], [0.0]]), "episode 0 has an observation.*step 1"),
-        (LINE, PUSH, buffer(np.zeros((3, 1)), [[0.0], [np.inf]]), "episode 0 has an action.*step 1"),
-        (LINE, PUSH, buffer(np.zeros((3, 1)), [[0.0], [0.0]], rewards=(0.0, np.nan)), "a reward.*step 1"),
+        (LINE, PUSH, buffer(np.array([[0], [np.nan], [0]]), [[0.0], [0.0]]), "observation of episode 0.*step 1"),
+        (LINE, PUSH, buffer(np.zeros((3, 1)), [[0.0], [np.inf]]), "action of episode 0.*step 1"),
+        (LINE, PUSH, buffer(np.zeros((3, 1)), [[0.0], [0.0]], rewards=(0.0, np.nan)), "reward of episode 0.*step 1"),
     ],
 )
 def test_foreign_data_that_cannot_be_learned_from_is_refused(

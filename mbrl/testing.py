@@ -1,0 +1,218 @@
+"""Public contract tests for plug-ins: call them from your own tests, with your own classes.
+
+Each raises AssertionError with the rule that is broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mbrl.core import Batch, Dynamics, Learner, Policy, Prediction, Spec, build, generator, seeded
+
+HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
+
+
+class _Watch(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in HOST_READS, f"aten::{name} makes the host wait for the device: use torch.where, or shapes"
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_host_reads() -> Iterator[None]:
+    """Fail where tensor code inside reads a value from its device (`.item()`, a branch on a tensor, a boolean index).
+
+    Works on the CPU as well, so that a machine without an accelerator can hold the rule.
+    """
+    with _Watch():
+        yield
+
+
+def rows_for(spec: Spec, count: int, seed: int = 0) -> Batch:
+    """Random transitions [count, ...] that fit a spec: standardised observations, actions within the bounds."""
+    rng = generator(seed, "testing")
+    low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+    obs, next_obs = (
+        torch.tensor(spec.obs_mean) + torch.tensor(spec.obs_std) * torch.randn(count, spec.obs_dim, generator=rng)
+        for _ in range(2)
+    )
+    action = torch.rand(count, spec.action_dim, generator=rng)
+    action = (action == action.amax(-1, keepdim=True)).float() if spec.discrete else low + (high - low) * action
+    reward = spec.reward_mean + spec.reward_std * torch.randn(count, generator=rng)
+    terminated = (torch.rand(count, generator=rng) < 0.1) & torch.tensor(spec.terminals)
+    return Batch(obs, action, reward, next_obs, terminated)
+
+
+def check_dynamics(dynamics: Dynamics | Callable[[Spec], Dynamics], spec: Spec) -> None:
+    """A model's contract, for an instance built for `spec` or a class or function that builds one.
+
+    Shapes of `loss`, `predict` and `termination` with and without `members` and with both forms of obs, finite losses
+    and gradients, members that do not touch each other, determinism, and a description to rebuild the model from.
+    """
+    with seeded(0, "check"):
+        model = dynamics if isinstance(dynamics, Dynamics) else dynamics(spec)
+    elites, members = model.elites.tolist(), model.members
+    assert model.elites.dtype == torch.long, f"elites is {model.elites.dtype}, expected torch.long"
+    assert elites, "elites is empty"
+    assert len(set(elites)) == len(elites), f"elites {elites} repeat a member"
+    assert set(elites) <= set(range(members)), f"elites {elites} are not all members: there are {members}"
+    for name, parameter in model.named_parameters():
+        shape = list(parameter.shape)
+        assert shape[:1] == [members], f"parameter {name} has shape {shape}, expected [{members}, ...]: members first"
+    _check_loss(model, spec)
+    model.eval()
+    with torch.no_grad():
+        _check_predict(model, spec)
+        _check_termination(model, spec)
+        _check_rebuilt(model, spec)
+
+
+def _check_loss(model: Dynamics, spec: Spec) -> None:
+    batch = _rows_per_member(spec, model.members)
+    with no_host_reads():
+        loss = model.train().loss(batch)
+    assert loss.shape == (model.members,), f"loss has shape {list(loss.shape)}, expected [{model.members}]"
+    assert loss.isfinite().all(), f"loss is not finite: {loss.tolist()}"
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(loss[0], parameters, allow_unused=True)
+    for name, gradient in zip(names, gradients, strict=True):
+        if gradient is not None:
+            assert gradient.isfinite().all(), f"the gradient of parameter {name} is not finite"
+            assert not gradient[1:].any(), f"the loss of member 0 moves the other members' part of parameter {name}"
+    assert any(g is not None and g.any() for g in gradients), "the loss of member 0 moves no parameter"
+
+
+def _check_predict(model: Dynamics, spec: Spec) -> None:
+    batch, chosen = rows_for(spec, 6), torch.arange(model.members).flip(0)[:2]
+    with no_host_reads():
+        everyone = model.predict(batch.obs, batch.action)
+        some = model.predict(batch.obs, batch.action, chosen)
+    _check_prediction(everyone, model.members, 6, spec)
+    _check_prediction(some, len(chosen), 6, spec)
+    _same(everyone, model.predict(batch.obs, batch.action), "predict differs between two equal calls in eval mode")
+    _same(_select(everyone, chosen), some, "predict with `members` is not what these members say")
+    own = _rows_per_member(spec, len(chosen))
+    apart = model.predict(own.obs, own.action, chosen)
+    _check_prediction(apart, len(chosen), own.obs.shape[1], spec)
+    for i in range(len(chosen)):
+        alone = model.predict(own.obs[i], own.action[i], chosen[i : i + 1])
+        _same(_select(apart, torch.tensor([i])), alone, "with obs [E', B, O], a member does not read its own rows")
+
+
+def _check_prediction(prediction: Prediction, members: int, rows: int, spec: Spec) -> None:
+    wide, flat = (members, rows, spec.obs_dim), (members, rows)
+    for name, shape in zip(Prediction._fields, (wide, wide, flat, flat, (spec.obs_dim + 1,)), strict=True):
+        found = getattr(prediction, name)
+        assert found.shape == shape, f"Prediction.{name} has shape {list(found.shape)}, expected {list(shape)}"
+        assert found.isfinite().all(), f"Prediction.{name} is not finite"
+    assert (prediction.obs_std >= 0).all(), "Prediction.obs_std is negative"
+    assert (prediction.reward_std >= 0).all(), "Prediction.reward_std is negative"
+    assert (prediction.scale > 0).all(), "Prediction.scale is not positive"
+
+
+def _check_termination(model: Dynamics, spec: Spec) -> None:
+    (obs, action, _, next_obs, _), own = rows_for(spec, 6), _rows_per_member(spec, model.members)
+    chosen = torch.arange(model.members)[-1:]
+    with no_host_reads():
+        everyone = model.termination(obs, action, next_obs)
+        some = model.termination(obs, action, next_obs, chosen)
+        apart = model.termination(own.obs, own.action, own.next_obs)
+    for chance, shape in (everyone, (model.members, 6)), (some, (1, 6)), (apart, own.reward.shape):
+        assert chance.shape == shape, f"termination has shape {list(chance.shape)}, expected {list(shape)}"
+        assert ((chance >= 0) & (chance <= 1)).all(), "termination is not a probability"
+    assert torch.allclose(some, everyone[chosen], atol=1e-5), "termination with `members` is not what these members say"
+
+
+def _check_rebuilt(model: Dynamics, spec: Spec) -> None:
+    with seeded(1, "check"):
+        twin = build(model.config, Dynamics, spec)
+    twin.load_state_dict(model.state_dict())
+    (obs, action, _, next_obs, _), broken = rows_for(spec, 6), "a model rebuilt from config and state_dict differs"
+    _same(model.predict(obs, action), twin.eval().predict(obs, action), broken)
+    assert torch.equal(twin.termination(obs, action, next_obs), model.termination(obs, action, next_obs)), broken
+    assert torch.equal(twin.elites, model.elites), broken
+
+
+def _rows_per_member(spec: Spec, members: int) -> Batch:
+    """Rows [E, 6, ...] that differ between members."""
+    return Batch(*(torch.stack(t) for t in zip(*(rows_for(spec, 6, seed) for seed in range(members)), strict=True)))
+
+
+def _select(prediction: Prediction, members: Tensor) -> Prediction:
+    obs, obs_std, reward, reward_std = (t[members] for t in prediction[:4])
+    return Prediction(obs, obs_std, reward, reward_std, prediction.scale)
+
+
+def _same(expected: Prediction, found: Prediction, broken: str) -> None:
+    for name, one, other in zip(Prediction._fields, expected, found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5), f"{broken} (Prediction.{name})"
+
+
+def check_policy(policy: Policy) -> None:
+    """A policy's contract: shapes, bounds, reproducible noise, a mode without any, a description to rebuild it."""
+    spec, rng = policy.spec, generator(0, "check")
+    obs = rows_for(spec, 7).obs
+    low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+    with torch.no_grad():
+        mode, noisy = policy.act(obs, None), policy.act(obs, rng)
+        for name, action in (("mode", mode), ("sample", noisy)):
+            assert action.shape == (7, spec.action_dim), f"{name}: shape {tuple(action.shape)}, expected [7, A]"
+            assert action.dtype == torch.float32, f"{name}: {action.dtype}, expected float32"
+            assert bool(((action >= low - 1e-5) & (action <= high + 1e-5)).all()), f"{name}: outside the bounds"
+            if spec.discrete:
+                assert bool((action.sum(-1) == 1).all() and (action.amax(-1) == 1).all()), f"{name}: not one-hot"
+        assert torch.equal(mode, policy.act(obs, None)), "the mode differs between two calls"
+        assert torch.equal(noisy, policy.act(obs, generator(0, "check"))), "equal generators, different actions"
+        assert torch.allclose(mode[3:4], policy.act(obs[3:4], None), atol=1e-5), "a row depends on its neighbours"
+        log_prob = policy.log_prob(obs, noisy)
+        if log_prob is not None:
+            assert log_prob.shape == (7,), f"log_prob: shape {tuple(log_prob.shape)}, expected [7]"
+            assert bool(log_prob.isfinite().all()), "log_prob of the policy's own actions is not finite"
+        served = policy(obs)
+        expected = ((7,), torch.int64) if spec.discrete else ((7, spec.action_dim), torch.float32)
+        assert (tuple(served.shape), served.dtype) == expected, f"forward gives {served.shape} {served.dtype}"
+        twin = build(policy.config, Policy, spec)
+        twin.load_state_dict(policy.state_dict())
+        assert torch.equal(twin(obs), served), "a policy rebuilt from config and state_dict acts differently"
+
+
+def check_learner(factory: Callable[[Spec], Learner], spec: Spec) -> None:
+    """A learner's contract: `update` changes the weights, from its generator alone, without reading from the device."""
+    real, imagined = rows_for(spec, 12, 0), rows_for(spec, 9, 1)
+    first, second = _updated(factory, spec, real, imagined), _updated(factory, spec, real, imagined)
+    for name, value in first.state_dict().items():
+        assert bool(value.isfinite().all()), f"{name} is not finite after two updates"
+        assert torch.equal(value, second.state_dict()[name]), f"{name} differs between two equal runs"
+    with seeded(0, "check"):
+        fresh = factory(spec)
+    before = dict(fresh.policy.named_parameters())
+    assert any(not torch.equal(v, before[k]) for k, v in first.policy.named_parameters()), "the policy did not move"
+    assert first.optimizers, "optimizers is empty, so nothing of them would be in a checkpoint"
+    state = torch.random.get_rng_state()
+    with no_host_reads():
+        metrics = first.update(real, imagined, generator(1, "check"))
+    assert torch.equal(state, torch.random.get_rng_state()), "update draws from torch's global generator"
+    for name, value in metrics.items():
+        assert isinstance(value, Tensor), f"metric {name} is {type(value).__name__}, expected a tensor"
+        assert value.numel() == 1, f"metric {name} has shape {tuple(value.shape)}, expected a scalar"
+        assert not value.requires_grad, f"metric {name} is not detached"
+    first.update(real, None, generator(2, "check"))  # a run may be told to imagine nothing
+    twin = build(first.config, Learner, spec)
+    twin.load_state_dict(first.state_dict())
+    check_policy(first.policy)
+
+
+def _updated(factory: Callable[[Spec], Learner], spec: Spec, real: Batch, imagined: Batch) -> Learner:
+    with seeded(0, "check"):
+        learner = factory(spec)
+    rng = generator(0, "check")
+    for _ in range(2):
+        learner.update(real, imagined, rng)
+    return learner

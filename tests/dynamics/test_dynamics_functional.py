@@ -1,0 +1,97 @@
+import math
+
+import pytest
+import torch
+
+from dynamics import functional
+from dynamics.parts import BatchedMLP, Normaliser
+from dynamics_toys import linear_world, spec_of
+
+
+def test_batched_linear_gives_each_member_its_own_weights() -> None:
+    x = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
+    weight = torch.tensor([[[1.0], [10.0]], [[2.0], [0.5]]])
+    bias = torch.tensor([[[0.5]], [[-1.0]]])
+    assert functional.batched_linear(x, weight, bias).tolist() == [[[21.5]], [[7.0]]]
+
+
+def test_batched_mlp_is_silu_between_linear_layers() -> None:
+    weights = [torch.tensor([[[2.0]]]), torch.tensor([[[3.0]]])]
+    biases = [torch.tensor([[[-1.0]]]), torch.tensor([[[0.25]]])]
+    hidden = 1 / (1 + math.exp(-1.0))  # silu(2 * 1 - 1)
+    found = functional.batched_mlp(torch.ones(1, 1, 1), weights, biases)
+    assert found.item() == pytest.approx(3 * hidden + 0.25)
+
+
+def test_soft_clamp_is_the_identity_inside_and_the_bound_outside() -> None:
+    low, high = torch.tensor(-10.0), torch.tensor(10.0)
+    found = functional.soft_clamp(torch.tensor([-1000.0, 0.0, 1000.0]), low, high)
+    torch.testing.assert_close(found, torch.tensor([-10.0, 0.0, 10.0]), atol=1e-3, rtol=0)
+
+
+def test_soft_clamp_at_a_bound_is_worked_by_hand() -> None:
+    # at the upper bound: high - log 2, so far above the lower bound that this stands
+    found = functional.soft_clamp(torch.tensor(0.5), torch.tensor(-50.0), torch.tensor(0.5))
+    assert found.item() == pytest.approx(0.5 - math.log(2))
+
+
+def test_gaussian_nll_by_hand() -> None:
+    mean, target = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[2.0, 1.0]]])
+    log_var = torch.tensor([[[math.log(4.0), math.log(0.25)]]])
+    # (4 / 4 + log 4 + 0 + log 1/4) / 2
+    assert functional.gaussian_nll(mean, log_var, target).tolist() == pytest.approx([0.5])
+
+
+def test_gaussian_nll_is_least_at_the_true_variance() -> None:
+    error = torch.tensor([[[3.0]]])
+    losses = [functional.gaussian_nll(error, torch.tensor([[[math.log(v)]]]), 0 * error).item() for v in (8, 9, 10)]
+    assert losses[1] == min(losses)
+
+
+def test_squared_error_keeps_members_apart() -> None:
+    mean = torch.tensor([[[1.0, 2.0]], [[0.0, 0.0]]])
+    assert functional.squared_error(mean, torch.zeros(2, 1, 2)).tolist() == [2.5, 0.0]
+
+
+def test_l2_penalty_by_hand() -> None:
+    weights = [torch.tensor([[[1.0], [2.0]], [[0.0], [1.0]]]), torch.tensor([[[3.0]], [[4.0]]])]
+    assert functional.l2_penalty(weights, [0.2, 2.0]).tolist() == pytest.approx([0.5 + 9.0, 0.1 + 16.0])
+
+
+def test_binary_cross_entropy_by_hand() -> None:
+    logit = torch.tensor([[0.0, math.log(3.0)]])
+    found = functional.binary_cross_entropy(logit, torch.tensor([[True, False]]))
+    assert found.tolist() == pytest.approx([(math.log(2) + math.log(4)) / 2])
+
+
+def test_as_members_refuses_another_number_of_members() -> None:
+    assert functional.as_members(torch.zeros(5, 2), 3).shape == (3, 5, 2)
+    with pytest.raises(ValueError, match=r"shape \[4, 5, 2\], expected \[B, D\] or \[3, B, D\]"):
+        functional.as_members(torch.zeros(4, 5, 2), 3)
+
+
+def test_batched_mlp_equals_separate_networks() -> None:
+    mlp = BatchedMLP(3, [4, 8, 2])
+    x = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    for e in range(3):
+        hidden = torch.nn.functional.silu(x[e] @ mlp.weights[0][e] + mlp.biases[0][e])
+        torch.testing.assert_close(mlp(x)[e], hidden @ mlp.weights[1][e] + mlp.biases[1][e])
+    torch.testing.assert_close(mlp(x[[2, 0]], torch.tensor([2, 0])), mlp(x)[[2, 0]])
+
+
+def test_initial_weights_lie_within_two_stds() -> None:
+    weight = BatchedMLP(50, [16, 40]).weights[0]
+    assert weight.abs().max() <= 2 * 0.125
+    assert weight.std().item() == pytest.approx(0.125 * 0.88, rel=0.05)  # a normal cut at two stds keeps 0.88 of its std
+
+
+def test_normaliser_makes_the_log_standard_and_inverts() -> None:
+    log = linear_world(500, 0)
+    log = log._replace(obs=1000 * log.obs + 5, next_obs=1000 * log.next_obs + 5)
+    normaliser = Normaliser(spec_of(log))
+    for standard in (normaliser.inputs(log.obs, log.action), normaliser.targets(log)):
+        torch.testing.assert_close(standard.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+        torch.testing.assert_close(standard.std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    next_obs, reward = normaliser.outputs(log.obs, normaliser.targets(log))
+    torch.testing.assert_close(next_obs, log.next_obs, atol=1e-2, rtol=1e-5)
+    torch.testing.assert_close(reward, log.reward)

@@ -1,0 +1,123 @@
+"""What both models of the package promise, and what each adds."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import yaml
+
+from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
+from dynamics_toys import linear_world, spec_of, unit_spec
+from mbrl.core import Batch, Dynamics, Spec
+from mbrl.testing import check_dynamics, rows_for
+
+MODELS = [ProbabilisticEnsemble, DeterministicEnsemble]
+SMALL = {"members": 3, "elites": 2, "hidden": 8, "layers": 2}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("below", [-math.inf, -1.0], ids=["endless", "terminals"])
+def test_contract(model: Callable[..., Dynamics], below: float) -> None:
+    check_dynamics(lambda spec: model(spec, **SMALL), spec_of(linear_world(200, 0, below)))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_contract_with_discrete_actions_and_one_member(model: Callable[..., Dynamics]) -> None:
+    log = linear_world(200, 0)
+    choice = torch.nn.functional.one_hot((log.action[:, 0] > 0).long(), 2).float()
+    spec = spec_of(log._replace(action=choice), discrete=True)
+    check_dynamics(model(spec, members=1, elites=1, hidden=8, layers=1), spec)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_config_is_plain_yaml(model: Callable[..., Dynamics]) -> None:
+    config = model(unit_spec()).config
+    assert yaml.safe_load(yaml.safe_dump(config)) == config
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_all_of_a_model_moves_to_one_device(model: Callable[..., Dynamics]) -> None:
+    spec = spec_of(linear_world(50, 0, -1.0))
+    moved = model(spec, **SMALL).to("meta")  # an operand left behind on the CPU is an error there
+    batch = Batch(*(t.to("meta").expand(3, *t.shape) for t in rows_for(spec, 4)))
+    outputs = [*moved.predict(batch.obs, batch.action), moved.loss(batch)]
+    outputs.append(moved.termination(batch.obs, batch.action, batch.next_obs, moved.elites.new_empty(3)))
+    assert {t.device.type for t in outputs} == {"meta"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"members": 3, "elites": 4}, "elites is 4, expected 1 to members=3"),
+        ({"members": 3, "elites": 0}, "elites is 0"),
+        ({"members": 0, "elites": 0}, "members is 0"),
+        ({"layers": -1}, "layers is -1"),
+        ({"termination_head": True}, "no true terminal to learn from"),
+    ],
+)
+def test_bad_arguments(model: Callable[..., Dynamics], arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model(unit_spec(terminals=False), **arguments)
+
+
+def test_weight_decays_are_the_published_ones_and_one_a_layer() -> None:
+    assert ProbabilisticEnsemble(unit_spec(), hidden=2).weight_decays == (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
+    assert ProbabilisticEnsemble(unit_spec(), hidden=2, layers=1).weight_decays == (2.5e-5, 1e-4)
+    with pytest.raises(ValueError, match="weight_decays has 2 values, expected one a layer: 3"):
+        ProbabilisticEnsemble(unit_spec(), hidden=2, layers=2, weight_decays=[0.1, 0.2])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_termination_head_is_there_if_the_log_has_terminals_and_it_is_not_refused(
+    model: Callable[..., Dynamics],
+) -> None:
+    x = torch.zeros(4, 1)
+    chance = model(unit_spec(terminals=True), **SMALL).termination(x, x, x)
+    assert (chance > 0).all()
+    for spec, wanted in (unit_spec(terminals=False), None), (unit_spec(terminals=True), False):
+        assert model(spec, **SMALL, termination_head=wanted).termination(x, x, x).eq(0).all()
+
+
+def linear(spec: Spec, **arguments: float) -> ProbabilisticEnsemble:
+    model = ProbabilisticEnsemble(spec, members=1, elites=1, layers=0, weight_decays=[0.5], **arguments)
+    with torch.no_grad():
+        model.mlp.weights[0].copy_(torch.tensor([[[1.0, 0.0, -9.0, 0.0], [0.0, 2.0, 0.0, 0.0]]]))
+        model.mlp.biases[0].copy_(torch.tensor([[[0.0, 0.0, 9.0, 0.0]]]))
+        model.min_logvar.fill_(-30.0)
+        model.max_logvar.fill_(30.0)
+    return model
+
+
+def test_prediction_by_hand() -> None:
+    spec = unit_spec()
+    spec = Spec.from_dict(spec.to_dict() | {"delta_mean": [5.0], "delta_std": [3.0], "reward_std": 0.5})
+    found = linear(spec).predict(torch.tensor([[2.0]]), torch.tensor([[0.25]]))
+    # normalised: delta mean 1 * 2 with log-variance 9 - 9 * 2; reward mean 2 * 0.25 with log-variance 0
+    assert found.obs.item() == pytest.approx(2 + (2 * 3 + 5))
+    assert found.obs_std.item() == pytest.approx(3 * math.exp(-4.5), rel=1e-3)
+    assert found.reward.item() == pytest.approx(0.5 * 0.5)
+    assert found.reward_std.item() == pytest.approx(0.5, rel=1e-3)
+    assert found.scale.tolist() == [3.0, 0.5]
+
+
+def test_loss_by_hand() -> None:
+    batch = Batch(
+        torch.ones(1, 1, 1), torch.ones(1, 1, 1), torch.full((1, 1), 4.0), torch.full((1, 1, 1), 4.0),
+        torch.zeros(1, 1, dtype=torch.bool),
+    )  # fmt: skip
+    # log-variances 0; delta 3 is predicted as 1, reward 4 as 2: nll (4 + 4) / 2; decay 0.25 (1 + 81 + 4); bounds 2 * 60
+    loss = linear(unit_spec(), logvar_coef=0.001).loss(batch)
+    assert loss.item() == pytest.approx(4 + 0.25 * 86 + 0.001 * 120, rel=1e-4)
+
+
+def test_deterministic_predictions_have_no_noise_and_learn_by_squared_error() -> None:
+    model = DeterministicEnsemble(unit_spec(), members=1, elites=1, layers=0, weight_decay=0.0)
+    with torch.no_grad():
+        model.mlp.weights[0].copy_(torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]))
+    found = model.predict(torch.tensor([[2.0]]), torch.tensor([[0.25]]))
+    assert [t.item() for t in found[:4]] == [4.0, 0.0, 0.5, 0.0]
+    one = torch.ones(1, 1, 1)
+    batch = Batch(one, one, torch.full((1, 1), 4.0), 4 * one, torch.zeros(1, 1, dtype=torch.bool))
+    assert model.loss(batch).item() == pytest.approx(4.0)

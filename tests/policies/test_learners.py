@@ -1,0 +1,125 @@
+"""Every learner honours its contract, and solves a problem whose answer is known."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from mbrl.core import Batch, Learner, Spec, generator, seeded
+from mbrl.testing import check_learner, no_host_reads
+from policies import BC, COMBO, SAC
+
+Problem = Callable[[bool], tuple[Spec, Batch]]
+SMALL = {"hidden": (32, 32)}
+FAST = {**SMALL, "actor_lr": 3e-3, "critic_lr": 3e-3, "temperature_lr": 3e-3}
+MADE = {
+    "sac": (SAC, SMALL),
+    "sac-n": (SAC, {**SMALL, "critics": 4, "layer_norm": True}),
+    "combo": (COMBO, {**SMALL, "samples": 3}),
+    "bc": (BC, SMALL),
+}
+
+
+@pytest.mark.parametrize("discrete", [False, True], ids=["box", "discrete"])
+@pytest.mark.parametrize("name", MADE)
+def test_contract(name: str, discrete: bool, problem: Problem) -> None:
+    cls, arguments = MADE[name]
+    check_learner(lambda spec: cls(spec, **arguments), problem(discrete)[0])
+
+
+def train(learner: Learner, rows: Batch, updates: int, batch: int = 128) -> None:
+    rng = generator(0, "train")
+    for _ in range(updates):
+        index = torch.randint(len(rows.reward), (batch,), generator=rng)
+        learner.update(Batch(*(column[index] for column in rows)), None, rng)
+
+
+@pytest.mark.parametrize(("cls", "extra"), [(SAC, {}), (COMBO, {"conservatism": 0.1, "samples": 3})])
+def test_box_actions_are_learned_from_uniform_ones(
+    cls: type[Learner], extra: dict[str, float], problem: Problem
+) -> None:
+    spec, rows = problem(False)
+    with seeded(0, "test"):
+        learner = cls(spec, **FAST, entropy_target=-6.0, **extra)
+    train(learner, rows, 600)
+    error = (learner.policy(rows.obs) - rows.obs).square().sum(-1).mean()
+    assert error < 0.1  # the logged actions are 1.1 away, and the action 0 is 0.43 away
+
+
+@pytest.mark.parametrize(("cls", "extra"), [(SAC, {}), (COMBO, {"conservatism": 0.1})])
+def test_choices_are_learned_from_uniform_ones(cls: type[Learner], extra: dict[str, float], problem: Problem) -> None:
+    spec, rows = problem(True)
+    with seeded(0, "test"):
+        learner = cls(spec, **FAST, **extra)
+    train(learner, rows, 300)
+    assert (learner.policy(rows.obs) == rows.obs.argmax(-1)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("discrete", [False, True], ids=["box", "discrete"])
+def test_cloning_recovers_the_behaviour(discrete: bool, problem: Problem) -> None:
+    spec, rows = problem(discrete)
+    best = torch.nn.functional.one_hot(rows.obs.argmax(-1), 2).float() if discrete else rows.obs
+    with seeded(0, "test"):
+        learner = BC(spec, **SMALL)
+    train(learner, rows._replace(action=best), 400)
+    wanted = rows.obs.argmax(-1) if discrete else rows.obs
+    assert (learner.policy(rows.obs) - wanted).abs().float().mean() < 0.05
+
+
+def test_a_terminal_is_not_bootstrapped_and_negative_values_are_reached(problem: Problem) -> None:
+    spec, rows = problem(False)
+    living = rows._replace(reward=torch.full_like(rows.reward, -spec.reward_std), next_obs=rows.obs)
+    for terminated, value in ((True, -1.0), (False, -1.0 / (1 - 0.5))):
+        with seeded(0, "test"):
+            learner = SAC(spec, **FAST, discount=0.5, tau=0.1, soft_backup=False)
+        train(learner, living._replace(terminated=torch.full_like(rows.terminated, terminated)), 400)
+        found = learner.agent.critics(rows.obs, rows.action).detach().mean()
+        assert float(found) == pytest.approx(value, abs=0.1)
+
+
+def test_conservatism_lowers_the_value_of_actions_that_the_log_lacks(problem: Problem) -> None:
+    spec, rows = problem(False)
+    narrow = rows._replace(action=rows.action * 0.1, reward=torch.zeros_like(rows.reward))
+    gaps = []
+    for conservatism in (0.0, 5.0):
+        with seeded(0, "test"):
+            learner = COMBO(spec, **FAST, conservatism=conservatism, samples=3)
+        train(learner, narrow, 200)
+        foreign = torch.ones_like(rows.action)
+        critics = learner.agent.critics
+        gaps.append(float((critics(rows.obs, narrow.action) - critics(rows.obs, foreign)).detach().mean()))
+    assert gaps[1] > gaps[0] + 0.5
+
+
+def test_the_gap_is_taken_at_logged_and_imagined_states_but_logged_actions_only(problem: Problem) -> None:
+    spec, rows = problem(False)
+    with seeded(0, "test"):
+        learner = COMBO(spec, **SMALL, samples=2)
+    real, imagined = Batch(*(c[:8] for c in rows)), Batch(*(c[8:20] for c in rows))
+    values, density = learner._sampled(
+        Batch(*(torch.cat(p) for p in zip(real, imagined, strict=True))), generator(0, "x")
+    )
+    assert values.shape == (2, 6, 20)
+    assert density.shape == (6, 20)
+    assert density[0].tolist() == pytest.approx([-2 * math.log(2)] * 20)
+
+
+def test_updates_read_nothing_from_the_device(problem: Problem) -> None:
+    for cls, arguments in MADE.values():
+        for discrete in (False, True):
+            spec, rows = problem(discrete)
+            learner = cls(spec, **arguments)
+            part = Batch(*(column[:16] for column in rows))
+            learner.update(part, part, generator(0, "x"))  # the first step makes the optimisers' state
+            with no_host_reads():
+                learner.update(part, part, generator(0, "x"))
+
+
+def test_a_policy_for_the_other_kind_of_action_says_so(problem: Problem) -> None:
+    from policies.actors import Categorical, TanhGaussian
+
+    with pytest.raises(ValueError, match=r"TanhGaussian acts in Box spaces.*Discrete"):
+        TanhGaussian(problem(True)[0])
+    with pytest.raises(ValueError, match=r"Categorical acts in Discrete spaces.*Box"):
+        Categorical(problem(False)[0])

@@ -1,0 +1,96 @@
+import json
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.data.dataset_source_registry import DatasetSourceRegistry
+
+from mbrl.data.dataset import TransitionDataset
+from mbrl.registry.lineage import Lineage, LoggedData, MinariSource
+from mbrl.registry.runs import RunLog
+
+
+def logged(last_reward=1.0):
+    rows = 12_000  # more than the head that MLflow's digest samples
+    reward = torch.ones(rows)
+    reward[-1] = last_reward
+    episode = torch.arange(rows) // 3000
+    ends = torch.arange(rows) % 3000 == 2999
+    return TransitionDataset.create(
+        "toy/line-v0",
+        obs=torch.zeros(rows, 3),
+        action=torch.zeros(rows, 2),
+        reward=reward,
+        next_obs=torch.zeros(rows, 3),
+        terminated=ends & (episode == 0),
+        truncated=ends & (episode > 0),
+        episode=episode,
+        discrete=False,
+        action_low=[-1.0, -1.0],
+        action_high=[1.0, 1.0],
+    )
+
+
+def test_the_data_set_is_an_input_of_the_run_with_our_fingerprint(home):
+    data = logged()
+    with RunLog.open("e", "r") as log:
+        log.input(LoggedData(data), "training")
+    (entry,) = MlflowClient().get_run(log.run_id).inputs.dataset_inputs
+    assert entry.dataset.name == "toy/line-v0"
+    assert entry.dataset.digest == data.fingerprint[:36]
+    assert entry.dataset.source_type == "minari"
+    assert json.loads(entry.dataset.source) == {"uri": "minari://toy/line-v0"}
+    assert json.loads(entry.dataset.profile) == {
+        "rows": 12_000, "episodes": 4, "terminals": 1, "mean_return": 3000.0, "fingerprint": data.fingerprint
+    }  # fmt: skip
+    features = json.loads(json.loads(entry.dataset.schema)["mlflow_tensorspec"]["features"])
+    assert {f["name"]: (f["tensor-spec"]["dtype"], f["tensor-spec"]["shape"]) for f in features} == {
+        "obs": ("float32", [-1, 3]),
+        "action": ("float32", [-1, 2]),
+        "reward": ("float32", [-1]),
+        "next_obs": ("float32", [-1, 3]),
+        "terminated": ("bool", [-1]),
+        "truncated": ("bool", [-1]),
+        "episode": ("int64", [-1]),
+    }
+    assert [(t.key, t.value) for t in entry.tags] == [("mlflow.data.context", "training")]
+    source = mlflow.data.get_source(entry)
+    assert isinstance(source, MinariSource)
+    assert source.dataset_id == "toy/line-v0"
+
+
+def test_the_digest_covers_the_last_row():
+    assert LoggedData(logged()).digest != LoggedData(logged(last_reward=2.0)).digest
+
+
+def test_the_source_knows_its_own_uris_and_no_others():
+    registry = DatasetSourceRegistry()
+    registry.register(MinariSource)
+    source = registry.resolve("minari://mujoco/hopper/medium-v0")
+    assert source.dataset_id == "mujoco/hopper/medium-v0"
+    assert source.uri == "minari://mujoco/hopper/medium-v0"
+    assert MinariSource.from_json(source.to_json()).dataset_id == source.dataset_id
+    for other in ("s3://bucket/x", "mujoco/hopper/medium-v0", 7, None):
+        assert not MinariSource._can_resolve(other)
+
+
+def test_the_source_loads_the_data_set_itself(monkeypatch):
+    from mbrl.data import minari
+
+    monkeypatch.setattr(minari, "load", lambda id: f"loaded {id}")
+    assert MinariSource("toy/line-v0").load() == "loaded toy/line-v0"
+
+
+@pytest.mark.parametrize(
+    ("lineage", "tags"),
+    [
+        (Lineage("a/b-v0", "f00"), {"mbrl.data_id": "a/b-v0", "mbrl.data_fingerprint": "f00"}),
+        (
+            Lineage("a/b-v0", "f00", "hopper-simulator/3"),
+            {"mbrl.data_id": "a/b-v0", "mbrl.data_fingerprint": "f00", "mbrl.simulator": "hopper-simulator/3"},
+        ),
+    ],
+)
+def test_tags_say_where_a_model_comes_from(lineage, tags):
+    assert lineage.tags() == tags

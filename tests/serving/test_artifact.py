@@ -1,0 +1,170 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from registry_toys import LINEAGE, Line, environment, simulator, spec
+
+from mbrl.registry import models
+from mbrl.registry.runs import RunLog
+from mbrl.serving import artifact, export
+
+ALONE = """
+import json, sys
+import mlflow.pyfunc, numpy as np
+model = mlflow.pyfunc.load_model(sys.argv[1])
+answer = model.predict(np.array([[10, -5, 0], [12, -4, 1], [6, -8, -1]], np.float32))
+one = model.predict(np.array([[12, -4, 1]], np.float32))
+print(json.dumps([str(answer.dtype), answer.tolist(), one.tolist(), [m for m in sys.modules if m.startswith("mbrl")]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A sealed policy and a sealed simulator as MLflow lays them out, without MLflow."""
+    made = {}
+    for kind, inputs in (("policy", {"obs": 3}), ("simulator", {"obs": 3, "action": 2})):
+        folder = tmp_path_factory.mktemp(kind)
+        (folder / "artifacts").mkdir()
+        if kind == "policy":
+            export.export_policy(Line(spec(), gain=0.5), folder / "artifacts")
+        else:
+            export.export_simulator(simulator(), folder / "artifacts")
+        names = [f"artifacts/{kind}.pt2", f"artifacts/{kind}.ckpt"]
+        content = {"kind": kind, "inputs": inputs, "files": {n: export.files.sha256(folder / n) for n in names}}
+        (folder / artifact.MANIFEST).write_text(json.dumps(artifact.seal(content), indent=2))
+        made[kind] = folder
+    return made
+
+
+@pytest.fixture
+def folder(folders, tmp_path):
+    return shutil.copytree(folders["policy"], tmp_path / "model")
+
+
+def flip(path, position):
+    raw = bytearray(path.read_bytes())
+    raw[position] ^= 1
+    path.write_bytes(raw)
+
+
+def test_a_policy_answers_with_normalisation_and_bounds_inside(folders):
+    program = artifact.Program(folders["policy"])
+    # z = (obs - mean) / std = (1, 1): middle (1, 2), half ranges (2, 2), gain 0.5
+    squashed = np.tanh(0.5)
+    np.testing.assert_allclose(
+        program(np.array([[12, -4, 0]], np.float32)), [[1 + 2 * squashed, 2 + 2 * squashed]], 1e-6
+    )
+    np.testing.assert_allclose(program(np.full((5, 3), 1e9, np.float32)), [[3.0, 4.0]] * 5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 64, 1000])
+def test_any_number_of_rows_is_answered_as_the_module_answers(folders, rows):
+    obs = torch.randn(rows, 3, generator=torch.Generator().manual_seed(0)) * 5
+    answer = artifact.Program(folders["policy"])(obs.numpy())
+    np.testing.assert_allclose(answer, Line(spec(), gain=0.5)(obs).detach(), rtol=1e-5, atol=1e-6)
+    assert answer.dtype == np.float32
+
+
+def test_a_simulator_answers_by_name(folders):
+    obs, action = np.array([[10.0, -5.0, 0.0]] * 2, np.float32), np.array([[1, 1], [0, 0]], np.float32)
+    answer = artifact.Program(folders["simulator"])({"obs": obs, "action": action})
+    assert {k: v.shape for k, v in answer.items()} == {
+        "next_obs": (2, 3),
+        "reward": (2,),
+        "terminated": (2,),
+        "uncertainty": (2,),
+    }
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        (np.zeros((2, 3)), r"obs is dtype float64, expected a numpy array of float32; convert with"),
+        ([[1.0, 2.0, 3.0]], r"obs is a list, expected a numpy array of float32"),
+        (np.zeros((2, 4), np.float32), r"obs has shape \(2, 4\), expected \(rows, 3\) with at least one row"),
+        (np.zeros(3, np.float32), r"obs has shape \(3,\), expected \(rows, 3\)"),
+        (np.zeros((0, 3), np.float32), r"obs has shape \(0, 3\), expected \(rows, 3\) with at least one row"),
+        (np.array([[0, 0, 0], [0, np.nan, 0]], np.float32), r"obs is nan at row 1, column 1, expected finite"),
+        (np.array([[0, 0, -np.inf]], np.float32), r"obs is -inf at row 0, column 2"),
+        ({"state": np.zeros((1, 3), np.float32)}, r"inputs are \['state'\], expected \['obs'\]"),
+    ],
+)
+def test_a_wrong_observation_is_told_what_was_expected(folders, obs, message):
+    with pytest.raises(ValueError, match=message):
+        artifact.Program(folders["policy"])(obs)
+
+
+def test_a_simulator_wants_as_many_actions_as_observations(folders):
+    inputs = {"obs": np.zeros((1, 3), np.float32), "action": np.zeros((2, 2), np.float32)}
+    with pytest.raises(ValueError, match=r"inputs differ in their number of rows: \{'obs': 1, 'action': 2\}"):
+        artifact.Program(folders["simulator"])(inputs)
+
+
+@pytest.mark.parametrize("name", ["policy.pt2", "policy.ckpt"])
+@pytest.mark.parametrize("position", [0, 777, -1])
+def test_one_flipped_bit_is_found_and_the_file_named(folder, name, position):
+    flip(folder / "artifacts" / name, position)
+    with pytest.raises(ValueError, match=rf"artifacts/{name} is truncated or altered: SHA-256 is \w+, expected \w+"):
+        artifact.Program(folder)
+
+
+@pytest.mark.parametrize("name", ["policy.pt2", "policy.ckpt", "manifest.json"])
+def test_a_truncated_or_missing_file_is_named(folder, name):
+    path = folder / "artifacts" / name
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=rf"artifacts/{name} is .*truncated or altered"):
+        artifact.read(folder)
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"artifacts/{name} is missing"):
+        artifact.read(folder)
+
+
+def test_every_flipped_bit_that_changes_the_manifest_is_found(folder):
+    path = folder / artifact.MANIFEST
+    whole = path.read_bytes()
+    content = json.loads(whole)
+    for position in range(len(whole)):
+        flip(path, position)
+        try:
+            changed = json.loads(path.read_bytes()) != content
+        except ValueError:
+            changed = True
+        if changed:
+            with pytest.raises(ValueError, match=r"manifest\.json is .*altered"):
+                artifact.read(folder)
+        path.write_bytes(whole)
+    assert artifact.read(folder) == content
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"sha256": 1}', "null"])
+def test_a_foreign_manifest_is_named(folder, text):
+    (folder / artifact.MANIFEST).write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json is missing, truncated or altered"):
+        artifact.read(folder)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_a_registered_policy_works_in_a_fresh_process_without_pickles(home, discrete):
+    policy = Line(spec(discrete))
+    with RunLog.open("e", "r") as log:
+        models.log_policy(log, policy, "toy", LINEAGE)
+    models.set_champion("toy", "1")
+    variables = environment(
+        MLFLOW_TRACKING_URI=f"sqlite:///{home}/mlflow.db", MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false", PYTHONPATH=""
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, "models:/toy-policy@champion"],
+        env=variables, cwd=home, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    dtype, answer, one, imported = json.loads(done.stdout)
+    expected = policy(torch.tensor([[10.0, -5.0, 0.0], [12.0, -4.0, 1.0], [6.0, -8.0, -1.0]])).detach()
+    np.testing.assert_allclose(answer, expected, rtol=1e-6)
+    np.testing.assert_allclose(one, expected[1:2], rtol=1e-6)
+    assert dtype == ("int64" if discrete else "float32")
+    assert imported == []  # the artefact needs torch and MLflow, and no version of mbrl
