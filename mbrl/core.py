@@ -7,6 +7,7 @@ action travels as its one-hot row, so that every network reads `action [..., A]`
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import inspect
@@ -35,7 +36,7 @@ class Prediction(NamedTuple):
     """What a model says of the next step, per member, in the environment's own units.
 
     `scale` [O + 1] is the spread of the log's (observation change, reward): dividing by it makes
-    deviations comparable between channels. `nn.functional`-style code may rely on `normalised`.
+    deviations comparable between channels.
     """
 
     obs: Tensor  # [E, B, O] mean of the next observation
@@ -79,6 +80,14 @@ class Spec:
     terminals: bool  # whether the log holds a true terminal
     max_episode_steps: int  # the longest logged episode
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                width = self.action_dim if field.name.startswith("action") else self.obs_dim
+                if len(value) != width:
+                    raise ValueError(f"{field.name} has {len(value)} values, expected one a channel: {width}")
+
     def to_dict(self) -> dict[str, Any]:
         """A plain dict of numbers and lists, for checkpoints and JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -105,10 +114,16 @@ class Described(nn.Module, ABC):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
+        signature = inspect.signature(cls.__init__)
+        bound = signature.bind_partial(self, *args, **kwargs)
         bound.apply_defaults()
-        names = list(bound.arguments)[1:]  # without self
-        init_args = {k: bound.arguments[k] for k in names if k != "spec"}
+        init_args: dict[str, Any] = {}
+        for name, value in list(bound.arguments.items())[1:]:  # without self
+            kind = signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                raise TypeError(f"{cls.__qualname__}.__init__ takes *{name}, which no YAML can name: give it names")
+            init_args |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+        init_args = {k: copy.deepcopy(v) for k, v in init_args.items() if not isinstance(v, Spec)}
         config = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
         object.__setattr__(self, "config", config)  # before nn.Module.__init__, whose __setattr__ needs its tables
         return self
@@ -214,13 +229,20 @@ def build(config: Mapping[str, Any], base: type, spec: Spec) -> Any:
     """Instantiate the plug-in that `config` names by dotted path.
 
     Raises:
-        ValueError: the path leads nowhere, or to something that is not a subclass of `base`.
+        ValueError: `config` has no class_path, the path leads nowhere or to something that is not a concrete subclass
+            of `base`, or an init_arg is unknown.
     """
-    cls = locate(config["class_path"])
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise ValueError(f"class_path {config['class_path']!r} is not a subclass of mbrl.core.{base.__name__}")
-    plugin: Any = cls
-    return plugin(spec, **config.get("init_args", {}))
+    if "class_path" not in config:
+        raise ValueError(f"the configuration of a {base.__name__} has no class_path, only {sorted(config)}")
+    path, init_args = config["class_path"], config.get("init_args", {})
+    cls: Any = locate(path)
+    if not (isinstance(cls, type) and issubclass(cls, base)) or inspect.isabstract(cls):
+        raise ValueError(f"class_path {path!r} is not a subclass of mbrl.core.{base.__name__} that can be built")
+    try:
+        inspect.signature(cls).bind(spec, **init_args)
+    except TypeError as error:
+        raise ValueError(f"init_args {sorted(init_args)} do not fit {path}: {error}") from error
+    return cls(spec, **init_args)
 
 
 def locate(path: str) -> Any:
@@ -248,6 +270,6 @@ def _seed(seed: int, stream: str) -> int:
 @contextmanager
 def seeded(seed: int, stream: str) -> Iterator[None]:
     """Build networks inside: torch's initialisers draw from global state, which is seeded here and put back after."""
-    with torch.random.fork_rng():
-        torch.manual_seed(_seed(seed, stream))
+    with torch.random.fork_rng(devices=()):  # weights are made on the CPU
+        torch.default_generator.manual_seed(_seed(seed, stream))
         yield

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import tempfile
+import pickle
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +28,8 @@ def home() -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; on success fsync it and rename it to `path`, else remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
+    beside = path.parent / f".{path.stem}.{secrets.token_hex(6)}{path.suffix}"  # writers may look at the suffix
+    os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield beside
         with beside.open("rb") as file:
@@ -47,8 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file, or of a folder: over the sorted relative names and digests of the files in it."""
     if path.is_dir():
-        lines = [f"{sha256(p)}  {p.relative_to(path)}\n" for p in sorted(path.rglob("*")) if p.is_file()]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+        return hashlib.sha256("".join(f"{sha256(path / n)}  {n}\n" for n in names).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -58,12 +58,19 @@ def save(path: Path, content: dict[str, Any]) -> str:
 
     Raises:
         OSError: the disk is full or not writable; an older file at `path` is untouched.
+        ValueError: something in `content` is neither a tensor nor a plain value, so that `load` would refuse it.
     """
     import torch
 
     buffer = io.BytesIO()
     torch.save(content, buffer)
     payload = buffer.getbuffer()
+    try:
+        torch.load(io.BytesIO(payload), map_location="meta", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} would hold more than tensors and plain values, and is not written: {error}"
+        ) from error
     digest = hashlib.sha256(payload).hexdigest()
     with replacing(path) as beside, beside.open("wb") as file:
         file.write(MAGIC + digest.encode() + b"\n")
@@ -80,11 +87,13 @@ def load(path: Path, device: Any = "cpu") -> dict[str, Any]:
     """
     import torch
 
-    raw = path.read_bytes()
+    raw = memoryview(path.read_bytes())  # slices of it are no copies
     head, newline, payload = raw[: len(MAGIC) + 64], raw[len(MAGIC) + 64 : len(MAGIC) + 65], raw[len(MAGIC) + 65 :]
-    if not head.startswith(MAGIC) or newline != b"\n":
-        raise CorruptFileError(f"{path} does not begin like a file that mbrl wrote: it is truncated, altered or foreign")
-    wanted, found = head[len(MAGIC) :].decode("ascii", "replace"), hashlib.sha256(payload).hexdigest()
+    if bytes(head[: len(MAGIC)]) != MAGIC or newline != b"\n":
+        raise CorruptFileError(
+            f"{path} does not begin like a file that mbrl wrote: it is truncated, altered or foreign"
+        )
+    wanted, found = bytes(head[len(MAGIC) :]).decode("ascii", "replace"), hashlib.sha256(payload).hexdigest()
     if wanted != found:
         raise CorruptFileError(f"{path} is truncated or altered: SHA-256 is {found}, expected {wanted}")
     content: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)

@@ -116,6 +116,33 @@ def test_without_a_head_the_world_never_ends() -> None:
     assert Still(SPEC, 3).termination(each, torch.zeros(3, 5, 1), each).shape == (3, 5)
 
 
+def test_a_spec_has_one_value_a_channel() -> None:
+    with pytest.raises(ValueError, match=r"obs_std has 3 values, expected one a channel: 2"):
+        Spec.from_dict({**SPEC.to_dict(), "obs_std": [1.0, 1.0, 1.0]})
+    with pytest.raises(ValueError, match=r"action_low has 2 values, expected one a channel: 1"):
+        Spec.from_dict({**SPEC.to_dict(), "action_low": [0.0, 0.0]})
+
+
+def test_what_no_yaml_can_name_is_refused_at_once() -> None:
+    class Positional(Constant):
+        def __init__(self, spec: Spec, *layers: int) -> None:
+            super().__init__(spec)
+
+    with pytest.raises(TypeError, match=r"takes \*layers"):
+        Positional(SPEC, 1, 2)
+
+
+def test_the_description_is_no_alias_of_the_caller_s_list() -> None:
+    class Layered(Constant):
+        def __init__(self, spec: Spec, layers: list[int], **extra: int) -> None:
+            super().__init__(spec)
+
+    layers = [8]
+    config = Layered(SPEC, layers, depth=2).config
+    layers.append(16)
+    assert config["init_args"] == {"layers": [8], "depth": 2}
+
+
 def test_abstract_nouns_have_no_instances() -> None:
     for noun in (Dynamics, Policy, Learner):
         with pytest.raises(TypeError, match="abstract"):
@@ -131,7 +158,8 @@ def test_policy_serves_its_mode_as_the_environment_wants_it() -> None:
         def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
             return torch.eye(3)[[2, 0]]
 
-    discrete = Spec.from_dict({**SPEC.to_dict(), "discrete": True, "action_dim": 3})
+    wide = {k: v * 3 for k, v in SPEC.to_dict().items() if k.startswith("action_") and isinstance(v, list)}
+    discrete = Spec.from_dict({**SPEC.to_dict(), **wide, "discrete": True, "action_dim": 3})
     served = OneHot(discrete)(obs)
     assert served.dtype == torch.int64
     assert served.tolist() == [2, 0]
@@ -216,3 +244,14 @@ def test_seeded_puts_the_global_state_back_after_an_error() -> None:
     with pytest.raises(ValueError, match="members is 0"), seeded(3, "model"):
         Still(SPEC, 0)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_build_names_what_does_not_fit() -> None:
+    path = f"{Constant.__module__}.Constant"
+    for config, message in (
+        ({"init_args": {}}, "has no class_path"),
+        ({"class_path": "mbrl.core.Policy"}, "is not a subclass of mbrl.core.Policy that can be built"),
+        ({"class_path": path, "init_args": {"wdith": 3}}, "wdith"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(config, Policy, SPEC)

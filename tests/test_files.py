@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import os
 import pickle
 import re
@@ -10,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from mbrl.files import CorruptFileError, home, load, replacing, save, sha256
+from mbrl.files import MAGIC, CorruptFileError, home, load, replacing, save, sha256
 
 CONTENT = {
     "weights": torch.arange(6.0).reshape(2, 3),
@@ -211,10 +213,29 @@ class Trap:
 
 def test_no_object_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    save(tmp_path / "a", {"trap": Trap()})
+    buffer = io.BytesIO()
+    torch.save({"trap": Trap()}, buffer)
+    payload = buffer.getvalue()
+    (tmp_path / "a").write_bytes(MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         load(tmp_path / "a")
     assert names(tmp_path) == ["a"]
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    save(tmp_path / "a", {"fine": 1})
+    for content in ({"trap": Trap()}, {"path": tmp_path}, {"number": np.float64(1.0)}):
+        with pytest.raises(ValueError, match="more than tensors and plain values"):
+            save(tmp_path / "a", content)
+    assert load(tmp_path / "a") == {"fine": 1}
+    assert names(tmp_path) == ["a"]
+
+
+def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a.npz") as beside:
+        np.savez(beside, x=np.ones(2))
+    assert names(tmp_path) == ["a.npz"]
+    assert np.load(tmp_path / "a.npz")["x"].tolist() == [1.0, 1.0]
 
 
 def test_sha256_of_a_file_is_the_known_one(tmp_path: Path) -> None:

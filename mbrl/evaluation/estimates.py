@@ -51,7 +51,8 @@ def bootstrap(values: ArrayLike, level: float = 0.95, seed: int = 0, axis: int =
     if count == 1:
         return Estimate(value, -np.inf, np.inf, count)
     if spread == 0:
-        return Estimate(*[float(sample[0])] * 3, count)
+        constant = float(sample[0])  # the mean of equal values may differ from them in the last digit
+        return Estimate(constant, constant, constant, count)
     interval = stats.bootstrap(
         ((sample - value) / spread,),  # the cubes of the acceleration constant neither overflow nor underflow
         np.mean,

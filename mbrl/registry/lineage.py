@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Any
 
 import numpy as np
 from mlflow.data.dataset import Dataset
-from mlflow.data.dataset_source import DatasetSource
 from mlflow.data.schema import TensorDatasetSchema
 from mlflow.types import Schema, TensorSpec
 
 from mbrl.data.dataset import TransitionDataset
+from mbrl.registry.source import MinariSource
 
-SCHEME = "minari"
 DIGEST_LENGTH = 36  # MLflow's limit; the whole fingerprint stands in the profile and in the tags
 
 
@@ -30,45 +28,6 @@ class Lineage:
     def tags(self) -> dict[str, str]:
         """`mbrl.data_id`, `mbrl.data_fingerprint` and, for a policy, `mbrl.simulator`."""
         return {f"mbrl.{k}": v for k, v in asdict(self).items() if v is not None}
-
-
-class MinariSource(DatasetSource):
-    """The MLflow source of a Minari data set, `minari://NAMESPACE/NAME-vN`; an entry point makes MLflow know it."""
-
-    def __init__(self, dataset_id: str) -> None:
-        self.dataset_id = dataset_id
-
-    @property
-    def uri(self) -> str:
-        """`minari://NAMESPACE/NAME-vN`."""
-        return f"{SCHEME}://{self.dataset_id}"
-
-    @staticmethod
-    def _get_source_type() -> str:
-        return SCHEME
-
-    def load(self) -> TransitionDataset:
-        """The data set itself, from this machine; raises as `mbrl.data.minari.load` does."""
-        from mbrl.data import minari
-
-        return minari.load(self.dataset_id)
-
-    @staticmethod
-    def _can_resolve(raw_source: Any) -> bool:
-        return isinstance(raw_source, str) and urlsplit(raw_source).scheme == SCHEME
-
-    @classmethod
-    def _resolve(cls, raw_source: Any) -> Self:
-        return cls(str(raw_source).removeprefix(f"{SCHEME}://"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, the inverse of `from_dict`."""
-        return {"uri": self.uri}
-
-    @classmethod
-    def from_dict(cls, source_dict: dict[Any, Any]) -> Self:
-        """The inverse of `to_dict`."""
-        return cls._resolve(source_dict["uri"])
 
 
 class LoggedData(Dataset):

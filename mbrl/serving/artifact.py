@@ -107,16 +107,16 @@ def _checked(name: str, value: Any, width: int) -> Tensor:
 class _Calls:
     """The two methods that MLflow calls.
 
-    In a class of their own because MLflow inspects `predict` where a subclass of PythonModel defines it: it reads a
-    schema out of the annotations, and prints a warning for annotations that are not lists of its own types and for
-    none. The signature that every model carries says more than these could.
+    In a class of their own, and `predict` without annotations, because MLflow inspects `predict` where a subclass of
+    PythonModel defines it: it reads a schema out of the annotations, and warns both of those that are not lists of
+    its own types and of none. The signature that every model carries says more than these could.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Verify every file and load the program."""
         self.program = Program(Path(context.artifacts["manifest"]).parents[1])
 
-    def predict(self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """See `Program`; `context` and `params` are not used."""
         del context, params
         return self.program(model_input)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from mbrl.core import Batch, Dynamics, Prediction, Spec, Step, build, locate
+from mbrl.core import Batch, Dynamics, Prediction, Spec, Step, build, locate, seeded
 
 Uncertainty = Callable[[Prediction], Tensor]  # Prediction of all members -> [B]
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs -> bool [B]
@@ -178,7 +178,7 @@ class Simulator(nn.Module):
         """
         spec = Spec.from_dict(content["spec"])
         uncertainty, termination = (locate(content[k]) if content[k] else None for k in ("uncertainty", "termination"))
-        with torch.random.fork_rng(devices=()):  # the random weights of a new model are about to be overwritten
+        with seeded(0, "load"):  # the random weights of a new model are about to be overwritten
             dynamics = build(content["dynamics"], Dynamics, spec)
         simulator = cls(dynamics, spec, uncertainty, termination, content["margin"], content["quantile"])
         simulator.load_state_dict(content["state_dict"])

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import yaml
+from dynamics_toys import linear_world, spec_of, unit_spec
 
 from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
-from dynamics_toys import linear_world, spec_of, unit_spec
 from mbrl.core import Batch, Dynamics, Spec
 from mbrl.testing import check_dynamics, rows_for
 

@@ -8,7 +8,7 @@ from dynamics import terminations
 NAN = math.nan
 
 
-def ends(rule, *next_obs: list[float]) -> list[bool]:  # noqa: ANN001
+def ends(rule, *next_obs: list[float]) -> list[bool]:
     rows = torch.tensor(next_obs)
     found = rule(torch.zeros_like(rows), torch.zeros(len(rows), 1), rows)
     assert found.dtype == torch.bool
@@ -26,7 +26,9 @@ def test_hopper() -> None:
     assert ends(terminations.hopper, up, [0.71, 0.19, 99.0, -99.0]) == [False, False]
     assert ends(terminations.hopper, [0.69, *up[1:]], [1.2, 0.21, 0.0, 0.0], [1.2, -0.21, 0.0, 0.0]) == [True] * 3
     # the healthy range of the other entries has two ends: a peer's rule, |x < 100|, has only one
-    assert ends(terminations.hopper, [1.2, 0.0, 101.0, 0.0], [1.2, 0.0, -101.0, 0.0], [1.2, 0.0, 0.0, NAN]) == [True] * 3
+    assert (
+        ends(terminations.hopper, [1.2, 0.0, 101.0, 0.0], [1.2, 0.0, -101.0, 0.0], [1.2, 0.0, 0.0, NAN]) == [True] * 3
+    )
 
 
 def test_walker2d() -> None:
@@ -37,8 +39,8 @@ def test_walker2d() -> None:
 def test_ant() -> None:
     fine = [0.5] + [0.0] * 26
     contacts = [NAN] * 3  # after the state, so the environment does not look at them
-    assert ends(terminations.ant, [0.2] + fine[1:], [1.0] + fine[1:], fine) == [False] * 3
-    assert ends(terminations.ant, [0.19] + fine[1:], [1.01] + fine[1:], [*fine[:26], math.inf]) == [True] * 3
+    assert ends(terminations.ant, [0.2, *fine[1:]], [1.0, *fine[1:]], fine) == [False] * 3
+    assert ends(terminations.ant, [0.19, *fine[1:]], [1.01, *fine[1:]], [*fine[:26], math.inf]) == [True] * 3
     assert ends(terminations.ant, [*fine, *contacts]) == [False]
 
 
@@ -62,5 +64,5 @@ def test_inverted_double_pendulum() -> None:
 
 
 @pytest.mark.parametrize("rule", [terminations.hopper, terminations.walker2d, terminations.never])
-def test_rules_keep_leading_axes(rule) -> None:  # noqa: ANN001
+def test_rules_keep_leading_axes(rule) -> None:
     assert rule(torch.zeros(2, 3, 4), torch.zeros(2, 3, 1), torch.zeros(2, 3, 4)).shape == (2, 3)

@@ -22,7 +22,7 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("uncertainty", [max_aleatoric, ensemble_std, max_pairwise, combined])
-def test_units_of_a_channel_do_not_matter(uncertainty) -> None:  # noqa: ANN001
+def test_units_of_a_channel_do_not_matter(uncertainty) -> None:
     factor = 1e4
     scaled = PREDICTION._replace(
         obs=PREDICTION.obs * factor, obs_std=PREDICTION.obs_std * factor, scale=torch.tensor([10.0 * factor, 0.5])

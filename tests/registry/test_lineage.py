@@ -1,14 +1,20 @@
 import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
-import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.data.dataset_source_registry import DatasetSourceRegistry
+from registry_toys import environment
 
 from mbrl.data.dataset import TransitionDataset
-from mbrl.registry.lineage import Lineage, LoggedData, MinariSource
+from mbrl.registry.lineage import Lineage, LoggedData
 from mbrl.registry.runs import RunLog
+from mbrl.registry.source import MinariSource
 
 
 def logged(last_reward=1.0):
@@ -55,9 +61,29 @@ def test_the_data_set_is_an_input_of_the_run_with_our_fingerprint(home):
         "episode": ("int64", [-1]),
     }
     assert [(t.key, t.value) for t in entry.tags] == [("mlflow.data.context", "training")]
-    source = mlflow.data.get_source(entry)
-    assert isinstance(source, MinariSource)
-    assert source.dataset_id == "toy/line-v0"
+    assert MinariSource.from_json(entry.dataset.source).dataset_id == "toy/line-v0"
+
+
+@pytest.mark.parametrize("first", ["mlflow", "mbrl.registry.lineage"])
+def test_where_mbrl_is_installed_mlflow_finds_the_source_and_imports_no_more_of_mbrl(tmp_path, first):
+    root = Path(__file__).resolve().parents[2]
+    entry = tomllib.loads((root / "pyproject.toml").read_text())["project"]["entry-points"]["mlflow.dataset_source"]
+    installed = tmp_path / "offline_mbrl-0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: offline-mbrl\nVersion: 0\n")
+    (installed / "entry_points.txt").write_text(f"[mlflow.dataset_source]\nminari = {entry['minari']}\n")
+    work = (
+        f"import sys, {first}; print(sorted(m for m in sys.modules if m.startswith('mbrl') or m == 'torch'));"
+        "from mlflow.data.dataset_source_registry import resolve_dataset_source as find;"
+        "print(find('minari://toy/line-v0').to_json())"
+    )
+    variables = environment(PYTHONPATH=os.pathsep.join([str(tmp_path), str(root)]))
+    done = subprocess.run([sys.executable, "-c", work], env=variables, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    imported, source = done.stdout.splitlines()
+    assert json.loads(source) == {"uri": "minari://toy/line-v0"}
+    if first == "mlflow":
+        assert imported == "['mbrl', 'mbrl.registry', 'mbrl.registry.source']"
 
 
 def test_the_digest_covers_the_last_row():

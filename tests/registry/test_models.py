@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +16,44 @@ from mbrl.registry import models, store
 from mbrl.registry.runs import RunLog
 
 
+@pytest.fixture(scope="module")
+def shared(template, tmp_path_factory):
+    """One simulator and two versions of a policy, registered once for all tests that only read."""
+    home = tmp_path_factory.mktemp("shared")
+    shutil.copy(template, home / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("MBRL_HOME", str(home))
+        with RunLog.open("tests", "a run") as log:
+            models.log_simulator(log, simulator(), "toy", LINEAGE)
+            for gain in (0.5, 2.0):
+                models.log_policy(log, Line(spec(), gain), "toy", replace(LINEAGE, simulator="toy-simulator/1"))
+    return home, log
+
+
 @pytest.fixture
-def registered(home, log):
-    """One simulator, and two versions of a policy, the first of which is the champion."""
-    models.log_simulator(log, simulator(), "toy", LINEAGE)
-    for gain in (0.5, 2.0):
-        models.log_policy(log, Line(spec(), gain), "toy", replace(LINEAGE, simulator="toy-simulator/1"))
+def registered(shared, monkeypatch):
+    """The shared registry, with version 1 of the policy as the champion."""
+    home, log = shared
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MBRL_HOME", str(home))
     models.set_champion("toy", "1")
     return log
+
+
+@pytest.fixture
+def altered(registered):
+    """Change the bytes of a file of version 1 of the policy until the end of the test."""
+    whole = {}
+
+    def alter(name, change):
+        path = folder() / name
+        whole[path] = path.read_bytes()
+        path.write_bytes(change(bytearray(whole[path])))
+
+    yield alter
+    for path, content in whole.items():
+        path.write_bytes(content)
 
 
 def folder(version="1", model="toy-policy"):
@@ -30,7 +61,7 @@ def folder(version="1", model="toy-policy"):
     return Path(mlflow.get_logged_model(source.removeprefix("models:/")).artifact_location.removeprefix("file://"))
 
 
-def test_versions_carry_their_lineage_in_tags_and_manifest(registered, home):
+def test_versions_carry_their_lineage_in_tags_and_manifest(registered, shared):
     client = MlflowClient(store.connect())
     policy, sim = client.get_model_version("toy-policy", "2"), client.get_model_version("toy-simulator", "1")
     data = {"mbrl.data_id": "toy/line-v0", "mbrl.data_fingerprint": "f" * 64}
@@ -46,7 +77,7 @@ def test_versions_carry_their_lineage_in_tags_and_manifest(registered, home):
     assert manifest["run_id"] == registered.run_id
     assert manifest["spec"] == spec().to_dict()
     assert set(manifest["files"]) == {"artifact.py", "artifacts/policy.pt2", "artifacts/policy.ckpt"}
-    assert folder().is_relative_to(home / "artifacts")
+    assert folder().is_relative_to(shared[0] / "artifacts")
     assert (folder() / "requirements.txt").read_text().split() == [
         f"{package}=={__import__(package).__version__.partition('+')[0]}" for package in ("mlflow", "numpy", "torch")
     ]
@@ -99,27 +130,27 @@ def test_pyfunc_serves_the_simulator(registered):
     served = mlflow.pyfunc.load_model("models:/toy-simulator/1")
     inputs = {"obs": np.array([[10, -5, 0]], np.float32), "action": np.array([[1, 2]], np.float32)}
     answer = served.predict(inputs)
-    np.testing.assert_allclose(answer["next_obs"], [[10.45, -4.55, 0.45]], rtol=1e-5)
+    np.testing.assert_allclose(answer["next_obs"], [[10.6, -4.4, 0.6]], rtol=1e-5)
     np.testing.assert_allclose(answer["uncertainty"], [0.5])
     with pytest.raises(MlflowException, match=r"missing inputs \['action'\]"):
         served.predict({"obs": inputs["obs"]})
 
 
-@pytest.mark.parametrize("name", ["policy.pt2", "policy.ckpt", "manifest.json"])
-def test_a_flipped_bit_is_found_by_both_doors_and_the_file_named(registered, name):
-    path = folder() / "artifacts" / name
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 4
-    path.write_bytes(raw)
-    with pytest.raises(CorruptFileError, match=rf"models:/toy-policy@champion: .*artifacts/{name} is .*altered"):
+@pytest.mark.parametrize("name", ["artifacts/policy.pt2", "artifacts/policy.ckpt", "artifacts/manifest.json"])
+def test_a_flipped_bit_is_found_by_both_doors_and_the_file_named(altered, name):
+    def flip(raw):
+        raw[len(raw) // 2] ^= 4
+        return raw
+
+    altered(name, flip)
+    with pytest.raises(CorruptFileError, match=rf"models:/toy-policy@champion: .*{name} is .*altered"):
         models.load_policy("models:/toy-policy@champion")
-    with pytest.raises(ValueError, match=rf"artifacts/{name} is .*altered"):
+    with pytest.raises(ValueError, match=rf"{name} is .*altered"):
         mlflow.pyfunc.load_model("models:/toy-policy@champion")
 
 
-def test_altered_code_is_found(registered):
-    with (folder() / "artifact.py").open("a") as file:
-        file.write("\n")
+def test_altered_code_is_found(altered):
+    altered("artifact.py", lambda raw: raw + b"\n")
     with pytest.raises(CorruptFileError, match=r"artifact\.py is truncated or altered"):
         models.load_policy("models:/toy-policy/1")
     with pytest.raises(ValueError, match=r"artifact\.py is truncated or altered"):

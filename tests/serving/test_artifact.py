@@ -15,10 +15,10 @@ from mbrl.serving import artifact, export
 ALONE = """
 import json, sys
 import mlflow.pyfunc, numpy as np
-model = mlflow.pyfunc.load_model(sys.argv[1])
-answer = model.predict(np.array([[10, -5, 0], [12, -4, 1], [6, -8, -1]], np.float32))
-one = model.predict(np.array([[12, -4, 1]], np.float32))
-print(json.dumps([str(answer.dtype), answer.tolist(), one.tolist(), [m for m in sys.modules if m.startswith("mbrl")]]))
+obs = np.array([[10, -5, 0], [12, -4, 1], [6, -8, -1]], np.float32)
+loaded = [mlflow.pyfunc.load_model(uri) for uri in sys.argv[1:]]
+answers = [(str(m.predict(obs).dtype), m.predict(obs).tolist(), m.predict(obs[1:2]).tolist()) for m in loaded]
+print(json.dumps([answers, [name for name in sys.modules if name.startswith("mbrl")]]))
 """
 
 
@@ -147,24 +147,22 @@ def test_a_foreign_manifest_is_named(folder, text):
         artifact.read(folder)
 
 
-@pytest.mark.parametrize("discrete", [False, True])
-def test_a_registered_policy_works_in_a_fresh_process_without_pickles(home, discrete):
-    policy = Line(spec(discrete))
+def test_registered_policies_work_in_a_fresh_process_without_pickles_or_mbrl(home):
+    policies = [Line(spec()), Line(spec(discrete=True))]
     with RunLog.open("e", "r") as log:
-        models.log_policy(log, policy, "toy", LINEAGE)
-    models.set_champion("toy", "1")
+        for policy, name in zip(policies, ("box", "discrete"), strict=True):
+            models.set_champion(name, models.log_policy(log, policy, name, LINEAGE))
     variables = environment(
         MLFLOW_TRACKING_URI=f"sqlite:///{home}/mlflow.db", MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false", PYTHONPATH=""
     )
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, "models:/toy-policy@champion"],
-        env=variables, cwd=home, text=True, capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    dtype, answer, one, imported = json.loads(done.stdout)
-    expected = policy(torch.tensor([[10.0, -5.0, 0.0], [12.0, -4.0, 1.0], [6.0, -8.0, -1.0]])).detach()
-    np.testing.assert_allclose(answer, expected, rtol=1e-6)
-    np.testing.assert_allclose(one, expected[1:2], rtol=1e-6)
-    assert dtype == ("int64" if discrete else "float32")
-    assert imported == []  # the artefact needs torch and MLflow, and no version of mbrl
+    command = [sys.executable, "-c", ALONE, "models:/box-policy@champion", "models:/discrete-policy@champion"]
+    done = subprocess.run(command, env=variables, cwd=home, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    answers, imported = json.loads(done.stdout)
+    obs = torch.tensor([[10.0, -5.0, 0.0], [12.0, -4.0, 1.0], [6.0, -8.0, -1.0]])
+    for policy, (dtype, answer, one) in zip(policies, answers, strict=True):
+        expected = policy(obs).detach()
+        assert dtype == str(expected.numpy().dtype) == ("int64" if policy.spec.discrete else "float32")
+        np.testing.assert_allclose(answer, expected, rtol=1e-6)
+        np.testing.assert_allclose(one, expected[1:2], rtol=1e-6)
+    assert set(imported) <= {"mbrl", "mbrl.registry", "mbrl.registry.source"}  # by MLflow, where mbrl is installed

@@ -2,8 +2,11 @@ import pytest
 import torch
 from registry_toys import Drift, Fickle, Line, Overshoot, far, simulator, spec
 
+import dynamics.uncertainty
+import policies
 from mbrl import files
 from mbrl.serving import export
+from mbrl.simulator.simulator import Simulator
 
 
 def test_the_example_is_the_logs_mean_smallest_and_largest_values():
@@ -15,11 +18,11 @@ def test_the_example_is_the_logs_mean_smallest_and_largest_values():
 
 
 def test_one_step_is_the_mean_over_elites():
-    # elites 0 and 1 of 3: pushes 1 and 2 times 0.1 * (1 + 2), rewards 0 and 1, ends 0.1 and 0.2; spread (2 - 0) / 4
+    # elites 0 and 2 of 3: pushes 1 and 3 times 0.1 * (1 + 2), rewards 0 and 2, ends 0.1 and 0.3; spread (2 - 0) / 4
     step = export.OneStep(simulator())(torch.tensor([[10.0, -5.0, 0.0]]), torch.tensor([[1.0, 2.0]]))
-    torch.testing.assert_close(step["next_obs"], torch.tensor([[10.45, -4.55, 0.45]]))
-    torch.testing.assert_close(step["reward"], torch.tensor([0.5]))
-    torch.testing.assert_close(step["terminated"], torch.tensor([0.15]))
+    torch.testing.assert_close(step["next_obs"], torch.tensor([[10.6, -4.4, 0.6]]))
+    torch.testing.assert_close(step["reward"], torch.tensor([1.0]))
+    torch.testing.assert_close(step["terminated"], torch.tensor([0.2]))
     torch.testing.assert_close(step["uncertainty"], torch.tensor([0.5]))
 
 
@@ -102,3 +105,26 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     files.save(tmp_path / "policy.ckpt", content)
     with pytest.raises(ValueError, match=r"registry_toys\.Drift.* is not a subclass of mbrl\.core\.Policy"):
         export.policy_from(tmp_path / "policy.ckpt")
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("learner", [policies.BC, policies.SAC, policies.COMBO])
+def test_every_policy_of_the_house_can_be_served(tmp_path, learner, discrete):
+    policy = learner(spec(discrete), hidden=(8, 8)).policy
+    export.export_policy(policy, tmp_path)
+    program = torch.export.load(tmp_path / "policy.pt2").module()
+    obs = torch.randn(17, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(program(obs), policy(obs))
+
+
+@pytest.mark.parametrize("name", ["max_aleatoric", "ensemble_std", "max_pairwise", "combined"])
+@pytest.mark.parametrize("model", [dynamics.ProbabilisticEnsemble, dynamics.DeterministicEnsemble])
+def test_every_model_and_uncertainty_of_the_house_can_be_served(tmp_path, model, name):
+    made = Simulator(model(spec(), members=3, elites=2), spec(), getattr(dynamics.uncertainty, name))
+    made.calibrated = True
+    export.export_simulator(made, tmp_path)
+    program = torch.export.load(tmp_path / "simulator.pt2").module()
+    obs, action = export.example(spec())
+    wanted, found = export.OneStep(made)(obs, action), program(obs, action)
+    for key in wanted:
+        torch.testing.assert_close(found[key], wanted[key])
