@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from dynamics_toys import Known, unit_spec
 from torch import Tensor, nn
 
-from dynamics_toys import Known, unit_spec
 from mbrl.core import Batch, Dynamics, Prediction, Spec
 from mbrl.testing import check_dynamics
 

@@ -222,7 +222,8 @@ def _explained(client: MlflowClient, uri: str, model: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise store.StoreError(f"{model!r} in {uri}: {error}{_inventory(client, model)}") from error
+        where, why = store.shown(uri), store.reason(error)
+        raise store.StoreError(f"{model!r} in {where}: {why}{_inventory(client, model)}") from error
 
 
 def _inventory(client: MlflowClient, model: str) -> str:

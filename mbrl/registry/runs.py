@@ -71,7 +71,7 @@ class RunLog:
                 return cls(sender, run, parent=True, resumed=False)
             run = client.get_run(run_id)
             if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
-                raise store.StoreError(f"run {run_id!r} in {uri} is deleted: `mlflow runs restore`, or start a new one")
+                raise store.StoreError(f"run {run_id!r} is deleted: `mlflow runs restore`, or start a new one")
             return cls(sender, run, parent=True, resumed=True)
 
     def stage(self, name: str) -> Self:
@@ -97,13 +97,14 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        del trace
         status = RunStatus.FINISHED if kind is None else RunStatus.FAILED
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             status = RunStatus.KILLED
         self._sender.ends[self.run_id] = RunStatus.to_string(status)
         self._sender.flush()
         if self._is_parent and self._sender.error is not None:
-            report = self._sender.report()
+            report = self._sender.report(self._sender.error)
             if error is None:
                 raise report from self._sender.error
             error.add_note(str(report))
@@ -205,7 +206,7 @@ def _asking(uri: str, failure: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise store.StoreError(f"{failure}: {uri} answers: {error}") from error
+        raise store.StoreError(f"{failure}: {store.shown(uri)} answers: {store.reason(error)}") from error
 
 
 def _column(values: np.ndarray) -> pyarrow.Array:

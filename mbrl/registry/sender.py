@@ -12,7 +12,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
-from mbrl.registry.store import StoreError
+from mbrl.registry.store import StoreError, reason, shown
 
 FLUSH_SECONDS = 2.0
 FLUSH_VALUES = 500  # that wait at most
@@ -76,9 +76,10 @@ class Sender:
         self.rows.clear()
         self.count = 0
 
-    def report(self) -> StoreError:
+    def report(self, error: Exception) -> StoreError:
+        """The error to raise at the end, when the store never came back."""
         waiting = sum(map(len, self.unsent.values()))
         return StoreError(
-            f"{self.uri} did not take the last {waiting} metric values and the end of {len(self.ends)} runs: "
-            f"{self.error}. The work itself is done and its files are whole; see to the store and resume the run"
+            f"{shown(self.uri)} did not take the last {waiting} metric values and the end of {len(self.ends)} runs: "
+            f"{reason(error)}. The work itself is done and its files are whole; see to the store and resume the run"
         )

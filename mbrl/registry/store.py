@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -18,6 +19,12 @@ from mbrl import files
 
 LOCK_SECONDS = 20.0  # how long another process may keep the store to itself before we give up
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+DEFAULTS = {  # of MLflow's own switches, for users who have not set them
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing is sent to anyone
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7, the default, hold a training for minutes
+    "MLFLOW_UV_AUTO_DETECT": "false",  # else a uv.lock in the working directory enters every model
+}
 
 
 class StoreError(RuntimeError):
@@ -28,17 +35,16 @@ def connect() -> str:
     """Point MLflow, in this process, at the store of runs and models, and return its URI.
 
     An `MLFLOW_TRACKING_URI` that the user has set wins (so does an `MLFLOW_REGISTRY_URI`; without one, MLflow keeps
-    the models where it keeps the runs). Else the store is `MBRL_HOME/mlflow.db`, which is created
-    under a file lock, so that processes that start together do not create it twice. Pickled models are refused from
-    here on, and MLflow speaks up for warnings only.
+    the models where it keeps the runs). Else the store is `MBRL_HOME/mlflow.db`, which is created under a file lock,
+    so that processes that start together do not create it twice. Pickled models are refused from here on, MLflow
+    speaks up for warnings only, and its telemetry is off unless `MLFLOW_DISABLE_TELEMETRY` says false.
 
     Raises:
         StoreError: the file is locked by another process, damaged, or of another version of MLflow.
     """
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default, 7, holds a training for minutes
-    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # else a uv.lock in the working directory enters models
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
     for name, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), ("mlflow.store.db", logging.FATAL)):
         logging.getLogger(name).setLevel(level)  # mlflow.store.db prints the traceback of errors that it also raises
     chosen = os.environ.get(URI_VARIABLE)
@@ -74,12 +80,22 @@ def get_or_create(name: str) -> str:
                     raise
                 found = client.get_experiment_by_name(name)  # another process was faster
     except MlflowException as error:
-        raise StoreError(f"experiment {name!r} cannot be opened in {uri}: {error}") from error
+        raise StoreError(f"experiment {name!r} cannot be opened in {shown(uri)}: {reason(error)}") from error
     if found is None or found.lifecycle_stage != LifecycleStage.ACTIVE:
         raise StoreError(
             f"experiment {name!r} in {uri} is deleted: restore it (`mlflow experiments restore`) or rename"
         )
     return str(found.experiment_id)
+
+
+def shown(uri: str) -> str:
+    """A URI as it may be printed: without the user and password that it carries."""
+    return re.sub(r"//[^/@]*@", "//***@", uri)
+
+
+def reason(error: Exception) -> str:
+    """The first line of MLflow's message; SQL statements follow it."""
+    return (str(error) or repr(error)).splitlines()[0]
 
 
 def _uri(path: Path) -> str:
@@ -104,7 +120,7 @@ def _prepare(path: Path) -> None:
         advice = "close the program that holds it" if "locked" in str(error) else "move it away, or restore a copy"
         raise StoreError(f"{path} cannot be used after waiting up to {LOCK_SECONDS:g} s: {error}; {advice}") from error
     except (MlflowException, SQLAlchemyError) as error:
-        raise StoreError(f"{path} cannot be used by this version of MLflow: {error}") from error
+        raise StoreError(f"{path} cannot be used by this version of MLflow: {reason(error)}") from error
     except OSError as error:
         raise StoreError(f"{path} cannot be created: {error}; set MBRL_HOME to a folder you can write to") from error
 

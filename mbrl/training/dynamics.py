@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +69,7 @@ class _Shell(pl.LightningModule):
     """
 
     epochs: Tensor  # [] long: finished ones
+    updates: Tensor  # [] long: in these
     score: Tensor  # [E] best so far
     reference: Tensor  # [E] the score from which the next improvement counts
     stale: Tensor  # [E] long: epochs since the last improvement that counted
@@ -80,6 +82,7 @@ class _Shell(pl.LightningModule):
         self.report: Log | None = None
         members = dynamics.members
         self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.register_buffer("score", torch.full((members,), math.inf))
         self.register_buffer("reference", torch.full((members,), math.inf))
         self.register_buffer("stale", torch.zeros(members, dtype=torch.long))
@@ -117,6 +120,7 @@ class _Shell(pl.LightningModule):
         self.dynamics.train()
         self._keep_best(score)
         self.epochs += 1
+        self.updates += len(self.batches)
         self.batches.epoch = int(self.epochs)
         self._stop_if_all_done()
         if self.report is not None and self.trainer.is_global_zero:
@@ -155,7 +159,7 @@ class _Shell(pl.LightningModule):
 
     def _identity(self) -> dict[str, Any]:
         settings, rows = self.settings._asdict(), {"rows": len(self.rows.obs), "heldout_rows": len(self.holdout.obs)}
-        return settings | rows | {"model": self.dynamics.config["class_path"]}
+        return settings | rows | {"model": self.dynamics.config}
 
 
 def fit_dynamics(
@@ -217,8 +221,8 @@ def fit_dynamics(
             raise ValueError(f"{name} is {value}, expected at least 1")
     begun, device = time.monotonic(), next(dynamics.parameters()).device
     settings = _Settings(seed, batch_size, lr, patience, min_improvement)
-    shell = _Shell(dynamics, train, train_episode, holdout, settings)
-    shell.report = _reporter(progress, log)
+    shell = _Shell(dynamics.train(), train, train_episode, holdout, settings)
+    shell.report = partial(_tell, progress, log)
     last = folder / CHECKPOINT if folder is not None else None
     callbacks: list[Callback] = [StderrBar()] if progress and sys.stderr.isatty() else []
     if last is not None:
@@ -241,19 +245,16 @@ def fit_dynamics(
         trainer.fit(shell, ckpt_path=last if last is not None and last.exists() else None)
     _give_back(dynamics, shell, lr)
     dynamics.to(device).eval()
-    seconds = time.monotonic() - begun
-    return FitReport(int(shell.epochs), trainer.global_step, shell.score.tolist(), dynamics.elites.tolist(), seconds)
+    counts, seconds = (int(shell.epochs), int(shell.updates)), time.monotonic() - begun
+    return FitReport(*counts, shell.score.tolist(), dynamics.elites.tolist(), seconds)
 
 
-def _reporter(progress: bool, log: Log | None) -> Log:
-    def report(metrics: dict[str, float], epoch: int) -> None:
-        if log is not None:
-            log(metrics, epoch)
-        if progress:
-            told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            tqdm.write(f"dynamics: epoch {epoch}: {told}", file=sys.stderr)
-
-    return report
+def _tell(progress: bool, log: Log | None, metrics: dict[str, float], epoch: int) -> None:
+    if log is not None:
+        log(metrics, epoch)
+    if progress:
+        told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        tqdm.write(f"dynamics: epoch {epoch}: {told}", file=sys.stderr)
 
 
 @torch.no_grad()

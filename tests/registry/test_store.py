@@ -145,3 +145,30 @@ def test_an_experiment_that_appears_meanwhile_is_used(home, monkeypatch):
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
     assert store.get_or_create("raced") == there
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://ann:secret@mlflow.example:5000/x", "https://***@mlflow.example:5000/x"),
+        ("postgresql://ann:secret@host/db", "postgresql://***@host/db"),
+        ("sqlite:////home/ann@work/mlflow.db", "sqlite:////home/ann@work/mlflow.db"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+    ],
+)
+def test_passwords_are_not_printed(uri, shown):
+    assert store.shown(uri) == shown
+
+
+def test_the_reason_is_one_line():
+    assert store.reason(RuntimeError("database is locked\n[SQL: SELECT ...]")) == "database is locked"
+    assert store.reason(KeyError()) == "KeyError()"
+
+
+def test_mlflows_switches_are_set_where_the_user_has_not(home, monkeypatch):
+    for name in store.DEFAULTS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+    store.connect()
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5"  # the user's own

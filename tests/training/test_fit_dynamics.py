@@ -135,9 +135,7 @@ def test_lines_go_to_stderr_without_a_terminal(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_terminal_gets_a_bar_on_stderr(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_terminal_gets_a_bar_on_stderr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     fit(small(), max_epochs=2, progress=True)
     stopped = small(Noisy)
@@ -229,6 +227,8 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path: Path) -> None:
     fit(small(), max_epochs=1, folder=tmp_path)
     with pytest.raises(ValueError, match="of another fit: seed was 7, is 8, batch_size was 64, is 32"):
         fit(small(), seed=8, batch_size=32, folder=tmp_path)
+    with pytest.raises(ValueError, match="of another fit: model was .*'hidden': 16.* is .*'hidden': 17"):
+        fit(small(hidden=17), folder=tmp_path)
 
 
 def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
