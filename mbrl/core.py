@@ -235,14 +235,15 @@ def build(config: Mapping[str, Any], base: type, spec: Spec) -> Any:
     if "class_path" not in config:
         raise ValueError(f"the configuration of a {base.__name__} has no class_path, only {sorted(config)}")
     path, init_args = config["class_path"], config.get("init_args", {})
-    cls: Any = locate(path)
+    cls = locate(path)
     if not (isinstance(cls, type) and issubclass(cls, base)) or inspect.isabstract(cls):
         raise ValueError(f"class_path {path!r} is not a subclass of mbrl.core.{base.__name__} that can be built")
     try:
         inspect.signature(cls).bind(spec, **init_args)
     except TypeError as error:
         raise ValueError(f"init_args {sorted(init_args)} do not fit {path}: {error}") from error
-    return cls(spec, **init_args)
+    plugin: Any = cls  # its own signature has been checked
+    return plugin(spec, **init_args)
 
 
 def locate(path: str) -> Any:

@@ -116,8 +116,8 @@ class Scripted(Dynamics):
     def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
         del action, members
         at = (torch.tensor(self.updates()).view(-1, 1) - 1).clamp(0, self.script.shape[1] - 1)
-        error = (2 * self.script.gather(1, at)).sqrt().expand(-1, len(obs))  # of the reward; of obs, which is [B, 1], 0
-        mean = obs.expand(self.members, *obs.shape)
+        error = self.script.gather(1, at).sqrt().expand(-1, len(obs))  # of the reward and of obs, which is [B, 1]
+        mean = obs + error.unsqueeze(-1)
         return Prediction(mean, torch.zeros_like(mean), error, torch.zeros_like(error), torch.ones(2))
 
 

@@ -22,6 +22,7 @@ from mbrl.training.bootstrap import BootstrapBatches
 from mbrl.training.trainer import StderrBar, VerifiedIO, interruptible, quiet
 
 SCORE_ROWS = 8192  # predicted at once, which bounds the memory of a hold-out score
+SCORE_FLOOR = 1e-8  # of a channel: what float32 can tell apart from exact
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # those that leave weights and buffers in float32
 CHECKPOINT = "dynamics.ckpt"
 
@@ -33,25 +34,27 @@ class FitReport(NamedTuple):
 
     epochs: int
     updates: int
-    scores: list[float]  # [E] best hold-out error of each member: mean squared error in units of the log's spread
+    scores: list[float]  # [E] best hold-out error of each member: see `holdout_score`
     elites: list[int]  # [K] best member first
     seconds: float  # of this process; a resumed fit does not know how long the part before it took
 
 
 @torch.no_grad()
 def holdout_score(dynamics: Dynamics, holdout: Batch) -> Tensor:
-    """Mean squared error of each member's predicted mean next observation and reward, [E].
+    """Error of each member's predicted mean next observation and reward, [E]: how well its typical channel is known.
 
-    Each channel counts in units of its spread in the log (`Prediction.scale`), so that none decides by its scale.
+    The geometric mean, over channels, of the mean squared error in units of the log's spread (`Prediction.scale`):
+    neither a channel of large scale nor one that nobody can predict (noise, a set-point that jumps) decides, and an
+    improvement by 1 % is one by 1 % of the average channel.
     """
-    total = torch.zeros(dynamics.members, device=holdout.obs.device)
+    total = torch.zeros(dynamics.members, holdout.obs.shape[-1] + 1, device=holdout.obs.device)
     for chunk in zip(*(t.split(SCORE_ROWS) for t in holdout), strict=True):
         rows = Batch(*chunk)
         prediction = dynamics.predict(rows.obs, rows.action)
         mean, _ = prediction.normalised()
         truth = torch.cat([rows.next_obs, rows.reward.unsqueeze(-1)], -1) / prediction.scale
-        total += (mean - truth).square().mean(-1).sum(-1)
-    return total / len(holdout.obs)
+        total += (mean - truth).square().sum(-2)
+    return (total / len(holdout.obs)).clamp_min(SCORE_FLOOR).log().mean(-1).exp()
 
 
 class _Settings(NamedTuple):

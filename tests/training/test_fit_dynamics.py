@@ -37,7 +37,7 @@ def test_linear_gaussian_world_is_recovered() -> None:
     log, held = linear_world(8000, 2), linear_world(1000, 3)
     with seeded(0, "test"):
         model = ProbabilisticEnsemble(spec_of(log), members=2, elites=2, layers=0, weight_decays=[0.0])
-    fit_dynamics(model, log, torch.arange(8000) // 20, held, seed=0, lr=1e-2, max_epochs=40, patience=40)
+    fit_dynamics(model, log, torch.arange(8000) // 20, held, seed=0, lr=1e-2, max_epochs=60, patience=60)
     obs, action = torch.eye(2), torch.zeros(2, 1)
     with torch.no_grad():
         origin = model.predict(torch.zeros(1, 2), torch.zeros(1, 1))
@@ -48,7 +48,7 @@ def test_linear_gaussian_world_is_recovered() -> None:
         torch.testing.assert_close((pushed.obs[e] - origin.obs[e]).T, B, atol=0.03, rtol=0)
         torch.testing.assert_close(axes.reward[e] - origin.reward[e], C, atol=0.03, rtol=0)
         std = torch.cat([origin.obs_std[e, 0], origin.reward_std[e]])
-        torch.testing.assert_close(std, NOISE, atol=0, rtol=0.1)
+        torch.testing.assert_close(std, NOISE, atol=0, rtol=0.15)
 
 
 @pytest.mark.parametrize("model", [ProbabilisticEnsemble, DeterministicEnsemble])
@@ -67,18 +67,33 @@ def test_64_rows_can_be_learnt_by_heart(model: type[Dynamics]) -> None:
 
 def test_holdout_score_by_hand_does_not_depend_on_units() -> None:
     class Off(Known):
-        """Member 0 is 100 off in a channel of spread 1000, member 1 is 1 off in one of spread 1."""
+        """Both are 100 off in a channel of spread 1000; in one of spread 1, member 0 is 0.1 off and member 1 is 1 off."""
 
         def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
-            mean = torch.stack([obs + torch.tensor([100.0, 0.0]), obs + torch.tensor([0.0, 1.0])])
+            mean = torch.stack([obs + torch.tensor([100.0, 0.1]), obs + torch.tensor([100.0, 1.0])])
             nothing = torch.zeros_like(mean)
-            return Prediction(mean, nothing, nothing[..., 0], nothing[..., 0], torch.tensor([1000.0, 1.0, 1.0]))
+            return Prediction(mean, nothing, nothing[..., 0] + 0.1, nothing[..., 0], torch.tensor([1000.0, 1.0, 1.0]))
 
     model = Off(unit_spec(2), members=2)
     rows = Batch(torch.ones(5, 2), torch.zeros(5, 1), torch.zeros(5), torch.ones(5, 2), torch.zeros(5).bool())
-    assert holdout_score(model, rows).tolist() == pytest.approx([0.01 / 3, 1 / 3])
+    assert holdout_score(model, rows).tolist() == pytest.approx([0.01, (0.01 * 1.0 * 0.01) ** (1 / 3)])
     model.elites = model.elites[:1]
     assert fit_dynamics(model, rows, torch.zeros(5).long(), rows, seed=0, max_epochs=1).elites == [0]
+
+
+def test_a_channel_that_nobody_can_predict_does_not_hide_progress_in_the_others() -> None:
+    class Noisy(Known):
+        """Reward error 1 for both, a matter of luck; member 1 knows the observation ten times better."""
+
+        def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+            mean = torch.stack([obs + 0.1, obs + 0.01])
+            nothing = torch.zeros_like(mean)
+            reward = torch.stack([obs[:, 0] * 0 + 1.0, obs[:, 0] * 0 + 1.01])
+            return Prediction(mean, nothing, reward, nothing[..., 0], torch.ones(2))
+
+    model = Noisy(unit_spec(), members=2)
+    score = holdout_score(model, still(3))
+    assert score.tolist() == pytest.approx([0.1, 0.01 * 1.01])
 
 
 def test_each_member_keeps_its_own_best_weights() -> None:
@@ -227,7 +242,7 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path: Path) -> None:
     fit(small(), max_epochs=1, folder=tmp_path)
     with pytest.raises(ValueError, match="of another fit: seed was 7, is 8, batch_size was 64, is 32"):
         fit(small(), seed=8, batch_size=32, folder=tmp_path)
-    with pytest.raises(ValueError, match="of another fit: model was .*'hidden': 16.* is .*'hidden': 17"):
+    with pytest.raises(ValueError, match=r"of another fit: model was .*'hidden': 16.* is .*'hidden': 17"):
         fit(small(hidden=17), folder=tmp_path)
 
 
