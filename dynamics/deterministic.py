@@ -37,7 +37,7 @@ class DeterministicEnsemble(Dynamics):
         layers: int = 4,
         weight_decay: float = 2.5e-5,
         termination_head: bool | None = None,
-        termination_hidden: int = 64,
+        termination_hidden: int = 32,
     ) -> None:
         super().__init__(spec, members)
         if not 1 <= elites <= members:

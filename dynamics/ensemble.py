@@ -44,7 +44,7 @@ class ProbabilisticEnsemble(Dynamics):
         weight_decays: Sequence[float] | None = None,
         logvar_coef: float = 0.01,
         termination_head: bool | None = None,
-        termination_hidden: int = 64,
+        termination_hidden: int = 32,
     ) -> None:
         super().__init__(spec, members)
         if not 1 <= elites <= members:

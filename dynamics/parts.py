@@ -15,16 +15,16 @@ from mbrl.core import Batch, Spec
 class BatchedMLP(nn.Module):
     """E multilayer perceptrons with SiLU, stored as one tensor a layer: weight [E, I, H] and bias [E, 1, H].
 
-    Weights start from a normal of std 1 / (2 sqrt I), truncated at two stds, and biases at zero (Chua et al. 2018).
+    Weights start from a normal of std gain / sqrt(I), truncated at two stds, and biases at zero; PETS's gain is 0.5.
     """
 
-    def __init__(self, members: int, sizes: Sequence[int]) -> None:
+    def __init__(self, members: int, sizes: Sequence[int], gain: float = 0.5) -> None:
         super().__init__()
         pairs = list(pairwise(sizes))
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(members, i, o)) for i, o in pairs)
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, o)) for _, o in pairs)
         for weight in self.weights:
-            std = 0.5 / weight.shape[1] ** 0.5
+            std = gain / weight.shape[1] ** 0.5
             nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
     def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
@@ -78,17 +78,22 @@ class Normaliser(nn.Module):
 
 
 class TerminationHead(nn.Module):
-    """A small network per member that reads a whole transition and says whether the world ended with it."""
+    """A small network per member that reads a whole transition and says whether the world ended with it.
+
+    Ends are rare and mostly sharp (a height below a threshold): gain 1 and a factor make logits steep from the start.
+    """
+
+    SHARPNESS = 10.0
 
     def __init__(self, spec: Spec, members: int, hidden: int) -> None:
         super().__init__()
         self.normaliser = Normaliser(spec)
-        self.mlp = BatchedMLP(members, [2 * spec.obs_dim + spec.action_dim, hidden, hidden, 1])
+        self.mlp = BatchedMLP(members, [2 * spec.obs_dim + spec.action_dim, hidden, hidden, 1], gain=1.0)
 
     def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
         """Logits of termination, [E', B]; arguments as in `Dynamics.termination`."""
         inputs = torch.cat([self.normaliser.inputs(obs, action), self.normaliser.obs(next_obs)], -1)
-        return self.mlp(inputs, members).squeeze(-1)
+        return self.SHARPNESS * self.mlp(inputs, members).squeeze(-1)
 
 
 def termination_head(spec: Spec, members: int, wanted: bool | None, hidden: int) -> TerminationHead | None:

@@ -6,8 +6,6 @@ python examples/02_rehearse_a_policy.py --simulator models:/pendulum-simulator/1
 
 import argparse
 
-import torch
-
 from mbrl.core import seeded
 from mbrl.data import minari
 from mbrl.evaluation.evidence import simulated_values, start_states
@@ -31,16 +29,9 @@ fit_policy(cloning, real, updates=options.updates)
 report = fit_policy(sac, real, simulator, updates=options.updates, real_ratio=0.2, horizon=5, penalty=0.5)
 print(f"{report.updates:,} updates on {report.imagined_rows:,} imagined rows in {report.seconds:.0f} s")
 
-steps = int(log.lengths.max())
-with torch.no_grad():
-    values = simulated_values(
-        {"cloning": cloning.policy, "SAC": sac.policy},
-        simulator,
-        start_states(log, most=100, seed=0),
-        steps,
-        level=0.95,
-        seed=0,
-    )
+starts = start_states(log, most=100, seed=0)
+candidates = {"cloning": cloning.policy, "SAC": sac.policy}
+values = simulated_values(candidates, simulator, starts, level=0.95, seed=0)
 print(f"mean logged return: {log.returns().mean():.1f}")
 for name, value in values.items():
-    print(f"{name:>8}: {value.value:.1f} [{value.low:.1f}, {value.high:.1f}] over {steps} simulated steps")
+    print(f"{name:>8}: {value.value:.1f} [{value.low:.1f}, {value.high:.1f}] over {len(starts.obs)} simulated episodes")

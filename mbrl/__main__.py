@@ -22,6 +22,11 @@ COMMANDS = {  # name: (function of stages.py, configuration it starts from, one 
     "ui": ("ui", None, "open the MLflow pages of all runs, on loopback"),
 }
 
+EPILOG = """\
+mbrl COMMAND --help lists a command's settings; each is also a key of its --config FILE.yaml.
+Every command takes --json: the result as one JSON object on stdout, everything else on stderr.
+State is kept under MBRL_HOME (./.mbrl); MBRL_TRACEBACK=1 shows where an error came from."""
+
 
 def config_file(name: str) -> Path:
     """A configuration that comes with mbrl: inside the installed package, or beside it in a checkout."""
@@ -36,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     usage = argparse.ArgumentParser(
         prog="mbrl",
         description=mbrl.__doc__,
-        epilog="mbrl COMMAND --help lists a command's settings.",
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     usage.add_argument("--version", action="version", version=f"offline-mbrl {mbrl.__version__}")
@@ -45,36 +50,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         table.add_parser(name, help=text, add_help=False)
     command = usage.parse_args(arguments[:1]).command
     as_json = "--json" in arguments
-    rest = [a for a in arguments[1:] if a != "--json"]
+    rest = [_underscored(a) for a in arguments[1:] if a != "--json"]
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        status, answer = _run(command, rest)
+        try:
+            status, answer = _run(command, rest)
+        except KeyboardInterrupt as stop:
+            status, answer = 130, {"error": str(stop) or "stopped by Ctrl-C"}
+        if "error" in answer:
+            print(f"mbrl {command}: {answer['error']}", file=sys.stderr)
     if as_json:
-        print(json.dumps(answer, indent=2, default=str))
+        plain = json.loads(json.dumps(answer, default=str), parse_constant=str)  # JSON has no NaN and no infinity
+        print(json.dumps(plain, indent=2))
     return status
 
 
+def _underscored(argument: str) -> str:
+    """--on-bad-rows=x as --on_bad_rows=x: either spelling is understood, and the settings have underscores."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
 def _run(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]]:
-    """Parse, call, and turn the errors that a user can mend into one line: (exit status, answer)."""
-    from mbrl import stages  # torch and the others are imported here, so that `mbrl --help` answers at once
+    """Parse, call, and turn the errors that a user can mend into one message: (exit status, answer)."""
+    import yaml
+
+    from mbrl import stages  # torch is imported here, so that `mbrl --help` answers at once
 
     function = getattr(stages, COMMANDS[command][0])
-    parser = stages.parser(function, command, COMMANDS[command][1], arguments)
-    config = parser.parse_args(arguments)
-    resolved = parser.dump(config, skip_unset=False, skip_default=False)
-    values = parser.instantiate(config).as_dict()
-    values.pop("config", None)
-    if function in stages.RECORDED:
-        values["resolved"] = resolved
     try:
+        parser = stages.parser(function, command, COMMANDS[command][1], arguments)
+        config = parser.parse_args(arguments)
+        resolved = yaml.safe_load(parser.dump(config, skip_unset=False, skip_default=False))
+        values = parser.instantiate(config).as_dict()
+        values.pop("config", None)
+        if function in stages.RECORDED:
+            values["resolved"] = resolved
         return 0, function(**values)
-    except stages.Interrupted as stop:
-        message, status = str(stop), 130
+    except argparse.ArgumentError as error:
+        return 2, {"error": f"{error}\n(mbrl {command} --help lists the settings)"}
     except stages.MENDABLE as error:
         if os.environ.get("MBRL_TRACEBACK"):
             raise
-        message, status = f"{type(error).__name__}: {error}", 1
-    print(f"mbrl {command}: {message}", file=sys.stderr)
-    return status, {"error": message}
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        return 1, {"error": f"{kind}{error}"}
 
 
 if __name__ == "__main__":

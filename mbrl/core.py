@@ -193,7 +193,8 @@ class Policy(Described):
 class Learner(Described):
     """A policy and the way it improves. Knows no Lightning, MLflow, Gymnasium or file.
 
-    `optimizers` is filled in the constructor; the rig checkpoints it beside the state dict.
+    `optimizers` is filled in the constructor. The rig checkpoints these and the state dict: whatever else an update
+    depends on has to be a parameter or a buffer, or a resumed run would go on differently.
     """
 
     imagines: ClassVar[bool] = True  # False: `update` never reads imagined rows, and the rig makes none

@@ -27,7 +27,7 @@ def log_pendulum(id: str, episodes: int, seed: int) -> None:
         ValueError: the id is malformed, or episodes is below 1.
     """
     if minari.exists(id):
-        print(f"log        {id} is there already")
+        print(f"{'log':<18} {id} is there already")
         return
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}, expected at least 1")
@@ -46,4 +46,4 @@ def log_pendulum(id: str, episodes: int, seed: int) -> None:
         description=f"{ENV} under a mediocre controller with noise of several strengths",
         algorithm="mbrl.demonstration.mediocre",
     )
-    print(f"log        {episodes} episodes of {ENV} under a mediocre controller -> {id}")
+    print(f"{'log':<18} {episodes} episodes of {ENV} under a mediocre controller -> {id}")

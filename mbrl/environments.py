@@ -64,6 +64,26 @@ def spaces(env_id: str) -> tuple[Box, Box | Discrete]:
         env.close()
 
 
+def check_fits(env_id: str, obs_dim: int, action_dim: int, discrete: bool, whose: str) -> None:
+    """Refuse an environment whose flat spaces are not those of a log or a policy, which `whose` names.
+
+    Raises:
+        ValueError: they differ, or as `spaces` does.
+    """
+    observation, action = spaces(env_id)
+    choices = isinstance(action, Discrete)
+    width = int(action.n) if isinstance(action, Discrete) else action.shape[0]
+    here, there = (observation.shape[0], width, choices), (obs_dim, action_dim, discrete)
+    if here != there:
+        raise ValueError(f"the environment {env_id!r} has {_dims(*here)}, and {whose} has {_dims(*there)}")
+
+
+def _dims(obs_dim: int, action_dim: int, discrete: bool) -> str:
+    return f"observations [{obs_dim}] and " + (
+        f"{action_dim} discrete actions" if discrete else f"actions [{action_dim}]"
+    )
+
+
 def requirements(env: gym.Env) -> list[str]:
     """The package that decides this environment's physics, pinned, e.g. ["mujoco==3.5.0"]; empty without one.
 

@@ -6,18 +6,18 @@ Every stage leaves its result in the run's folder, and is skipped or continued w
 from __future__ import annotations
 
 import datetime
-import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import yaml
 from torch import Tensor
 
 from mbrl import environments, files
-from mbrl.core import Batch, Dynamics, Learner, Policy, Spec, seeded
+from mbrl.core import Dynamics, Learner, Policy, Spec, generator, seeded
 from mbrl.data import minari
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.estimates import Estimate, bootstrap
@@ -27,6 +27,7 @@ from mbrl.registry.gates import Evidence, Verdict, decide
 from mbrl.registry.lineage import Lineage, LoggedData
 from mbrl.registry.runs import RunLog
 from mbrl.report.dossier import draw_returns, sample_rollouts
+from mbrl.runfolder import RunFolder
 from mbrl.settings import Data, Fit, Imitation, Rehearsal, Trial, World
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.dynamics import fit_dynamics
@@ -35,7 +36,25 @@ from mbrl.training.policy import PolicyReport, fit_policy
 EXPERIMENT = "mbrl"
 JUDGE_HOLDOUT = 0.15  # of the second simulator's episodes: what stops its own training
 
+Model = Callable[[Spec], Dynamics]
 Factory = Callable[[Spec], Learner]
+
+
+class _Log(NamedTuple):
+    """The data set, and its episodes by purpose."""
+
+    data: TransitionDataset
+    learn: Tensor  # for the policy and its simulator
+    held: Tensor  # measure this simulator
+    judge: Tensor  # for the second simulator
+    judge_held: Tensor  # stop its training, and measure it
+
+
+class _Desk(NamedTuple):
+    """Where the run writes."""
+
+    folder: RunFolder
+    record: RunLog
 
 
 @dataclass
@@ -53,117 +72,136 @@ class Pipeline:
     imitation: Imitation
     trial: Trial
     folder: Path | None
-    resolved: str
+    resolved: dict[str, Any]
 
-    def run(self, dynamics: Callable[[Spec], Dynamics], learner: Factory, baseline: Factory) -> dict[str, Any]:
-        """All stages; returns what `mbrl run --json` prints."""
+    def run(self, dynamics: Model, learner: Factory, baseline: Factory) -> dict[str, Any]:
+        """All stages; returns what `mbrl run --json` prints. A run that was finished before is told again."""
         models.check_name(self.name)
+        log = self._read()
+        spec = log.data.spec(log.learn)
         if self.env is not None:
-            environments.make(self.env).close()  # a misspelt name should not cost an hour first
-        log = minari.load(self.data.id, self.data.download)
-        learn, held, judge = log.split(self.data.split, self.seed)
-        spec = log.spec(learn)
-        self._tell("log", f"{log.id}: {len(log):,} rows, {log.episodes:,} episodes, return {log.returns().mean():.1f}")
-        folder, run_id = self._open_folder(log)
-        with RunLog.open(EXPERIMENT, self.name, run_id) as record:
-            self._remember(folder, record, log)
-            world = self._simulator("simulator", dynamics, spec, log, learn, held, self.seed, folder, record)
-            lineage = Lineage(log.id, log.fingerprint)
-            number = models.log_simulator(record, world, self.name, lineage)
-            real = log.batch(log.rows(learn))
-            cloned = self._clone(baseline, spec, real, folder, record)
-            candidate, report = self._rehearse(learner, spec, real, world, folder, record)
-            second = self._judge(dynamics, log, judge, folder, record)
-            with record.stage("evidence") as stage:
-                policies = {"behaviour cloning": cloned, "candidate": candidate}
-                values, verdict = self._weigh(policies, log, second, stage)
-                lineage = Lineage(log.id, log.fingerprint, f"{self.name}-simulator/{number}")
-                version = models.log_policy(record, candidate, self.name, lineage)
-                champion = self._promote(verdict, version, record)
-                own = self._values({"candidate": candidate}, log, world)["candidate"]
-                true = self._measure(policies, stage)
-                draw_returns(stage, log.returns(), values, true, f"{self.name}: {_outcome(verdict)}")
-                sample_rollouts(stage, candidate, world, log, held, self.rehearsal.horizon, self.seed)
+            environments.check_fits(self.env, spec.obs_dim, spec.action_dim, spec.discrete, f"the log {log.data.id}")
+        candidate, cloning = self._built("policy", learner, spec), self._built("baseline", baseline, spec)
+        stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        path = (self.folder or files.home() / "runs" / f"{self.name}-{stamp}").absolute()
+        with RunFolder.open(path, log.data.fingerprint) as folder:
+            folder.settle({**self.resolved, "folder": str(path)})
+            if folder.result is not None:
+                self._tell("finished", f"{path} holds this run and its result; nothing is repeated")
+                return folder.result
+            try:
+                with RunLog.open(EXPERIMENT, self.name, folder.facts.get("run_id")) as record:
+                    result = self._stages(dynamics, candidate, cloning, spec, log, _Desk(folder, record))
+            except KeyboardInterrupt as stop:
+                again = f"mbrl run --config {path / 'config.yaml'}"
+                raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; go on with: {again}") from stop
+            folder.finish(result)
+        self._tell("next", "mbrl ui   shows the curves, pictures, verdict and models of all runs")
+        return result
+
+    def _stages(
+        self, dynamics: Model, candidate: Learner, cloning: Learner, spec: Spec, log: _Log, desk: _Desk
+    ) -> dict[str, Any]:
+        data = log.data
+        self._remember(data, desk)
+        world = self._simulator("simulator", dynamics, spec, data, log.learn, log.held, self.seed, desk)
+        simulator = self._register("simulator_version", models.log_simulator, world, Lineage(*_source(data)), desk)
+        self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
+        report = self._fit("policy", candidate, log, world, desk, **vars(self.rehearsal))
+        judge_spec, seed = data.spec(log.judge), self.seed + 1
+        second = self._simulator("judge", dynamics, judge_spec, data, log.judge, log.judge_held, seed, desk)
+        policies = {"behaviour cloning": cloning.policy, "candidate": candidate.policy}
+        with desk.record.stage("evidence") as stage:
+            values, verdict = self._weigh(policies, data, second, stage)
+            lineage = Lineage(*_source(data), f"{self.name}-simulator/{simulator}")
+            version = self._register("policy_version", models.log_policy, candidate.policy, lineage, desk)
+            own = self._values({"candidate": candidate.policy}, data, world)
+            true = self._measure(policies, stage)
+            draw_returns(stage, data.returns(), values, true, f"{self.name}: {_outcome(verdict)}")
+            sample_rollouts(stage, candidate.policy, world, data, log.held, self.rehearsal.horizon, self.seed)
+            champion = self._promote(verdict, version, desk.record)  # last, so that a failure before leaves it alone
         return {
             "name": self.name,
-            "run_id": record.run_id,
-            "folder": str(folder),
-            "data": {"id": log.id, "fingerprint": log.fingerprint, "rows": len(log), "episodes": log.episodes},
-            "logged_return": bootstrap(log.returns().numpy(), self.trial.level)._asdict(),
-            "second_simulator": {name: value._asdict() for name, value in values.items()},
-            "own_simulator": {"candidate": own._asdict()},
-            "true_environment": {name: value._asdict() for name, value in true.items()},
+            "run_id": desk.record.run_id,
+            "folder": str(desk.folder.path),
+            "data": {"id": data.id, "fingerprint": data.fingerprint, "rows": len(data), "episodes": data.episodes},
+            "logged_return": self._logged(data)._asdict(),
+            "second_simulator": _plain(values),
+            "own_simulator": _plain(own),
+            "true_environment": _plain(true),
             "updates": report.updates,
-            "simulator_version": number,
+            "simulator_version": simulator,
             "policy_version": version,
             "promoted": verdict.promote,
             "reasons": list(verdict.reasons),
             "champion": champion,
         }
 
-    # ------------------------------------------------------------------ the run's folder
+    # ------------------------------------------------------------------ what can be refused before any work
 
-    def _open_folder(self, log: TransitionDataset) -> tuple[Path, str | None]:
-        """The folder, and the MLflow run of the process that left it."""
-        stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        folder = self.folder or files.home() / "runs" / f"{self.name}-{stamp}"
-        note = folder / "run.json"
-        if not note.exists():
-            return folder, None
-        left = json.loads(note.read_text())
-        if left["fingerprint"] != log.fingerprint:
+    def _read(self) -> _Log:
+        data = minari.load(self.data.id, self.data.download)
+        learn, held, judge = data.split(self.data.split, self.seed)
+        count = min(max(1, round(len(judge) * JUDGE_HOLDOUT)), len(judge) - 1)
+        if count < 1:
             raise ValueError(
-                f"{folder} was begun on a log with fingerprint {left['fingerprint'][:12]}, and {log.id} now has"
-                f" {log.fingerprint[:12]}: restore that log, or start a new run without --folder"
+                f"the second simulator gets {len(judge)} of {data.episodes} episodes and needs 2: raise the last of"
+                f" data.split, now {list(self.data.split)}"
             )
-        self._tell("resume", f"{folder}")
-        return folder, left["run_id"]
+        said = f"{len(data):,} rows, {data.episodes:,} episodes, mean return {data.returns().mean():.1f}"
+        self._tell("log", f"{data.id}: {said}")
+        order = torch.randperm(len(judge), generator=generator(self.seed, "judge"))  # logs are often sorted by skill
+        return _Log(data, learn, held, judge[order[count:]], judge[order[:count]])
 
-    def _remember(self, folder: Path, record: RunLog, log: TransitionDataset) -> None:
-        note = {"run_id": record.run_id, "name": self.name, "fingerprint": log.fingerprint}
-        settings = yaml.safe_load(self.resolved) or {}
-        settings["folder"] = str(folder)
-        for path, content in (
-            (folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False)),
-            (folder / "run.json", json.dumps(note)),
-        ):
-            with files.replacing(path) as beside:
-                beside.write_text(content)
-        record.params({k: v for k, v in settings.items() if k not in ("config", "folder")})
-        record.text(yaml.safe_dump(settings, sort_keys=False), "config.yaml")
-        record.tags({"mbrl.data_id": log.id, "mbrl.data_fingerprint": log.fingerprint, "mbrl.folder": str(folder)})
-        record.input(LoggedData(log), "training")
-        self._tell("resume with", f"mbrl run --config {folder / 'config.yaml'}   (if this process ends early)")
+    def _built(self, stage: str, factory: Factory, spec: Spec) -> Learner:
+        with seeded(self.seed, stage):
+            learner = factory(spec)
+        penalised = stage == "policy" and learner.imagines and self.rehearsal.real_ratio < 1 and self.rehearsal.penalty
+        if penalised and self.world.uncertainty is None:
+            raise ValueError(
+                f"rehearsal.penalty is {self.rehearsal.penalty} and simulator.uncertainty is null: name one, such as"
+                " dynamics.uncertainty.max_aleatoric, or set rehearsal.penalty to 0"
+            )
+        return learner
 
     # ------------------------------------------------------------------ stages
+
+    def _remember(self, data: TransitionDataset, desk: _Desk) -> None:
+        settings, (folder, record) = desk.folder.settings, desk
+        folder.remember(run_id=record.run_id, name=self.name)
+        record.params({k: v for k, v in settings.items() if k != "folder"})
+        record.text(yaml.safe_dump(settings, sort_keys=False), "config.yaml")
+        record.tags(Lineage(*_source(data)).tags() | {"mbrl.folder": str(folder.path)})
+        record.input(LoggedData(data), "training")
+        word = "resumed in" if record.resumed else "folder"
+        self._tell(word, f"{folder.path}   (should this end early: mbrl run --config {folder.path / 'config.yaml'})")
 
     def _simulator(
         self,
         stage: str,
-        dynamics: Callable[[Spec], Dynamics],
+        dynamics: Model,
         spec: Spec,
-        log: TransitionDataset,
+        data: TransitionDataset,
         learn: Tensor,
         held: Tensor,
         seed: int,
-        folder: Path,
-        record: RunLog,
+        desk: _Desk,
     ) -> Simulator:
         """A simulator fitted on the episodes `learn`, with its uncertainty measured on the episodes `held`."""
-        path = folder / f"{stage}.ckpt"
+        path = desk.folder.path / f"{stage}.ckpt"
         if path.exists():
             return Simulator.load(files.load(path))
-        rows, held_rows = log.rows(learn), log.batch(log.rows(held))
+        rows, held_rows = data.rows(learn), data.batch(data.rows(held))
         with seeded(seed, stage):
             model = dynamics(spec)
-        with record.stage(stage) as child:
+        with desk.record.stage(stage) as child:
             report = fit_dynamics(
                 model,
-                log.batch(rows),
-                log.episode[rows],
+                data.batch(rows),
+                data.episode[rows],
                 held_rows,
                 seed=seed,
-                folder=folder / stage,
+                folder=desk.folder.path / stage,
                 accelerator=self.accelerator,
                 progress=True,
                 log=child.metrics,
@@ -178,77 +216,51 @@ class Pipeline:
         self._tell(stage, f"{report.epochs} epochs, hold-out error {best:.3g} (best member), {report.seconds:.0f} s")
         return simulator
 
-    def _clone(self, baseline: Factory, spec: Spec, real: Batch, folder: Path, record: RunLog) -> Policy:
-        with seeded(self.seed, "baseline"):
-            learner = baseline(spec)
-        self._fit("baseline", learner, real, None, folder, record, real_ratio=1.0, **vars(self.imitation))
-        return learner.policy
-
-    def _rehearse(
-        self, factory: Factory, spec: Spec, real: Batch, world: Simulator, folder: Path, record: RunLog
-    ) -> tuple[Policy, PolicyReport]:
-        with seeded(self.seed, "policy"):
-            learner = factory(spec)
-        report = self._fit("policy", learner, real, world, folder, record, **vars(self.rehearsal))
-        return learner.policy, report
-
     def _fit(
-        self,
-        stage: str,
-        learner: Learner,
-        real: Batch,
-        world: Simulator | None,
-        folder: Path,
-        record: RunLog,
-        **settings: Any,
+        self, stage: str, learner: Learner, log: _Log, world: Simulator | None, desk: _Desk, **settings: Any
     ) -> PolicyReport:
-        with record.stage(stage) as child:
+        """Improve the learner, from its checkpoint if there is one, and leave it on the CPU."""
+        with desk.record.stage(stage) as child:
             report = fit_policy(
                 learner,
-                real,
+                log.data.batch(log.data.rows(log.learn)),
                 world,
                 seed=self.seed,
-                checkpoint=folder / f"{stage}.ckpt",
+                checkpoint=desk.folder.path / f"{stage}.ckpt",
                 accelerator=self.accelerator,
                 log=child.metrics,
                 label=stage,
                 **settings,
             )
         learner.cpu()
+        if world is not None:
+            world.cpu()
         self._tell(stage, f"{report.updates:,} updates, {report.imagined_rows:,} imagined rows, {report.seconds:.0f} s")
         return report
 
-    def _judge(
-        self, dynamics: Callable[[Spec], Dynamics], log: TransitionDataset, judge: Tensor, folder: Path, record: RunLog
-    ) -> Simulator:
-        """The second simulator: another seed, and episodes that the first one and the learner never saw."""
-        count = min(max(1, round(len(judge) * JUDGE_HOLDOUT)), len(judge) - 1)
-        if count < 1:
-            raise ValueError(
-                f"the second simulator gets {len(judge)} of {log.episodes} episodes and needs 2: raise the last of"
-                f" data.split, now {list(self.data.split)}"
-            )
-        fitted, held = judge[count:], judge[:count]
-        return self._simulator("judge", dynamics, log.spec(fitted), log, fitted, held, self.seed + 1, folder, record)
+    def _register(self, fact: str, log: Callable[..., str], model: Any, lineage: Lineage, desk: _Desk) -> str:
+        """The model's new version, or the one that an earlier process of this run has registered."""
+        if fact not in desk.folder.facts:
+            desk.folder.remember(**{fact: log(desk.record, model, self.name, lineage)})
+        return str(desk.folder.facts[fact])
 
-    def _values(self, policies: dict[str, Policy], log: TransitionDataset, simulator: Simulator) -> dict[str, Estimate]:
-        starts, steps = start_states(log, self.trial.starts, self.seed), int(log.lengths.max())
-        return simulated_values(policies, simulator, starts, steps, level=self.trial.level, seed=self.seed)
+    def _logged(self, data: TransitionDataset) -> Estimate:
+        return bootstrap(data.returns().numpy(), self.trial.level, self.seed)
+
+    def _values(
+        self, policies: dict[str, Policy], data: TransitionDataset, simulator: Simulator
+    ) -> dict[str, Estimate]:
+        starts = start_states(data, self.trial.starts, self.seed)
+        return simulated_values(policies, simulator, starts, level=self.trial.level, seed=self.seed)
 
     def _weigh(
-        self, policies: dict[str, Policy], log: TransitionDataset, second: Simulator, stage: RunLog
+        self, policies: dict[str, Policy], data: TransitionDataset, second: Simulator, stage: RunLog
     ) -> tuple[dict[str, Estimate], Verdict]:
-        logged = bootstrap(log.returns().numpy(), self.trial.level, self.seed)
-        values = self._values(policies, log, second)
+        logged, values = self._logged(data), self._values(policies, data, second)
         verdict = decide(Evidence(logged, values["behaviour cloning"], values["candidate"]))
-        stage.dict(
-            {
-                "logged": logged._asdict(),
-                "second_simulator": {name: value._asdict() for name, value in values.items()},
-                "verdict": {**verdict._asdict(), "rules": [rule._asdict() for rule in verdict.rules]},
-            },
-            "evidence.json",
-        )
+        rules = [rule._asdict() for rule in verdict.rules]
+        evidence = {"logged": logged._asdict(), "second_simulator": _plain(values)}
+        stage.dict({**evidence, "verdict": {**verdict._asdict(), "rules": rules}}, "evidence.json")
         self._tell("logged", _told(logged))
         for name, value in values.items():
             self._tell(name, f"{_told(value)} in the second simulator")
@@ -275,12 +287,20 @@ class Pipeline:
             returns = environments.true_returns(acting(policy), self.env, self.trial.episodes, 1000 + self.seed)
             true[name] = bootstrap(returns, self.trial.level, self.seed)
             self._tell(name, f"{_told(true[name])} in {self.env}, {self.trial.episodes} episodes")
-        stage.dict({name: value._asdict() for name, value in true.items()}, "true_environment.json")
+        stage.dict(_plain(true), "true_environment.json")
         return true
 
     @staticmethod
     def _tell(what: str, text: str) -> None:
         print(f"{what:<18} {text}", flush=True)
+
+
+def _source(data: TransitionDataset) -> tuple[str, str]:
+    return data.id, data.fingerprint
+
+
+def _plain(values: dict[str, Estimate]) -> dict[str, dict[str, float]]:
+    return {name: value._asdict() for name, value in values.items()}
 
 
 def _told(estimate: Estimate) -> str:

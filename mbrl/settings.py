@@ -1,13 +1,42 @@
-"""The groups of settings of `mbrl run`: what stages.py takes, and what a YAML spells out."""
+"""The groups of settings of `mbrl run`: what stages.py takes, and what a YAML spells out.
+
+Numbers are checked here, before any work, so that a slip does not come to light after an hour of training.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import Any, Literal
 
 from mbrl.core import Prediction
+
+# Both return a Tensor. Not said so, because jsonargparse would then offer the subclasses of Tensor as values.
+Uncertainty = Callable[[Prediction], Any]
+Termination = Callable[..., Any]
+
+
+def _expect(good: bool, name: str, value: object, expected: str) -> None:
+    if not good:  # false of NaN as well, whatever the comparison
+        raise ValueError(f"{name} is {value}, expected {expected}")
+
+
+def _at_least(least: int, group: str, settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _expect(value >= least, f"{group}.{name}", value, f"at least {least}")
+
+
+def _callable_with(name: str, function: Callable[..., Any] | None, *arguments: str) -> None:
+    if function is None:
+        return
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        path = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+        raise ValueError(f"{name} is {path}, which does not take ({', '.join(arguments)}): {error}") from error
 
 
 @dataclass
@@ -15,9 +44,9 @@ class Data:
     """Which log, and how its episodes are divided.
 
     Args:
-        id: Minari id of the data set.
-        split: shares of the episodes that the policy and its simulator learn from, that measure this simulator, and
-            that the second simulator, the judge, is fitted on; together 1.
+        id: Minari id of the data set, such as plant/run1-v0.
+        split: shares of the episodes: those that the policy and its simulator learn from, those that measure this
+            simulator, and those that the judge, a second simulator, is fitted on. They sum to 1, as [0.7,0.1,0.2] does.
         download: fetch the data set if it is not on this machine.
     """
 
@@ -25,20 +54,24 @@ class Data:
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)
     download: bool = False
 
+    def __post_init__(self) -> None:
+        if min(self.split) <= 0 or not math.isclose(sum(self.split), 1, abs_tol=1e-6):
+            raise ValueError(f"data.split is {list(self.split)}, expected three shares above 0 that sum to 1")
+
 
 @dataclass
 class Fit:
-    """Supervised training of a dynamics model; all of `fit_dynamics` and, below `accelerator`, of Lightning's Trainer.
+    """Supervised training of the dynamics models.
 
     Args:
         batch_size: rows per member and update.
         lr: learning rate of Adam.
-        max_epochs: at most.
+        max_epochs: epochs at most.
         patience: epochs without improvement after which a member is done.
-        min_improvement: what counts as one, as a share of the hold-out error.
-        devices: how many of the accelerator's devices.
-        precision: e.g. 32-true or bf16-mixed.
-        strategy: how several devices work together.
+        min_improvement: what counts as an improvement, as a share of the hold-out error.
+        devices: how many of the accelerator's devices share the work.
+        precision: of the arithmetic; the weights are float32 in all of them.
+        strategy: of Lightning's Trainer, how several devices work together.
     """
 
     batch_size: int = 256
@@ -47,26 +80,38 @@ class Fit:
     patience: int = 5
     min_improvement: float = 0.01
     devices: int = 1
-    precision: str = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        _at_least(1, "fit", self, "batch_size", "max_epochs", "patience", "devices")
+        _expect(self.lr > 0, "fit.lr", self.lr, "a number above 0")
+        _expect(0 <= self.min_improvement < 1, "fit.min_improvement", self.min_improvement, "a share of 0 or more")
 
 
 @dataclass
 class World:
-    """What turns a dynamics model into a simulator.
+    """What turns the dynamics models into simulators.
 
     Args:
-        uncertainty: dotted path of a function Prediction -> [B].
-        termination: dotted path of a rule (obs, action, next_obs) -> [B]; null means the learned head where the log
-            has terminals, and a world without end where it has none.
-        margin: how far predictions may leave the log's range, as a share of it.
-        quantile: of the uncertainty on held-out rows, that counts as uncertainty 1.
+        uncertainty: dotted path of a function from a Prediction to [B], such as dynamics.uncertainty.max_aleatoric;
+            null for none, which leaves nothing to penalise.
+        termination: dotted path of a rule from obs, action and next_obs to [B], such as dynamics.terminations.hopper;
+            null for the learned head where the log has terminals, and for a world without end where it has none.
+        margin: how far predictions may leave the log's range, as a share of that range.
+        quantile: the uncertainty that this share of the held-out rows does not exceed counts as 1.
     """
 
-    uncertainty: Callable[[Prediction], Tensor] | None = None
-    termination: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    uncertainty: Uncertainty | None = None
+    termination: Termination | None = None
     margin: float = 0.1
     quantile: float = 0.95
+
+    def __post_init__(self) -> None:
+        _callable_with("simulator.uncertainty", self.uncertainty, "prediction")
+        _callable_with("simulator.termination", self.termination, "obs", "action", "next_obs")
+        _expect(0 <= self.margin < math.inf, "simulator.margin", self.margin, "0 or more")
+        _expect(0 < self.quantile <= 1, "simulator.quantile", self.quantile, "a share above 0, up to 1")
 
 
 @dataclass
@@ -74,14 +119,14 @@ class Rehearsal:
     """How long and on what the policy is improved.
 
     Args:
-        updates: of the learner.
+        updates: number of updates of the learner.
         batch_size: rows an update, logged and imagined together.
-        real_ratio: the logged share of them.
+        real_ratio: the logged share of these rows; 1 means no imagination.
         horizon: steps of an imagined rollout.
-        penalty: of the uncertainty, in units of the reward's spread in the log.
+        penalty: what uncertainty 1 costs, in units of the reward's spread in the log.
         rollout_every: updates between two batches of rollouts.
-        rollout_starts: logged states that each batch begins with.
-        keep_rollouts: batches that the ring holds.
+        rollout_starts: logged states that each batch of rollouts begins with.
+        keep_rollouts: batches of rollouts that the ring buffer holds.
         checkpoint_every: updates between two checkpoints.
         precision: 32-true, or bf16-mixed where the processor multiplies bfloat16 faster.
     """
@@ -95,7 +140,13 @@ class Rehearsal:
     rollout_starts: int = 2_500
     keep_rollouts: int = 20
     checkpoint_every: int = 10_000
-    precision: str = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+
+    def __post_init__(self) -> None:
+        _at_least(1, "rehearsal", self, "updates", "batch_size", "horizon", "rollout_every", "rollout_starts")
+        _at_least(1, "rehearsal", self, "keep_rollouts", "checkpoint_every")
+        _expect(0 <= self.real_ratio <= 1, "rehearsal.real_ratio", self.real_ratio, "a share from 0 to 1")
+        _expect(0 <= self.penalty < math.inf, "rehearsal.penalty", self.penalty, "0 or more")
 
 
 @dataclass
@@ -103,12 +154,15 @@ class Imitation:
     """How long the baseline, behaviour cloning, is trained.
 
     Args:
-        updates: of the baseline.
-        batch_size: rows an update.
+        updates: number of updates of the baseline.
+        batch_size: logged rows an update.
     """
 
     updates: int = 20_000
     batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        _at_least(1, "imitation", self, "updates", "batch_size")
 
 
 @dataclass
@@ -116,11 +170,16 @@ class Trial:
     """How a candidate is judged.
 
     Args:
-        starts: logged start states to roll out from in the second simulator, at most.
-        level: of the two-sided intervals.
-        episodes: played in the true environment at the end, where one is named.
+        starts: logged start states, at most, that the second simulator rolls out from.
+        level: coverage of the two-sided intervals.
+        episodes: to play in the true environment at the end, where one is named.
     """
 
     starts: int = 512
     level: float = 0.95
     episodes: int = 20
+
+    def __post_init__(self) -> None:
+        _at_least(2, "trial", self, "starts")
+        _at_least(1, "trial", self, "episodes")
+        _expect(0 < self.level < 1, "trial.level", self.level, "a coverage between 0 and 1, such as 0.95")

@@ -1,7 +1,11 @@
-"""One function per command; its signature is its configuration and its --help."""
+"""One function per command; its signature is its configuration and its --help.
+
+What a command needs beyond that is imported inside it, so that --help and a misspelt setting answer soon.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from os import PathLike
@@ -9,27 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser
-from torch import Tensor
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from mbrl import bench as benchmark
-from mbrl import demonstration, environments
 from mbrl.__main__ import config_file
-from mbrl.core import Dynamics, Learner, Prediction, Spec
-from mbrl.data import tables
-from mbrl.evaluation.estimates import bootstrap
-from mbrl.evaluation.evidence import acting
-from mbrl.files import home
-from mbrl.pipeline import Pipeline
-from mbrl.registry import models, store
-from mbrl.registry.ui import serve
-from mbrl.settings import Data, Fit, Imitation, Rehearsal, Trial, World
-from mbrl.training.policy import Interrupted
+from mbrl.core import Dynamics, Learner, Spec
+from mbrl.settings import Data, Fit, Imitation, Rehearsal, Trial, Uncertainty, World
 
 # what a user can mend: told in a line, without a traceback
-MENDABLE = (ValueError, OSError, FloatingPointError, store.StoreError, RuntimeError)
+MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)
 
-__all__ = ["MENDABLE", "RECORDED", "Interrupted", "bench", "demo", "evaluate", "import_", "parser", "run", "ui"]
+__all__ = ["MENDABLE", "RECORDED", "bench", "demo", "evaluate", "import_", "parser", "run", "ui"]
 
 
 def run(
@@ -40,14 +33,14 @@ def run(
     name: str | None = None,
     env: str | None = None,
     seed: int = 0,
-    accelerator: str = "cpu",
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
     fit: Fit = Fit(),  # noqa: B008 (jsonargparse reads the defaults; nothing writes to them)
     simulator: World = World(),  # noqa: B008
     rehearsal: Rehearsal = Rehearsal(),  # noqa: B008
     imitation: Imitation = Imitation(),  # noqa: B008
     trial: Trial = Trial(),  # noqa: B008
     folder: Path | None = None,
-    resolved: str = "",
+    resolved: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Log -> simulator -> rehearsed policy -> evidence -> registry.
 
@@ -58,18 +51,24 @@ def run(
         dynamics: the model of the world.
         learner: what improves the policy.
         baseline: what the candidate has to beat beside the log itself.
-        name: of the registered models, NAME-simulator and NAME-policy; by default from the data set's id.
-        env: a true environment (also module:EnvId) for a final measurement, which the gate never sees.
-        seed: of everything random.
-        accelerator: cpu, cuda, ...
+        name: name of the registered models, NAME-simulator and NAME-policy; made from the data set's id if not given.
+        env: true environment (also MODULE:ENV_ID) for a last measurement, which the gate never sees.
+        seed: seed of everything random.
+        accelerator: where to compute.
         fit: training of the dynamics models.
         simulator: what turns them into simulators.
         rehearsal: improvement of the policy.
         imitation: training of the baseline.
         trial: judging the candidate.
-        folder: where the run keeps its files; one that exists is resumed. By default a new one under MBRL_HOME/runs.
-        resolved: the whole configuration as YAML, kept with the run.
+        folder: where the run keeps its files, a new folder under MBRL_HOME/runs if not given; the run that is in it
+            already is continued.
+        resolved: the whole configuration, kept with the run.
     """
+    from mbrl.data import minari
+    from mbrl.pipeline import Pipeline
+
+    _check_device("accelerator", accelerator)
+    minari.check_id(data.id)
     pipeline = Pipeline(
         data=data,
         name=name or data.id.rpartition("-v")[0].replace("/", "-"),
@@ -82,22 +81,28 @@ def run(
         imitation=imitation,
         trial=trial,
         folder=folder,
-        resolved=resolved,
+        resolved=resolved or {},
     )
     return pipeline.run(dynamics, learner, baseline)
 
 
-def demo(data: Data, seed: int = 0, episodes: int = 100, **settings: Any) -> dict[str, Any]:
+def demo(
+    data: Data, seed: int = 0, episodes: int = 100, resolved: dict[str, Any] | None = None, **settings: Any
+) -> dict[str, Any]:
     """Log Pendulum-v1 with a mediocre controller, then run the whole path on that log.
 
     Args:
         data: where the log is kept; it is written if it is not there.
-        seed: of everything random.
-        episodes: to log, each of 200 steps.
+        seed: seed of everything random.
+        episodes: episodes to log, each of 200 steps.
+        resolved: the whole configuration.
         settings: of `run`.
     """
+    from mbrl import demonstration
+
     demonstration.log_pendulum(data.id, episodes, seed)
-    return run(data=data, seed=seed, **settings)
+    kept = {key: value for key, value in (resolved or {}).items() if key != "episodes"}  # so that `mbrl run` reads it
+    return run(data=data, seed=seed, resolved=kept, **settings)
 
 
 def import_(
@@ -110,12 +115,14 @@ def import_(
     """Turn an npz, CSV or Parquet log into a Minari data set.
 
     Args:
-        file: the log.
-        id: of the new data set, NAMESPACE/NAME-vN.
-        env: Gymnasium environment it is from (also module:EnvId), for spaces and bounds.
+        file: the log, in a file that ends in .npz, .csv or .parquet.
+        id: id of the new data set, NAMESPACE/NAME-vN.
+        env: Gymnasium environment that the log is from (also MODULE:ENV_ID), for the spaces and their bounds.
         schema: YAML that names the columns; an npz with obs, action, next_obs, reward, done, truncated needs none.
-        on_bad_rows: what a NaN or infinity does: stop with an error, or drop its episode and report it.
+        on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode, which is reported.
     """
+    from mbrl.data import tables
+
     answer = tables.import_log(file, id, env=env, schema=schema, on_bad_rows=on_bad_rows)
     for key, value in answer.items():
         print(f"{key:>12}: {value}")
@@ -123,17 +130,26 @@ def import_(
 
 
 def evaluate(policy: str, env: str, episodes: int = 20, seed: int = 1000, level: float = 0.95) -> dict[str, Any]:
-    """Measure a registered policy in a true environment.
+    """Measure a registered policy in a true environment: mean return with its interval.
 
     Args:
-        policy: URI such as models:/NAME-policy@champion.
-        env: Gymnasium environment (also module:EnvId).
-        episodes: to play.
-        seed: of the first episode's start; the next one's is larger by one.
-        level: of the interval.
+        policy: URI of the policy, such as models:/NAME-policy@champion or models:/NAME-policy/3.
+        env: Gymnasium environment (also MODULE:ENV_ID).
+        episodes: episodes to play.
+        seed: seed of the first episode's start; the next one's is larger by one.
+        level: coverage of the interval.
     """
-    store.connect()
-    returns = environments.true_returns(acting(models.load_policy(policy)), env, episodes, seed)
+    from mbrl import environments
+    from mbrl.evaluation.estimates import bootstrap
+    from mbrl.evaluation.evidence import acting
+    from mbrl.registry import models
+
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}, expected a coverage between 0 and 1, such as 0.95")
+    actor = models.load_policy(policy)
+    spec = actor.spec
+    environments.check_fits(env, spec.obs_dim, spec.action_dim, spec.discrete, policy)
+    returns = environments.true_returns(acting(actor), env, episodes, seed)
     estimate = bootstrap(returns, level, seed)
     print(
         f"{policy} in {env}: {estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
@@ -145,8 +161,8 @@ def evaluate(policy: str, env: str, episodes: int = 20, seed: int = 1000, level:
 def bench(
     dynamics: Callable[[Spec], Dynamics],
     learner: Callable[[Spec], Learner],
-    uncertainty: Callable[[Prediction], Tensor],
-    device: str = "cpu",
+    uncertainty: Uncertainty,
+    device: Literal["cpu", "cuda"] = "cpu",
     threads: int | None = None,
     repeats: int = 5,
     seconds: float = 2.0,
@@ -155,17 +171,21 @@ def bench(
     """Time the inner loops on this machine, at Hopper's sizes.
 
     Args:
-        dynamics: the ensemble.
-        learner: whose updates are counted.
-        uncertainty: of the rollouts with disagreement.
-        device: cpu or cuda.
-        threads: of torch; by default torch's own choice.
-        repeats: timings, of which the median is told.
-        seconds: of one timing, about.
-        seed: of weights and rows.
+        dynamics: the ensemble that is trained and rolled out.
+        learner: the learner whose updates are counted.
+        uncertainty: dotted path of the disagreement in the rollouts that have one.
+        device: where to compute.
+        threads: torch's threads; torch's own choice if not given.
+        repeats: timings of each loop, whose median is reported.
+        seconds: length of one timing, about.
+        seed: seed of weights and rows.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, and torch {torch.__version__} sees no GPU: use --device cpu")
+    from mbrl import bench as benchmark
+
+    _check_device("device", device)
+    for setting, value in ("threads", threads), ("repeats", repeats):
+        if value is not None and value < 1:
+            raise ValueError(f"{setting} is {value}, expected at least 1")
     if threads is not None:
         torch.set_num_threads(threads)
     about = benchmark.versions(device)
@@ -182,22 +202,49 @@ def ui(port: int = 5000) -> dict[str, Any]:
     """Open the MLflow pages of all runs, on loopback, until Ctrl-C.
 
     Args:
-        port: to listen on.
+        port: port to listen on.
     """
+    from mbrl.registry import store
+    from mbrl.registry.ui import serve
+
     uri = store.connect()
-    print(f"MLflow shows {uri} at http://127.0.0.1:{port} until Ctrl-C (all state is under {home()})")
-    return {"status": serve(uri, port)}
+    serve(uri, port)
+    return {"uri": uri, "port": port}
+
+
+def _check_device(setting: str, device: str) -> None:
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not usable.get(device, True):
+        raise ValueError(f"{setting} is {device!r}, and torch {torch.__version__} sees no such device: use cpu")
 
 
 RECORDED = (run, demo)  # they keep their resolved configuration
 
 
+class _Formatter(DefaultHelpFormatter):
+    def _expand_help(self, action: Any) -> str:
+        """Functions and classes by their name; jsonargparse shows some as repr does, with an address."""
+        return re.sub(r"<(?:function|class) '?(\w+)'?(?: at 0x[0-9a-f]+)?>", r"\1", super()._expand_help(action))
+
+
 def parser(function: Callable[..., Any], command: str, default: str | None, arguments: Sequence[str]) -> ArgumentParser:
-    """The command's parser: `default` is the configuration it starts from unless `arguments` name another one."""
+    """The command's parser: `default` is the configuration it starts from unless `arguments` name another one.
+
+    It raises argparse.ArgumentError where an argument or a key of a YAML is wrong.
+    """
+    set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: no os.system as an uncertainty
     named = any(a == "--config" or a.startswith("--config=") for a in arguments)
     files: list[str | PathLike[str]] = [config_file(default)] if default and not named else []
-    about = (function.__doc__ or "").split("\n\n")[0]
-    made = ArgumentParser(prog=f"mbrl {command}", default_config_files=files, description=about)
-    made.add_argument("--config", action="config", help="YAML file with settings; those given after it win")
-    made.add_function_arguments(function, skip={"resolved"}, as_group=False, sub_configs=False)
+    made = ArgumentParser(
+        prog=f"mbrl {command}",
+        usage=f"mbrl {command} {'FILE ' if function is import_ else ''}[--config FILE.yaml] [--SETTING VALUE ...]",
+        description=(function.__doc__ or "").split("\n\n")[0],
+        default_config_files=files,
+        formatter_class=_Formatter,
+        exit_on_error=False,
+    )
+    made.add_argument("--config", action="config", metavar="FILE.yaml", help="YAML with settings; later arguments win")
+    if function is import_:  # the one setting that needs no name
+        made.add_argument("file", metavar="FILE", type=Path, help="the log: .npz, .csv or .parquet")
+    made.add_function_arguments(function, skip={"resolved", "file"}, as_group=False, sub_configs=False)
     return made

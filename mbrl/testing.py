@@ -5,6 +5,7 @@ Each raises AssertionError with the rule that is broken.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,13 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mbrl.core import Batch, Dynamics, Learner, Policy, Prediction, Spec, build, generator, seeded
 
-HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
+HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "allclose", "_unique2")
+INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 
 
 class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         assert name not in HOST_READS, f"aten::{name} makes the host wait for the device: use torch.where, or shapes"
+        masks = [i for i in args[1] if i is not None and i.dtype == torch.bool] if name in INDEXING else []
+        assert not masks, f"aten::{name} with a boolean mask makes the host wait for the device: use torch.where"
         return func(*args, **(kwargs or {}))
 
 
@@ -29,7 +33,8 @@ class _Watch(TorchDispatchMode):
 def no_host_reads() -> Iterator[None]:
     """Fail where tensor code inside reads a value from its device (`.item()`, a branch on a tensor, a boolean index).
 
-    Works on the CPU as well, so that a machine without an accelerator can hold the rule.
+    Works on the CPU as well, so that a machine without an accelerator can hold the rule; what copies whole tensors
+    there (`.tolist()`, `.numpy()`, `.cpu()`) leaves no trace on a CPU and is not seen.
     """
     with _Watch():
         yield
@@ -203,10 +208,25 @@ def check_learner(factory: Callable[[Spec], Learner], spec: Spec) -> None:
         assert isinstance(value, Tensor), f"metric {name} is {type(value).__name__}, expected a tensor"
         assert value.numel() == 1, f"metric {name} has shape {tuple(value.shape)}, expected a scalar"
         assert not value.requires_grad, f"metric {name} is not detached"
-    first.update(real, None, generator(2, "check"))  # a run may be told to imagine nothing
-    twin = build(first.config, Learner, spec)
-    twin.load_state_dict(first.state_dict())
+    if not _resumes(first, spec, real, imagined):
+        raise AssertionError(
+            "a learner restored from state_dict and optimizers goes on differently: keep all state there"
+        )
     check_policy(first.policy)
+
+
+def _resumes(learner: Learner, spec: Spec, real: Batch, imagined: Batch) -> bool:
+    twin = build(learner.config, Learner, spec)
+    twin.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for name, optimizer in learner.optimizers.items():
+        twin.optimizers[name].load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    told = []
+    for one in (learner, twin):
+        rng = generator(2, "check")
+        told += [one.update(real, imagined, rng) for _ in range(3)]
+    weights = all(torch.equal(v, twin.state_dict()[k]) for k, v in learner.state_dict().items())
+    metrics = all(torch.equal(v, b[k]) for a, b in zip(told[:3], told[3:], strict=True) for k, v in a.items())
+    return weights and metrics
 
 
 def _updated(factory: Callable[[Spec], Learner], spec: Spec, real: Batch, imagined: Batch) -> Learner:

@@ -50,11 +50,12 @@ class TanhGaussian(Policy):
         return self.sample(obs, rng)[0]
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Log density in [-1, 1] units; actions on the bounds count as lying 1e-6 inside."""
+        """Log density in the environment's units [...]; actions on the bounds count as lying 1e-6 inside."""
         mean, log_std = self.distribution(obs)
         raw = torch.atanh(self.bounds.unscale(action).clamp(-1 + 1e-6, 1 - 1e-6))
         noise = (raw - mean) / log_std.exp()
-        return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi) - log_tanh_slope(raw)).sum(-1)
+        gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+        return (gaussian - log_tanh_slope(raw)).sum(-1) - self.bounds.log_volume()
 
 
 class Deterministic(Policy):

@@ -65,6 +65,8 @@ class COMBO(Learner):
         return self.agent.actor
 
     def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
+        if not len(real.reward):
+            raise ValueError("COMBO is conservative relative to logged rows and got none: raise real_ratio")
         batch = joined(real, imagined)
         target = self.agent.target(batch, rng)
         values = self.agent.critics(batch.obs, batch.action)

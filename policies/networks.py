@@ -47,7 +47,11 @@ class Bounds(nn.Module):
 
     def unscale(self, action: Tensor) -> Tensor:
         """The environment's range -> [-1, 1]."""
-        return (action - self.centre) / self.half_range
+        return (action - self.centre) / torch.where(self.half_range > 0, self.half_range, 1.0)
+
+    def log_volume(self) -> Tensor:
+        """log of what [-1, 1]^A is stretched by, scalar; constant channels count as 1."""
+        return torch.where(self.half_range > 0, self.half_range, 1.0).log().sum()
 
 
 class Trunk(nn.Module):
@@ -116,6 +120,9 @@ class Critics(nn.Module):
         x = x.expand(self.count, *x.shape)
         for weight, bias in layers[:-1]:
             x = stacked_linear(x, weight, bias)
-            x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.layer_norm else x)
+            x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.layer_norm else x, inplace=True)
+        weight, bias = layers[-1]
         with full_precision(x):
-            return stacked_linear(x.float(), *layers[-1])
+            if weight.shape[-1] == 1:  # a product and a sum cost less than a matmul that is one column wide
+                return (x.float() * weight.transpose(1, 2)).sum(-1, keepdim=True) + bias
+            return stacked_linear(x.float(), weight, bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +16,19 @@ from mbrl.simulator.rollout import simulated_returns
 from mbrl.simulator.simulator import Simulator
 
 
-def start_states(data: TransitionDataset, most: int, seed: int) -> Tensor:
-    """First observations of at most `most` logged episodes, drawn without replacement: [B, O].
+class Starts(NamedTuple):
+    """Where rollouts begin, and where their episodes are cut."""
 
-    Where an episode starts is the world's choice, not a policy's, so every side of the split may give them.
+    obs: Tensor  # [B, O]
+    limit: Tensor  # [B] long, steps
+
+
+def start_states(data: TransitionDataset, most: int, seed: int) -> Starts:
+    """The beginnings of at most `most` logged episodes, drawn without replacement.
+
+    Where an episode starts, and where it is cut, is the world's choice, not a policy's, so every side of the split may
+    give them. A truncated episode's limit is its own length, so that a policy's value is about as many steps as the
+    logged return is; one that terminated says nothing of how long it might have lasted, and gets the longest length.
 
     Raises:
         ValueError: `most` is below 2, which no interval can be made from.
@@ -26,28 +36,30 @@ def start_states(data: TransitionDataset, most: int, seed: int) -> Tensor:
     if most < 2:
         raise ValueError(f"starts is {most}, expected at least 2: an interval over start states needs several")
     order = torch.randperm(data.episodes, generator=generator(seed, "trial/starts"))
-    return data.starts[order[:most].to(data.starts.device)]
+    chosen = order[:most].to(data.obs.device)
+    cut = data.truncated[data.first + data.lengths - 1] & ~data.terminated[data.first + data.lengths - 1]
+    limit = torch.where(cut, data.lengths, data.lengths.max())
+    return Starts(data.starts[chosen], limit[chosen])
 
 
 def simulated_values(
     policies: Mapping[str, Policy],
     simulator: Simulator,
-    starts: Tensor,
-    steps: int,
+    starts: Starts,
     *,
     level: float,
     seed: int,
 ) -> dict[str, Estimate]:
-    """Each policy's undiscounted value over at most `steps` steps, with an interval over the start states [B, O].
+    """Each policy's undiscounted value, with an interval over the start states.
 
     All policies meet the same starts and the same stream of noise; uncertainty is neither computed nor penalised.
     """
     plain = Simulator(simulator.dynamics, simulator.spec, None, simulator.termination, simulator.margin)
-    plain.to(starts.device)
+    plain.to(starts.obs.device)
     values = {}
     for name, policy in policies.items():
-        rng = generator(seed, "trial/noise", starts.device)
-        returns = simulated_returns(policy, plain, starts, steps, rng)
+        rng = generator(seed, "trial/noise", starts.obs.device)
+        returns = simulated_returns(policy, plain, starts.obs, starts.limit, rng)
         values[name] = bootstrap(returns.cpu().numpy(), level, seed)
     return values
 

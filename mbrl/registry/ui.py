@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 
+HOST = "127.0.0.1"
 
-def serve(uri: str, port: int) -> int:
-    """Run `mlflow ui` on 127.0.0.1 until Ctrl-C, with job execution off; its exit status.
+
+def serve(uri: str, port: int) -> None:
+    """Run `mlflow ui` on 127.0.0.1 until Ctrl-C, with job execution off.
 
     Raises:
-        ValueError: the port is not one that a user may listen on.
+        ValueError: the port cannot be listened on, or the runs are on a server, which has pages of its own.
+        RuntimeError: MLflow's server did not start, or ended by itself; it has printed why.
     """
+    if uri.startswith(("http://", "https://", "databricks")):
+        raise ValueError(f"the runs are on the server {uri} (MLFLOW_TRACKING_URI): open its own pages in a browser")
+    _check_port(port)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST, "--port", str(port)]
+    command += ["--workers", "1"]  # there is one reader, and each worker takes a quarter of a gigabyte
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    print(f"MLflow shows {uri} at http://{HOST}:{port} until Ctrl-C", flush=True)
+    with subprocess.Popen(command, env=environment, stdout=2) as server:  # stdout belongs to results
+        try:
+            status = server.wait()
+        except KeyboardInterrupt:
+            server.send_signal(signal.SIGINT)  # a Ctrl-C reaches it anyway, a signal to this process alone does not
+            server.wait()
+            return
+    raise RuntimeError(f"`mlflow ui` ended with status {status}: see its output above")
+
+
+def _check_port(port: int) -> None:
     if not 1 <= port <= 65535:
         raise ValueError(f"port is {port}, expected 1 to 65535")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    try:
-        return subprocess.run([*command, "--port", str(port)], env=environment, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port that was just left is free
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ValueError(f"port {port} of {HOST} cannot be listened on ({error}): choose another --port") from error

@@ -57,17 +57,18 @@ def simulated_returns(
     policy: Policy,
     simulator: Simulator,
     start: Tensor,
-    steps: int,
+    limit: Tensor,
     rng: torch.Generator,
 ) -> Tensor:
-    """Undiscounted returns [B] of the policy's mode over at most `steps` steps from `start` [B, O], unpenalised.
+    """Undiscounted returns [B] of the policy's mode from `start` [B, O], unpenalised.
 
-    A row earns nothing after it has terminated.
+    A row earns nothing after it has terminated, nor after `limit` [B] long steps, where its episode is cut.
     """
     obs, total = start, start.new_zeros(len(start))
     alive = torch.ones_like(total, dtype=torch.bool)
-    for _ in range(steps):
+    for step in range(int(limit.max())):
         obs, reward, terminated, _ = simulator.step(obs, policy.act(obs, None), rng)
+        alive &= step < limit
         total += torch.where(alive, reward, 0.0)
         alive &= ~terminated
     return total

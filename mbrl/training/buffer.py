@@ -56,7 +56,7 @@ class Ring:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: the rows that are in use, and the counter."""
-        used: list[Tensor] = [column[: len(self)] for column in self.rows]
+        used: list[Tensor] = [column[: len(self)].clone() for column in self.rows]  # a view would be saved whole
         return {"written": self.written, "capacity": self.capacity, "rows": dict(zip(Batch._fields, used, strict=True))}
 
     def restore(self, state: dict[str, Any]) -> None:

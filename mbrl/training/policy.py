@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from mbrl import files
 from mbrl.core import Batch, Learner, generator
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.buffer import Ring
+from mbrl.training.checkpoint import Checkpoint, noted_interrupt
 
+PRECISIONS = ("32-true", "bf16-mixed")  # weights, targets and losses stay float32 in both
 STREAMS = ("rows", "start", "imagination", "update")  # each with a generator of its own
 
 
@@ -31,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 class PolicyReport(NamedTuple):
     updates: int
-    imagined_rows: int
+    imagined_rows: int  # those before a resumption included
     seconds: float  # of this call: a resumed run counts from its resumption
     rollout_seconds: float  # the part of it spent in imagination
 
@@ -53,7 +51,7 @@ def fit_policy(
     checkpoint: Path | None = None,
     checkpoint_every: int = 10_000,
     accelerator: str = "cpu",
-    precision: str = "32-true",
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
     log: Callable[[dict[str, Tensor], int], None] | None = None,
     log_every: int = 250,
     label: str = "policy",
@@ -85,62 +83,90 @@ def fit_policy(
         FloatingPointError: a metric became NaN or infinite; the last checkpoint is from before.
     """
     imagines = learner.imagines and real_ratio < 1
-    _check(learner, simulator if imagines else None, imagines, updates, batch_size, real_ratio, rollout_every)
+    world = simulator if imagines else None
+    counts = {
+        "updates": updates,
+        "batch_size": batch_size,
+        "horizon": horizon,
+        "rollout_every": rollout_every,
+        "rollout_starts": rollout_starts,
+        "keep_rollouts": keep_rollouts,
+        "checkpoint_every": checkpoint_every,
+        "log_every": log_every,
+    }
+    _check(learner, imagines and simulator is None, counts, real_ratio, penalty, precision, len(real.reward))
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     device = fabric.device
     learner.to(device)
     real = Batch(*(column.to(device) for column in real))
-    real_rows = batch_size if not imagines else round(batch_size * real_ratio)
-    ring = Ring(learner.spec, max(rollout_starts * horizon * keep_rollouts, 1) if imagines else 1, device)
-    if imagines and simulator is not None:
-        simulator.to(device)
+    real_rows = round(batch_size * real_ratio) if imagines else batch_size
+    ring = Ring(learner.spec, rollout_starts * horizon * keep_rollouts if imagines else 1, device)
     rngs = {name: generator(seed, f"{label}/{name}", device) for name in STREAMS}
-    state = _State(learner, ring, rngs, checkpoint)
-    first = state.restore()
-    started, imagining, rows = time.perf_counter(), 0.0, 0
-    metrics: dict[str, Tensor] = {}
-    with _graceful() as stopping, _Bar(updates, first, label) as bar:
-        for update in range(first, updates):
-            if imagines and update % rollout_every == 0:
-                assert simulator is not None
-                begun = time.perf_counter()
-                index = torch.randint(len(real.reward), (rollout_starts,), generator=rngs["start"], device=device)
-                batch = imagine(learner.policy, simulator, real.obs[index], horizon, penalty, rngs["imagination"])
-                ring.add(batch)
-                rows += batch.reward.numel()
-                imagining += time.perf_counter() - begun
-            chosen = _rows(real, real_rows, rngs["rows"])
-            dreamt = ring.sample(batch_size - real_rows, rngs["rows"]) if imagines else None
-            with fabric.autocast():
-                metrics = learner.update(chosen, dreamt, rngs["update"])
-            done = update + 1
-            if done % log_every == 0:
-                bar.show(done)
-                if log is not None:
-                    log(metrics, done)
-            if done % checkpoint_every == 0 or done == updates or stopping():
-                _finite(metrics, done)
-                state.save(done)
-            if stopping():
-                raise Interrupted(f"stopped after {done} of {updates} updates of {label}")
-    return PolicyReport(updates, rows, time.perf_counter() - started, imagining)
+    settings: dict[str, Any] = {
+        k: v for k, v in counts.items() if k not in ("updates", "checkpoint_every", "log_every")
+    }
+    settings |= {"seed": seed, "real_ratio": real_ratio, "penalty": penalty, "precision": precision}
+    settings |= {"label": label, "rows": len(real.reward), "device": device.type}
+    state = Checkpoint(checkpoint, settings, learner, ring, rngs)
+    first = state.restore(updates)
+    started, imagining = time.perf_counter(), 0.0
+    if world is not None:
+        world.to(device)
+    learner.train()
+    try:
+        with noted_interrupt() as heard, _Bar(updates, first, label) as bar:
+            for update in range(first, updates):
+                if world is not None and update % rollout_every == 0:
+                    begun = time.perf_counter()
+                    index = torch.randint(len(real.reward), (rollout_starts,), generator=rngs["start"], device=device)
+                    learner.eval()
+                    ring.add(imagine(learner.policy, world, real.obs[index], horizon, penalty, rngs["imagination"]))
+                    learner.train()
+                    imagining += time.perf_counter() - begun
+                logged = _rows(real, real_rows, rngs["rows"])
+                dreamt = ring.sample(batch_size - real_rows, rngs["rows"]) if imagines else None
+                with fabric.autocast():
+                    metrics = learner.update(logged, dreamt, rngs["update"])
+                done = update + 1
+                if done % log_every == 0:
+                    bar.show(done)
+                    _finite(metrics, done)
+                    if log is not None:
+                        log(metrics, done)
+                stop = heard()  # read once: a signal between two readings would skip the checkpoint
+                if done % checkpoint_every == 0 or done == updates or stop:
+                    _finite(metrics, done)
+                    state.save(done)
+                if stop and done < updates:
+                    raise Interrupted(f"stopped after {done} of {updates} updates of {label}")
+    finally:
+        learner.eval()
+        if world is not None:
+            world.cpu()
+    return PolicyReport(updates, ring.written, time.perf_counter() - started, imagining)
 
 
 def _check(
     learner: Learner,
-    simulator: Simulator | None,
-    imagines: bool,
-    updates: int,
-    batch_size: int,
+    worldless: bool,
+    counts: dict[str, int],
     real_ratio: float,
-    rollout_every: int,
+    penalty: float,
+    precision: str,
+    rows: int,
 ) -> None:
-    for name, value in (("updates", updates), ("batch_size", batch_size), ("rollout_every", rollout_every)):
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} is {value}, expected at least 1")
     if not 0 <= real_ratio <= 1:
         raise ValueError(f"real_ratio is {real_ratio}, expected a share between 0 and 1")
-    if imagines and simulator is None:
+    if not penalty >= 0:
+        raise ValueError(f"penalty is {penalty}, expected 0 or more")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if rows == 0:
+        raise ValueError("there are no logged rows to learn from")
+    if worldless:
         raise ValueError(f"{type(learner).__name__} learns from imagined rows: give a simulator, or real_ratio 1")
 
 
@@ -156,66 +182,6 @@ def _finite(metrics: dict[str, Tensor], done: int) -> None:
                 f"{name} is {float(value)} at update {done}: the learning diverged. Lower the learning rates or raise"
                 " the penalty; the checkpoint before it is kept"
             )
-
-
-class _State:
-    """Everything that the next update depends on, to and from one file."""
-
-    def __init__(self, learner: Learner, ring: Ring, rngs: dict[str, torch.Generator], path: Path | None) -> None:
-        self.learner, self.ring, self.rngs, self.path = learner, ring, rngs, path
-
-    def save(self, done: int) -> None:
-        if self.path is None:
-            return
-        content: dict[str, Any] = {
-            "config": self.learner.config,
-            "spec": self.learner.spec.to_dict(),
-            "state_dict": self.learner.state_dict(),
-            "optimizers": {name: o.state_dict() for name, o in self.learner.optimizers.items()},
-            "ring": self.ring.state(),
-            "rng": {name: rng.get_state() for name, rng in self.rngs.items()},
-            "updates": done,
-        }
-        files.save(self.path, content)
-
-    def restore(self) -> int:
-        """The number of updates already done: 0 without a checkpoint."""
-        if self.path is None or not self.path.exists():
-            return 0
-        content = files.load(self.path, next(iter(self.rngs.values())).device)
-        if content["config"] != self.learner.config:
-            raise ValueError(
-                f"{self.path} was written by {content['config']}, and this run has {self.learner.config}:"
-                " resume with the configuration that it was started with"
-            )
-        self.learner.load_state_dict(content["state_dict"])
-        for name, optimizer in self.learner.optimizers.items():
-            optimizer.load_state_dict(content["optimizers"][name])
-        self.ring.restore(content["ring"])
-        for name, rng in self.rngs.items():
-            rng.set_state(content["rng"][name].cpu())
-        return int(content["updates"])
-
-
-@contextmanager
-def _graceful() -> Iterator[Callable[[], bool]]:
-    """While inside, the first Ctrl-C is only noted, so that no update is torn; the second one acts as usual."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    heard = threading.Event()
-    usual = signal.getsignal(signal.SIGINT)
-
-    def note(*_: Any) -> None:
-        heard.set()
-        signal.signal(signal.SIGINT, usual)
-        print("stopping after this update; once more to stop at once", file=sys.stderr)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield heard.is_set
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 class _Bar:

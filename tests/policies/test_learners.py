@@ -1,6 +1,5 @@
 """Every learner honours its contract, and solves a problem whose answer is known."""
 
-import math
 from collections.abc import Callable
 
 import pytest
@@ -90,19 +89,6 @@ def test_conservatism_lowers_the_value_of_actions_that_the_log_lacks(problem: Pr
         critics = learner.agent.critics
         gaps.append(float((critics(rows.obs, narrow.action) - critics(rows.obs, foreign)).detach().mean()))
     assert gaps[1] > gaps[0] + 0.5
-
-
-def test_the_gap_is_taken_at_logged_and_imagined_states_but_logged_actions_only(problem: Problem) -> None:
-    spec, rows = problem(False)
-    with seeded(0, "test"):
-        learner = COMBO(spec, **SMALL, samples=2)
-    real, imagined = Batch(*(c[:8] for c in rows)), Batch(*(c[8:20] for c in rows))
-    values, density = learner._sampled(
-        Batch(*(torch.cat(p) for p in zip(real, imagined, strict=True))), generator(0, "x")
-    )
-    assert values.shape == (2, 6, 20)
-    assert density.shape == (6, 20)
-    assert density[0].tolist() == pytest.approx([-2 * math.log(2)] * 20)
 
 
 def test_updates_read_nothing_from_the_device(problem: Problem) -> None:

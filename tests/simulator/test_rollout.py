@@ -89,8 +89,13 @@ def test_the_penalty_is_in_units_of_the_reward_spread_and_of_the_uncertainty_qua
 
 
 def test_returns_stop_at_the_end_of_the_world() -> None:
-    returns = simulated_returns(Half(SPEC), world(), START, 4, generator(0, "x"))
+    returns = simulated_returns(Half(SPEC), world(), START, torch.tensor([4, 4, 4]), generator(0, "x"))
     assert returns.tolist() == [0.5 + 1 + 1.5, 1.25, -2.5 - 2 - 1.5 - 1]
+
+
+def test_returns_stop_where_the_episode_is_cut() -> None:
+    returns = simulated_returns(Half(SPEC), world(), START, torch.tensor([2, 1, 3]), generator(0, "x"))
+    assert returns.tolist() == [0.5 + 1, 1.25, -2.5 - 2 - 1.5]
 
 
 def test_imagination_reads_nothing_from_the_device() -> None:

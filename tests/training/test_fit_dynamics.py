@@ -67,7 +67,7 @@ def test_64_rows_can_be_learnt_by_heart(model: type[Dynamics]) -> None:
 
 def test_holdout_score_by_hand_does_not_depend_on_units() -> None:
     class Off(Known):
-        """Both are 100 off in a channel of spread 1000; in one of spread 1, member 0 is 0.1 off and member 1 is 1 off."""
+        """Both are 100 off in a channel of spread 1000; in one of spread 1, member 0 is 0.1 off, member 1 is 1 off."""
 
         def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
             mean = torch.stack([obs + torch.tensor([100.0, 0.1]), obs + torch.tensor([100.0, 1.0])])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,6 +71,7 @@ def test_resume_is_bit_identical(stop: int, tmp_path: Path) -> None:
 CHILD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 sys.path[:0] = {paths!r}
 from test_fit_policy import ROWS, SHORT, parts
 import torch
@@ -193,15 +195,90 @@ def test_bad_arguments(tmp_path: Path) -> None:
         ({"updates": 0}, "updates is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"rollout_every": 0}, "rollout_every is 0"),
+        ({"horizon": 0}, "horizon is 0"),
+        ({"rollout_starts": 0}, "rollout_starts is 0"),
+        ({"keep_rollouts": 0}, "keep_rollouts is 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0"),
+        ({"log_every": 0}, "log_every is 0"),
+        ({"penalty": -1.0}, "penalty is -1"),
+        ({"penalty": float("nan")}, "penalty is nan"),
+        ({"precision": "16-mixed"}, "precision is '16-mixed', expected one of 32-true, bf16-mixed"),
         ({"real_ratio": 1.5}, r"real_ratio is 1\.5"),
         ({}, "Spy learns from imagined rows"),
     ):
         with pytest.raises(ValueError, match=message):
             fit_policy(Spy(SPEC), ROWS, None, **settings)
+    with pytest.raises(ValueError, match="no logged rows"):
+        fit_policy(Spy(SPEC), Batch(*(c[:0] for c in ROWS)), real_ratio=1.0)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "policy.ckpt"
-    fit_policy(Spy(SPEC), ROWS, updates=1, real_ratio=1.0, checkpoint=path)
-    with pytest.raises(ValueError, match="resume with the configuration"):
-        fit_policy(Spy(SPEC, poison=True), ROWS, updates=2, real_ratio=1.0, checkpoint=path)
+    settings = {"real_ratio": 1.0, "checkpoint": path}
+    fit_policy(Spy(SPEC), ROWS, updates=3, **settings)
+    for other, message in (
+        ({"seed": 7}, "seed was 0, is 7"),
+        ({"penalty": 9.0}, r"penalty was 1\.0, is 9\.0"),
+        ({"batch_size": 32, "horizon": 2}, "batch_size was 256, is 32, horizon was 5, is 2"),
+        ({"updates": 2}, "3 updates behind it, more than the 2 asked for"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_policy(Spy(SPEC), ROWS, **{"updates": 3, **settings, **other})
+    with pytest.raises(ValueError, match=r"learner was .*'poison': False.* is .*'poison': True"):
+        fit_policy(Spy(SPEC, poison=True), ROWS, updates=4, **settings)
+    files.save(path, {"something": 1})
+    with pytest.raises(files.CorruptFileError, match="not a learner's checkpoint"):
+        fit_policy(Spy(SPEC), ROWS, updates=4, **settings)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    class Broken(Spy):
+        def __init__(self, spec: Spec) -> None:
+            super().__init__(spec)
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
+            self.weight.data.fill_(torch.inf)
+            return super().update(real, imagined, rng)
+
+    with pytest.raises(FloatingPointError, match="weights that are not finite after update 2"):
+        fit_policy(Broken(SPEC), ROWS, updates=2, real_ratio=1.0, checkpoint=tmp_path / "policy.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_rollouts_begin_in_logged_states_and_the_policy_dreams_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, simulator = parts()
+    started: list[Tensor] = []
+    modes: list[bool] = []
+    from mbrl.training import policy as loop
+
+    honest = loop.imagine
+
+    def spy(actor: Policy, world: Simulator, start: Tensor, *rest: Any) -> Batch:
+        started.append(start)
+        modes.append(actor.training)
+        return honest(actor, world, start, *rest)
+
+    monkeypatch.setattr(loop, "imagine", spy)
+    fit_policy(learner, ROWS, simulator, updates=15, **SHORT)
+    assert len(started) == 3  # updates 0, 7 and 14
+    logged = {tuple(row) for row in ROWS.obs.tolist()}
+    assert all(tuple(row) in logged for start in started for row in start.tolist())
+    assert not torch.equal(started[0], started[1])
+    assert modes == [False] * 3
+    assert not learner.training
+
+
+def test_precision_reaches_the_update() -> None:
+    class Asks(Spy):
+        def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
+            asked.append(torch.is_autocast_enabled("cpu"))
+            return super().update(real, imagined, rng)
+
+    asked: list[bool] = []
+    fit_policy(Asks(SPEC), ROWS, updates=1, real_ratio=1.0)
+    fit_policy(Asks(SPEC), ROWS, updates=1, real_ratio=1.0, precision="bf16-mixed")
+    assert asked == [False, True]
 
 
 def test_streams_of_randomness_are_separate() -> None:

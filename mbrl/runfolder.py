@@ -1,0 +1,95 @@
+"""The folder of one run: what it must remember so that a later process can continue it, or tell its result again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, final
+
+import filelock
+import yaml
+
+from mbrl import files
+
+
+@final
+class RunFolder:
+    """Notes beside the checkpoints of a run: `config.yaml`, `run.json` (facts as they come in), `result.json`."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        """Use `RunFolder.open`."""
+        self.path = path
+        self.settings: dict[str, Any] = {}
+        self.facts: dict[str, Any] = _read(path / "run.json") or {"fingerprint": fingerprint}
+        self.result: dict[str, Any] | None = _read(path / "result.json")
+        if self.facts["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"{path} was begun on a log with fingerprint {self.facts['fingerprint'][:12]}, and the log now has"
+                f" {fingerprint[:12]}: restore that log, or start a new run without --folder"
+            )
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, fingerprint: str) -> Iterator[RunFolder]:
+        """Take the folder for this process alone; it is made if it does not exist.
+
+        Raises:
+            ValueError: another process works in it, its run was on a log with another fingerprint, or a note in it
+                cannot be read.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(path / "run.lock", timeout=0):
+                yield cls(path, fingerprint)
+        except filelock.Timeout as error:
+            raise ValueError(f"{path} belongs to a run that another process is working on: wait, or end it") from error
+
+    def settle(self, settings: dict[str, Any]) -> None:
+        """Keep the whole configuration as `config.yaml`; a run that was begun goes on with the one that it has.
+
+        Raises:
+            ValueError: the folder has another configuration; the message names every difference.
+        """
+        path, self.settings = self.path / "config.yaml", settings
+        if not path.exists():
+            self.write(path.name, yaml.safe_dump(settings, sort_keys=False))
+        elif odd := sorted(_differences(yaml.safe_load(path.read_text()), settings)):
+            raise ValueError(
+                f"{self.path} holds a run with other settings: {'; '.join(odd)}. Continue it with"
+                f" `mbrl run --config {path}`, or start a new run without --folder"
+            )
+
+    def remember(self, **facts: Any) -> None:
+        """Add facts to `run.json`."""
+        self.facts |= facts
+        self.write("run.json", json.dumps(self.facts, indent=2))
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Keep the result: from now on the run is told, not repeated."""
+        self.write("result.json", json.dumps(result, indent=2))
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file of the folder, whole or not at all."""
+        with files.replacing(self.path / name) as beside:
+            beside.write_text(text)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): start a new run without --folder") from error
+    return content
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in old.keys() | new.keys():
+        was, now = old.get(key), new.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from _differences(was, now, f"{prefix}{key}.")
+        elif was != now:
+            yield f"{prefix}{key} was {was}, is {now}"
