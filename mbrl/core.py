@@ -133,6 +133,7 @@ class Dynamics(Described):
     """A model of the world: E members, each of which predicts the next observation and the reward.
 
     Normalisation lives in the model's buffers; callers see the environment's units only.
+    Every trainable parameter has the member axis first, [E, ...], so that each member can be kept on its own.
     """
 
     elites: Tensor  # [K] long buffer: the members to roll out, best hold-out score first

@@ -8,6 +8,7 @@ import numpy as np
 
 from mbrl import environments
 from mbrl.data import minari
+from mbrl.report.console import tell
 
 ENV = "Pendulum-v1"
 NOISES = (0.2, 0.6, 1.2, 2.0)  # standard deviation of the torque's noise in N m, one for each episode in turn
@@ -27,7 +28,7 @@ def log_pendulum(id: str, episodes: int, seed: int) -> None:
         ValueError: the id is malformed, or episodes is below 1.
     """
     if minari.exists(id):
-        print(f"{'log':<18} {id} is there already")
+        tell("log", f"{id} is there already")
         return
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}, expected at least 1")
@@ -46,4 +47,4 @@ def log_pendulum(id: str, episodes: int, seed: int) -> None:
         description=f"{ENV} under a mediocre controller with noise of several strengths",
         algorithm="mbrl.demonstration.mediocre",
     )
-    print(f"{'log':<18} {episodes} episodes of {ENV} under a mediocre controller -> {id}")
+    tell("log", f"{episodes} episodes of {ENV} under a mediocre controller -> {id}")

@@ -10,22 +10,21 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import yaml
 from torch import Tensor
 
 from mbrl import environments, files
-from mbrl.core import Dynamics, Learner, Policy, Spec, generator, seeded
+from mbrl.assessment import BASELINE, CANDIDATE, Assessment, plain
+from mbrl.core import Dynamics, Learner, Spec, generator, seeded
 from mbrl.data import minari
 from mbrl.data.dataset import TransitionDataset
-from mbrl.evaluation.estimates import Estimate, bootstrap
-from mbrl.evaluation.evidence import acting, simulated_values, start_states
 from mbrl.registry import models
-from mbrl.registry.gates import Evidence, Verdict, decide
 from mbrl.registry.lineage import Lineage, LoggedData
 from mbrl.registry.runs import RunLog
+from mbrl.report.console import tell
 from mbrl.report.dossier import draw_returns, sample_rollouts
 from mbrl.runfolder import RunFolder
 from mbrl.settings import Data, Fit, Imitation, Rehearsal, Trial, World
@@ -38,6 +37,7 @@ JUDGE_HOLDOUT = 0.15  # of the second simulator's episodes: what stops its own t
 
 Model = Callable[[Spec], Dynamics]
 Factory = Callable[[Spec], Learner]
+Built = TypeVar("Built")
 
 
 class _Log(NamedTuple):
@@ -81,59 +81,63 @@ class Pipeline:
         spec = log.data.spec(log.learn)
         if self.env is not None:
             environments.check_fits(self.env, spec.obs_dim, spec.action_dim, spec.discrete, f"the log {log.data.id}")
-        candidate, cloning = self._built("policy", learner, spec), self._built("baseline", baseline, spec)
+        model = _built("simulator", dynamics, spec, self.seed)
+        candidate, cloning = (_built(*of, spec, self.seed) for of in (("policy", learner), ("baseline", baseline)))
+        self._check_penalty(candidate)
         stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         path = (self.folder or files.home() / "runs" / f"{self.name}-{stamp}").absolute()
         with RunFolder.open(path, log.data.fingerprint) as folder:
             folder.settle({**self.resolved, "folder": str(path)})
             if folder.result is not None:
-                self._tell("finished", f"{path} holds this run and its result; nothing is repeated")
+                tell("finished", f"{path} holds this run and its result; nothing is repeated")
                 return folder.result
             try:
                 with RunLog.open(EXPERIMENT, self.name, folder.facts.get("run_id")) as record:
-                    result = self._stages(dynamics, candidate, cloning, spec, log, _Desk(folder, record))
+                    result = self._stages(dynamics, model, candidate, cloning, log, _Desk(folder, record))
             except KeyboardInterrupt as stop:
                 again = f"mbrl run --config {path / 'config.yaml'}"
                 raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; go on with: {again}") from stop
             folder.finish(result)
-        self._tell("next", "mbrl ui   shows the curves, pictures, verdict and models of all runs")
+        tell("next", "mbrl ui   shows the curves, pictures, verdict and models of all runs")
         return result
 
     def _stages(
-        self, dynamics: Model, candidate: Learner, cloning: Learner, spec: Spec, log: _Log, desk: _Desk
+        self, dynamics: Model, model: Dynamics, candidate: Learner, cloning: Learner, log: _Log, desk: _Desk
     ) -> dict[str, Any]:
         data = log.data
         self._remember(data, desk)
-        world = self._simulator("simulator", dynamics, spec, data, log.learn, log.held, self.seed, desk)
+        world = self._simulator("simulator", model, data, log.learn, log.held, self.seed, desk)
         simulator = self._register("simulator_version", models.log_simulator, world, Lineage(*_source(data)), desk)
         self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
         report = self._fit("policy", candidate, log, world, desk, **vars(self.rehearsal))
-        judge_spec, seed = data.spec(log.judge), self.seed + 1
-        second = self._simulator("judge", dynamics, judge_spec, data, log.judge, log.judge_held, seed, desk)
-        policies = {"behaviour cloning": cloning.policy, "candidate": candidate.policy}
+        seed = self.seed + 1
+        judge = _built("judge", dynamics, data.spec(log.judge), seed)
+        second = self._simulator("judge", judge, data, log.judge, log.judge_held, seed, desk)
+        policies = {BASELINE: cloning.policy, CANDIDATE: candidate.policy}
+        assessment = Assessment(self.name, self.env, self.seed, self.trial)
         with desk.record.stage("evidence") as stage:
-            values, verdict = self._weigh(policies, data, second, stage)
+            found = assessment.weigh(policies, data, second, stage)
             lineage = Lineage(*_source(data), f"{self.name}-simulator/{simulator}")
             version = self._register("policy_version", models.log_policy, candidate.policy, lineage, desk)
-            own = self._values({"candidate": candidate.policy}, data, world)
-            true = self._measure(policies, stage)
-            draw_returns(stage, data.returns(), values, true, f"{self.name}: {_outcome(verdict)}")
+            own = assessment.values({CANDIDATE: candidate.policy}, data, world)
+            true = assessment.measure(policies, stage)
+            draw_returns(stage, data.returns(), found.values, true, f"{self.name}: {found.outcome}")
             sample_rollouts(stage, candidate.policy, world, data, log.held, self.rehearsal.horizon, self.seed)
-            champion = self._promote(verdict, version, desk.record)  # last, so that a failure before leaves it alone
+            champion = assessment.promote(found, version, desk.record)  # last: a failure before leaves the alias alone
         return {
             "name": self.name,
             "run_id": desk.record.run_id,
             "folder": str(desk.folder.path),
             "data": {"id": data.id, "fingerprint": data.fingerprint, "rows": len(data), "episodes": data.episodes},
-            "logged_return": self._logged(data)._asdict(),
-            "second_simulator": _plain(values),
-            "own_simulator": _plain(own),
-            "true_environment": _plain(true),
+            "logged_return": found.logged._asdict(),
+            "second_simulator": plain(found.values),
+            "own_simulator": plain(own),
+            "true_environment": plain(true),
             "updates": report.updates,
             "simulator_version": simulator,
             "policy_version": version,
-            "promoted": verdict.promote,
-            "reasons": list(verdict.reasons),
+            "promoted": found.verdict.promote,
+            "reasons": list(found.verdict.reasons),
             "champion": champion,
         }
 
@@ -149,20 +153,17 @@ class Pipeline:
                 f" data.split, now {list(self.data.split)}"
             )
         said = f"{len(data):,} rows, {data.episodes:,} episodes, mean return {data.returns().mean():.1f}"
-        self._tell("log", f"{data.id}: {said}")
+        tell("log", f"{data.id}: {said}")
         order = torch.randperm(len(judge), generator=generator(self.seed, "judge"))  # logs are often sorted by skill
         return _Log(data, learn, held, judge[order[count:]], judge[order[:count]])
 
-    def _built(self, stage: str, factory: Factory, spec: Spec) -> Learner:
-        with seeded(self.seed, stage):
-            learner = factory(spec)
-        penalised = stage == "policy" and learner.imagines and self.rehearsal.real_ratio < 1 and self.rehearsal.penalty
-        if penalised and self.world.uncertainty is None:
+    def _check_penalty(self, learner: Learner) -> None:
+        imagines = learner.imagines and self.rehearsal.real_ratio < 1
+        if imagines and self.rehearsal.penalty and self.world.uncertainty is None:
             raise ValueError(
                 f"rehearsal.penalty is {self.rehearsal.penalty} and simulator.uncertainty is null: name one, such as"
                 " dynamics.uncertainty.max_aleatoric, or set rehearsal.penalty to 0"
             )
-        return learner
 
     # ------------------------------------------------------------------ stages
 
@@ -174,13 +175,12 @@ class Pipeline:
         record.tags(Lineage(*_source(data)).tags() | {"mbrl.folder": str(folder.path)})
         record.input(LoggedData(data), "training")
         word = "resumed in" if record.resumed else "folder"
-        self._tell(word, f"{folder.path}   (should this end early: mbrl run --config {folder.path / 'config.yaml'})")
+        tell(word, f"{folder.path}   (should this end early: mbrl run --config {folder.path / 'config.yaml'})")
 
     def _simulator(
         self,
         stage: str,
-        dynamics: Model,
-        spec: Spec,
+        model: Dynamics,
         data: TransitionDataset,
         learn: Tensor,
         held: Tensor,
@@ -192,8 +192,6 @@ class Pipeline:
         if path.exists():
             return Simulator.load(files.load(path))
         rows, held_rows = data.rows(learn), data.batch(data.rows(held))
-        with seeded(seed, stage):
-            model = dynamics(spec)
         with desk.record.stage(stage) as child:
             report = fit_dynamics(
                 model,
@@ -209,11 +207,11 @@ class Pipeline:
             )
             child.tags({"mbrl.elites": report.elites})
             child.metrics({f"holdout_member_{e}": score for e, score in enumerate(report.scores)}, report.epochs)
-        simulator = Simulator(model.cpu(), spec, **vars(self.world))
+        simulator = Simulator(model.cpu(), model.spec, **vars(self.world))
         simulator.calibrate(held_rows)
         files.save(path, simulator.state())
         best = min(report.scores)
-        self._tell(stage, f"{report.epochs} epochs, hold-out error {best:.3g} (best member), {report.seconds:.0f} s")
+        tell(stage, f"{report.epochs} epochs, hold-out error {best:.3g} (best member), {report.seconds:.0f} s")
         return simulator
 
     def _fit(
@@ -233,9 +231,7 @@ class Pipeline:
                 **settings,
             )
         learner.cpu()
-        if world is not None:
-            world.cpu()
-        self._tell(stage, f"{report.updates:,} updates, {report.imagined_rows:,} imagined rows, {report.seconds:.0f} s")
+        tell(stage, f"{report.updates:,} updates, {report.imagined_rows:,} imagined rows, {report.seconds:.0f} s")
         return report
 
     def _register(self, fact: str, log: Callable[..., str], model: Any, lineage: Lineage, desk: _Desk) -> str:
@@ -244,68 +240,11 @@ class Pipeline:
             desk.folder.remember(**{fact: log(desk.record, model, self.name, lineage)})
         return str(desk.folder.facts[fact])
 
-    def _logged(self, data: TransitionDataset) -> Estimate:
-        return bootstrap(data.returns().numpy(), self.trial.level, self.seed)
 
-    def _values(
-        self, policies: dict[str, Policy], data: TransitionDataset, simulator: Simulator
-    ) -> dict[str, Estimate]:
-        starts = start_states(data, self.trial.starts, self.seed)
-        return simulated_values(policies, simulator, starts, level=self.trial.level, seed=self.seed)
-
-    def _weigh(
-        self, policies: dict[str, Policy], data: TransitionDataset, second: Simulator, stage: RunLog
-    ) -> tuple[dict[str, Estimate], Verdict]:
-        logged, values = self._logged(data), self._values(policies, data, second)
-        verdict = decide(Evidence(logged, values["behaviour cloning"], values["candidate"]))
-        rules = [rule._asdict() for rule in verdict.rules]
-        evidence = {"logged": logged._asdict(), "second_simulator": _plain(values)}
-        stage.dict({**evidence, "verdict": {**verdict._asdict(), "rules": rules}}, "evidence.json")
-        self._tell("logged", _told(logged))
-        for name, value in values.items():
-            self._tell(name, f"{_told(value)} in the second simulator")
-        self._tell("verdict", _outcome(verdict))
-        for reason in verdict.reasons:
-            self._tell("", reason)
-        return values, verdict
-
-    def _promote(self, verdict: Verdict, version: str, record: RunLog) -> str | None:
-        """Move the alias if the verdict says so; the champion's version afterwards, None without one."""
-        record.tags({"mbrl.verdict": _outcome(verdict), "mbrl.reasons": "; ".join(verdict.reasons)})
-        if verdict.promote:
-            models.set_champion(self.name, version)
-        champion = models.champion(self.name)
-        self._tell("registry", f"{self.name}-policy version {version}; champion: {champion or 'none'}")
-        return champion
-
-    def _measure(self, policies: dict[str, Policy], stage: RunLog) -> dict[str, Estimate]:
-        """True returns, where an environment is named; after the verdict, so that no gate can have seen them."""
-        if self.env is None:
-            return {}
-        true = {}
-        for name, policy in policies.items():
-            returns = environments.true_returns(acting(policy), self.env, self.trial.episodes, 1000 + self.seed)
-            true[name] = bootstrap(returns, self.trial.level, self.seed)
-            self._tell(name, f"{_told(true[name])} in {self.env}, {self.trial.episodes} episodes")
-        stage.dict(_plain(true), "true_environment.json")
-        return true
-
-    @staticmethod
-    def _tell(what: str, text: str) -> None:
-        print(f"{what:<18} {text}", flush=True)
+def _built(stage: str, factory: Callable[[Spec], Built], spec: Spec, seed: int) -> Built:
+    with seeded(seed, stage):
+        return factory(spec)
 
 
 def _source(data: TransitionDataset) -> tuple[str, str]:
     return data.id, data.fingerprint
-
-
-def _plain(values: dict[str, Estimate]) -> dict[str, dict[str, float]]:
-    return {name: value._asdict() for name, value in values.items()}
-
-
-def _told(estimate: Estimate) -> str:
-    return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
-
-
-def _outcome(verdict: Verdict) -> str:
-    return "promoted" if verdict.promote else "no evidence of improvement"

@@ -22,12 +22,12 @@ class RunFolder:
         """Use `RunFolder.open`."""
         self.path = path
         self.settings: dict[str, Any] = {}
-        self.facts: dict[str, Any] = _read(path / "run.json") or {"fingerprint": fingerprint}
-        self.result: dict[str, Any] | None = _read(path / "result.json")
-        if self.facts["fingerprint"] != fingerprint:
+        self.facts = _read(path / "run.json", "fingerprint") or {"fingerprint": fingerprint}
+        self.result = _read(path / "result.json")
+        if (begun := self.facts["fingerprint"]) != fingerprint:
             raise ValueError(
-                f"{path} was begun on a log with fingerprint {self.facts['fingerprint'][:12]}, and the log now has"
-                f" {fingerprint[:12]}: restore that log, or start a new run without --folder"
+                f"{path} was begun on a log with fingerprint {begun[:12]}, and the log now has {fingerprint[:12]}:"
+                " restore that log, or start a new run without --folder"
             )
 
     @classmethod
@@ -76,13 +76,15 @@ class RunFolder:
             beside.write_text(text)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, *keys: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): start a new run without --folder") from error
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise ValueError(f"{path} is damaged (not an object with {list(keys)}): start a new run without --folder")
     return content
 
 

@@ -186,6 +186,8 @@ def bench(
     for setting, value in ("threads", threads), ("repeats", repeats):
         if value is not None and value < 1:
             raise ValueError(f"{setting} is {value}, expected at least 1")
+    if not seconds > 0:
+        raise ValueError(f"seconds is {seconds}, expected a number above 0")
     if threads is not None:
         torch.set_num_threads(threads)
     about = benchmark.versions(device)
@@ -204,12 +206,9 @@ def ui(port: int = 5000) -> dict[str, Any]:
     Args:
         port: port to listen on.
     """
-    from mbrl.registry import store
     from mbrl.registry.ui import serve
 
-    uri = store.connect()
-    serve(uri, port)
-    return {"uri": uri, "port": port}
+    return {"uri": serve(port), "port": port}
 
 
 def _check_device(setting: str, device: str) -> None:

@@ -8,19 +8,23 @@ import socket
 import subprocess
 import sys
 
+from mbrl.registry import store
+
 HOST = "127.0.0.1"
 
 
-def serve(uri: str, port: int) -> None:
-    """Run `mlflow ui` on 127.0.0.1 until Ctrl-C, with job execution off.
+def serve(port: int) -> str:
+    """Run `mlflow ui` on 127.0.0.1 until Ctrl-C, with job execution off; the URI of the store that it showed.
 
     Raises:
         ValueError: the port cannot be listened on, or the runs are on a server, which has pages of its own.
+        StoreError: the store cannot be used.
         RuntimeError: MLflow's server did not start, or ended by itself; it has printed why.
     """
+    _check_port(port)
+    uri = store.connect()
     if uri.startswith(("http://", "https://", "databricks")):
         raise ValueError(f"the runs are on the server {uri} (MLFLOW_TRACKING_URI): open its own pages in a browser")
-    _check_port(port)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST, "--port", str(port)]
     command += ["--workers", "1"]  # there is one reader, and each worker takes a quarter of a gigabyte
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -31,7 +35,7 @@ def serve(uri: str, port: int) -> None:
         except KeyboardInterrupt:
             server.send_signal(signal.SIGINT)  # a Ctrl-C reaches it anyway, a signal to this process alone does not
             server.wait()
-            return
+            return uri
     raise RuntimeError(f"`mlflow ui` ended with status {status}: see its output above")
 
 

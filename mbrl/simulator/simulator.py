@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -92,7 +93,7 @@ class Simulator(nn.Module):
             raise ValueError(
                 f"the uncertainty of {bad} of {rows} held-out transitions is not finite: the model diverged"
             )
-        rank = min(rows, max(1, -int(-self.quantile * rows // 1)))  # the smallest value with that share at or below it
+        rank = max(1, math.ceil(round(self.quantile * rows, 6)))  # the smallest value with that share at or below it
         self.uncertainty_scale.copy_(raw.kthvalue(rank).values.clamp_min(FLOOR))
         self.calibrated = True
 

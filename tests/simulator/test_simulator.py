@@ -124,7 +124,9 @@ def test_predictions_stay_in_the_widened_range_of_the_log() -> None:
     assert tight.next_obs.item() == 10.0
 
 
-@pytest.mark.parametrize(("quantile", "unit"), [(0.95, 95.0), (0.5, 50.0), (1.0, 100.0), (0.001, 1.0), (0.955, 96.0)])
+@pytest.mark.parametrize(
+    ("quantile", "unit"), [(0.95, 95.0), (0.5, 50.0), (1.0, 100.0), (0.001, 1.0), (0.955, 96.0), (0.07, 7.0)]
+)
 def test_uncertainty_is_in_units_of_its_quantile(quantile: float, unit: float) -> None:
     simulator = Simulator(known(), unit_spec(), reward_of_first, quantile=quantile)
     simulator.calibrate(held(torch.randperm(100, generator=generator(0, "test")) + 1))

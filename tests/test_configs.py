@@ -1,0 +1,82 @@
+"""The configurations that come with mbrl: short, literal, complete, with plug-ins that keep their contracts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mbrl import stages
+from mbrl.__main__ import COMMANDS, config_file, main
+from mbrl.bench import hopper_sized
+from mbrl.core import generator
+from mbrl.simulator.simulator import Simulator
+from mbrl.testing import check_dynamics, check_learner
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+COMMAND_OF = {"demo.yaml": "demo", "bench.yaml": "bench"}  # the others are for `run`
+RUNS = [name for name in CONFIGS if name != "bench.yaml"]
+
+
+def settings(name: str) -> dict[str, Any]:
+    """A configuration as its command gets it, plug-ins as callables of a spec."""
+    command = COMMAND_OF.get(name, "run")
+    arguments = ["--config", str(config_file(name))]
+    if command == "run":
+        arguments += ["--data.id", "toy/log-v0"]
+    function, default, _ = COMMANDS[command]
+    parser = stages.parser(getattr(stages, function), command, default, arguments)
+    return dict(parser.instantiate(parser.parse_args(arguments)).as_dict())
+
+
+def test_the_configurations_that_are_promised_exist() -> None:
+    assert {default for _, default, _ in COMMANDS.values() if default} <= set(CONFIGS)
+    assert {"demo.yaml", "mopo.yaml", "combo.yaml", "bc.yaml", "debug.yaml"} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_is_short_and_literal(name: str) -> None:
+    text = config_file(name).read_text()
+    assert len(text.splitlines()) < 45
+    assert "${" not in text
+    assert text.startswith("# ")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_parses_and_is_printed_whole(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([COMMAND_OF.get(name, "run"), "--config", str(config_file(name)), "--print_config"])
+    assert end.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+
+    def kept(part: object, whole: object) -> bool:
+        if isinstance(part, dict) and isinstance(whole, dict):
+            return all(key in whole and kept(value, whole[key]) for key, value in part.items())
+        return part == whole
+
+    assert kept(yaml.safe_load(config_file(name).read_text()), printed)
+    assert printed["seed"] == 0
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_learner_that_a_configuration_names_keeps_its_contract(name: str) -> None:
+    spec, _ = hopper_sized(1, 0)
+    chosen = settings(name)
+    check_learner(chosen["learner"], spec)
+    check_learner(chosen["baseline"], spec)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_simulator_that_a_configuration_describes_can_be_built(name: str) -> None:
+    spec, rows = hopper_sized(8, 0)
+    chosen = settings(name)
+    check_dynamics(chosen["dynamics"], spec)
+    simulator = Simulator(chosen["dynamics"](spec), spec, **vars(chosen["simulator"]))
+    simulator.calibrate(rows)
+    step = simulator.step(rows.obs, rows.action, generator(0, "test"))
+    assert step.next_obs.shape == (8, 11)
+    assert bool(step.uncertainty.any()) == (chosen["simulator"].uncertainty is not None)
+    learner = chosen["learner"](spec)
+    if learner.imagines and chosen["rehearsal"].penalty:
+        assert chosen["simulator"].uncertainty is not None

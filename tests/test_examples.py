@@ -1,0 +1,87 @@
+"""Every example runs as its first lines say, here on a toy log and for seconds."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mbrl import demonstration
+from mbrl.__main__ import config_file, main
+from mbrl.registry import models
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+LOG = "toy/pendulum-v0"
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a log, and with the simulator that a debug run has registered."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        point_at(folder, patch)
+        demonstration.log_pendulum(LOG, 8, seed=0)
+        assert main(["run", "--config", str(config_file("debug.yaml")), "--data.id", LOG, "--name", "toy"]) == 0
+    return folder
+
+
+def point_at(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("MBRL_HOME", str(folder / "home"))
+    patch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def here(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_at(state, monkeypatch)
+
+
+def run(name: str, *options: str) -> str:
+    command = [sys.executable, str(ROOT / "examples" / name), *options]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    return done.stdout
+
+
+def test_a_simulator_is_fitted_and_asked_what_it_knows() -> None:
+    lines = run("01_fit_a_simulator.py", "--id", LOG, "--epochs", "2").splitlines()
+    assert [line.split(":")[0].split(",")[0] for line in lines] == [
+        "hold-out error of each member",
+        "one step ahead",
+        "median uncertainty",
+    ]
+
+
+def test_a_policy_is_rehearsed_in_a_registered_simulator() -> None:
+    told = run("02_rehearse_a_policy.py", "--id", LOG, "--simulator", "models:/toy-simulator/1", "--updates", "20")
+    lines = told.splitlines()
+    assert lines[0].startswith("20 updates on 12,500 imagined rows")
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["mean logged return", "cloning", "SAC"]
+
+
+def test_a_learner_of_ones_own_checks_itself() -> None:
+    assert "honours the learner's contract" in run("03_write_your_own_learner.py")
+
+
+def test_a_learner_of_ones_own_is_used_by_its_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(ROOT / "examples" / "03_write_your_own_learner.py", tmp_path / "my_learner.py")
+    monkeypatch.syspath_prepend(tmp_path)  # as PYTHONPATH=. does
+    debug = ["run", "--config", str(config_file("debug.yaml")), "--data.id", LOG, "--name", "own"]
+    assert main([*debug, "--learner", "my_learner.WeightedCloning", "--learner.sharpness", "2.0"]) == 0
+    (folder,) = (Path(os.environ["MBRL_HOME"]) / "runs").glob("own-*")
+    learner = yaml.safe_load((folder / "config.yaml").read_text())["learner"]
+    assert learner == {"class_path": "my_learner.WeightedCloning", "init_args": {"sharpness": 2.0, "lr": 0.001}}
+    assert models.load_policy("models:/own-policy/1").config["class_path"] == "policies.actors.Deterministic"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_are_short_and_say_how_they_are_run(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 60
+    assert f"examples/{path.name}" in text or path.stem in text

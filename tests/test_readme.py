@@ -1,0 +1,66 @@
+"""What README.md tells a reader to type can be typed, and what it points at is there."""
+
+import contextlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mbrl import stages
+from mbrl.__main__ import COMMANDS, _underscored
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[list[str]]:
+    """The words of every command in the fenced blocks; assignments before one, such as PYTHONPATH=., are left out."""
+    text = "".join(BLOCKS).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    bare = [words[next((i for i, w in enumerate(words) if "=" not in w), len(words)) :] for words in lines]
+    return [words for words in bare if words]
+
+
+def of(program: str) -> list[list[str]]:
+    return [words for words in commands() if words[0] == program]
+
+
+@pytest.mark.parametrize("words", of("mbrl"), ids=" ".join)
+def test_every_mbrl_command_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    command, arguments = words[1], [_underscored(word) for word in words[2:] if word != "--json"]
+    function, default, _ = COMMANDS[command]
+    parser = stages.parser(getattr(stages, function), command, default, arguments)
+    with contextlib.suppress(SystemExit):  # of --help and --print_config; an error is an ArgumentError
+        parser.parse_args(arguments)
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {"import", "run", "ui"} <= {words[1] for words in of("mbrl")}
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {word for words in of("make") for word in words[1:]}
+    assert named
+    assert named <= targets
+
+
+def test_every_script_that_is_run_exists() -> None:
+    scripts = [words[1] for words in of("python") + of("python3") if words[1] != "-m"]
+    assert [script for script in scripts if not (ROOT / script).is_file()] == []
+
+
+def test_every_link_into_the_repository_leads_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", README)
+    local = [target for target in targets if not re.match(r"[a-z]+:", target)]
+    assert local
+    assert [target for target in local if not (ROOT / target).exists()] == []
+
+
+def test_every_configuration_and_example_that_is_named_exists() -> None:
+    named = set(re.findall(r"(?<![\w./])(?:configs|examples|tests|mbrl|dynamics|policies)/[\w./-]*\w", README))
+    assert named
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

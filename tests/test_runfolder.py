@@ -1,0 +1,63 @@
+"""The notes of a run: what is kept, and what a second process is told that wants the same folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mbrl.runfolder import RunFolder
+
+LOG = "a" * 64
+SETTINGS = {"seed": 0, "fit": {"lr": 0.001, "patience": 5}, "env": None}
+
+
+def test_facts_settings_and_result_are_there_for_the_next_process(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "new" / "run", LOG) as folder:
+        assert (folder.facts, folder.result) == ({"fingerprint": LOG}, None)
+        folder.settle(SETTINGS)
+        folder.remember(run_id="r1")
+        folder.remember(version="3")
+        folder.finish({"value": 1.5})
+    with RunFolder.open(tmp_path / "new" / "run", LOG) as folder:
+        assert folder.facts == {"fingerprint": LOG, "run_id": "r1", "version": "3"}
+        assert folder.result == {"value": 1.5}
+        folder.settle(SETTINGS)
+        assert folder.settings == SETTINGS
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, LOG) as folder:
+        folder.settle(SETTINGS)
+        with pytest.raises(ValueError, match=r"env was None, is Hopper-v5; fit\.lr was 0\.001, is 0\.01; seed was 0"):
+            folder.settle({"seed": 1, "fit": {"lr": 0.01, "patience": 5}, "env": "Hopper-v5"})
+    assert (tmp_path / "config.yaml").read_text().startswith("seed: 0\n")
+
+
+def test_another_log_is_refused(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, LOG) as folder:
+        folder.remember(run_id="r1")
+    with (
+        pytest.raises(
+            ValueError, match="begun on a log with fingerprint aaaaaaaaaaaa, and the log now has bbbbbbbbbbbb"
+        ),
+        RunFolder.open(tmp_path, "b" * 64),
+    ):
+        pass
+
+
+def test_only_one_process_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    with (
+        RunFolder.open(tmp_path, LOG),
+        pytest.raises(ValueError, match="belongs to a run that another process is working on"),
+        RunFolder.open(tmp_path, LOG),
+    ):
+        pass
+    with RunFolder.open(tmp_path, LOG) as folder:
+        assert folder.path == tmp_path
+
+
+@pytest.mark.parametrize("content", ["{", json.dumps([1]), json.dumps({"run_id": "r1"})])
+def test_a_damaged_note_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json is damaged"), RunFolder.open(tmp_path, LOG):
+        pass
