@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import torch
 import yaml
 from torch import Tensor
 
 from mbrl import environments, files
 from mbrl.assessment import BASELINE, CANDIDATE, Assessment, plain
-from mbrl.core import Dynamics, Learner, Spec, generator, seeded
+from mbrl.core import Dynamics, Learner, Spec, seeded
 from mbrl.data import minari
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.division import Division, divide
 from mbrl.registry import models
 from mbrl.registry.lineage import Lineage, LoggedData
 from mbrl.registry.runs import RunLog
@@ -33,7 +33,6 @@ from mbrl.training.dynamics import fit_dynamics
 from mbrl.training.policy import PolicyReport, fit_policy
 
 EXPERIMENT = "mbrl"
-JUDGE_HOLDOUT = 0.15  # of the second simulator's episodes: what stops its own training
 
 Model = Callable[[Spec], Dynamics]
 Factory = Callable[[Spec], Learner]
@@ -44,10 +43,7 @@ class _Log(NamedTuple):
     """The data set, and its episodes by purpose."""
 
     data: TransitionDataset
-    learn: Tensor  # for the policy and its simulator
-    held: Tensor  # measure this simulator
-    judge: Tensor  # for the second simulator
-    judge_held: Tensor  # stop its training, and measure it
+    episodes: Division
 
 
 class _Desk(NamedTuple):
@@ -78,7 +74,7 @@ class Pipeline:
         """All stages; returns what `mbrl run --json` prints. A run that was finished before is told again."""
         models.check_name(self.name)
         log = self._read()
-        spec = log.data.spec(log.learn)
+        spec = log.data.spec(log.episodes.learn)
         if self.env is not None:
             environments.check_fits(self.env, spec.obs_dim, spec.action_dim, spec.discrete, f"the log {log.data.id}")
         model = _built("simulator", dynamics, spec, self.seed)
@@ -106,13 +102,13 @@ class Pipeline:
     ) -> dict[str, Any]:
         data = log.data
         self._remember(data, desk)
-        world = self._simulator("simulator", model, data, log.learn, log.held, self.seed, desk)
+        world = self._simulator("simulator", model, data, log.episodes.learn, log.episodes.held, self.seed, desk)
         simulator = self._register("simulator_version", models.log_simulator, world, Lineage(*_source(data)), desk)
         self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
         report = self._fit("policy", candidate, log, world, desk, **vars(self.rehearsal))
         seed = self.seed + 1
-        judge = _built("judge", dynamics, data.spec(log.judge), seed)
-        second = self._simulator("judge", judge, data, log.judge, log.judge_held, seed, desk)
+        judge = _built("judge", dynamics, data.spec(log.episodes.judge), seed)
+        second = self._simulator("judge", judge, data, log.episodes.judge, log.episodes.judge_held, seed, desk)
         policies = {BASELINE: cloning.policy, CANDIDATE: candidate.policy}
         assessment = Assessment(self.name, self.env, self.seed, self.trial)
         with desk.record.stage("evidence") as stage:
@@ -122,7 +118,7 @@ class Pipeline:
             own = assessment.values({CANDIDATE: candidate.policy}, data, world)
             true = assessment.measure(policies, stage)
             draw_returns(stage, data.returns(), found.values, true, f"{self.name}: {found.outcome}")
-            sample_rollouts(stage, candidate.policy, world, data, log.held, self.rehearsal.horizon, self.seed)
+            sample_rollouts(stage, candidate.policy, world, data, log.episodes.held, self.rehearsal.horizon, self.seed)
             champion = assessment.promote(found, version, desk.record)  # last: a failure before leaves the alias alone
         return {
             "name": self.name,
@@ -145,17 +141,10 @@ class Pipeline:
 
     def _read(self) -> _Log:
         data = minari.load(self.data.id, self.data.download)
-        learn, held, judge = data.split(self.data.split, self.seed)
-        count = min(max(1, round(len(judge) * JUDGE_HOLDOUT)), len(judge) - 1)
-        if count < 1:
-            raise ValueError(
-                f"the second simulator gets {len(judge)} of {data.episodes} episodes and needs 2: raise the last of"
-                f" data.split, now {list(self.data.split)}"
-            )
+        episodes = divide(data, self.data.split, self.seed, needs_terminals=self.world.termination is None)
         said = f"{len(data):,} rows, {data.episodes:,} episodes, mean return {data.returns().mean():.1f}"
         tell("log", f"{data.id}: {said}")
-        order = torch.randperm(len(judge), generator=generator(self.seed, "judge"))  # logs are often sorted by skill
-        return _Log(data, learn, held, judge[order[count:]], judge[order[:count]])
+        return _Log(data, episodes)
 
     def _check_penalty(self, learner: Learner) -> None:
         imagines = learner.imagines and self.rehearsal.real_ratio < 1
@@ -221,7 +210,7 @@ class Pipeline:
         with desk.record.stage(stage) as child:
             report = fit_policy(
                 learner,
-                log.data.batch(log.data.rows(log.learn)),
+                log.data.batch(log.data.rows(log.episodes.learn)),
                 world,
                 seed=self.seed,
                 checkpoint=desk.folder.path / f"{stage}.ckpt",

@@ -165,8 +165,9 @@ class RunLog:
             self._sender.client.log_text(self.run_id, content, path)
 
     def dict(self, content: Mapping[str, Any], path: str) -> None:
-        """Store plain values as the JSON artefact `path`."""
-        self.text(json.dumps(content, indent=2) + "\n", path)
+        """Store plain values as the JSON artefact `path`; NaN and infinity, which JSON lacks, become strings."""
+        plain = json.loads(json.dumps(content), parse_constant=str)
+        self.text(json.dumps(plain, indent=2) + "\n", path)
 
     def file(self, source: Path, folder: str | None = None) -> None:
         """Store a file, under its own name, in a folder of the run's artefacts."""
