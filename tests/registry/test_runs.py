@@ -229,6 +229,12 @@ def test_files_text_and_tables(log, tmp_path):
     assert {a.path for a in client().list_artifacts(log.run_id)} == {"figures", "hello.txt", "rollouts", "verdict.json"}
 
 
+def test_json_has_no_nan_and_no_infinity(log):
+    log.dict({"low": float("nan"), "high": [float("inf"), 1.5]}, "odd.json")
+    text = Path(client().download_artifacts(log.run_id, "odd.json")).read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"low": "NaN", "high": ["Infinity", 1.5]}
+
+
 def test_a_table_that_is_none_is_refused(log):
     with pytest.raises(ValueError, match=r"columns differ in length: .*'a': 2, 'b': 3"):
         log.table({"a": np.zeros(2), "b": np.zeros(3)}, "t.parquet")
