@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ class DeterministicEnsemble(Dynamics):
         elites: how many of them are rolled out; the rig chooses which after training.
         hidden: units of each hidden layer.
         layers: hidden layers; 0 is a linear model.
-        weight_decay: half of it times the squared weights of every layer joins the loss.
+        weight_decay: of every layer, L2, by the optimiser.
         termination_head: whether to learn when the world ends; by default, if the log has true terminals.
         termination_hidden: units of each of that head's two hidden layers.
 
@@ -51,15 +53,18 @@ class DeterministicEnsemble(Dynamics):
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Squared error, weight decay, and cross-entropy of the head: [E]."""
+        """Squared error, and cross-entropy of the head: [E]."""
         inputs = self.normaliser.inputs(batch.obs, batch.action)
         loss = functional.squared_error(self.mlp(inputs), self.normaliser.targets(batch))
-        weights = list(self.mlp.weights)
-        loss = loss + functional.l2_penalty(weights, [self.weight_decay] * len(weights))
         if self.head is not None:
             logit = self.head(batch.obs, batch.action, batch.next_obs)
             loss = loss + functional.binary_cross_entropy(logit, batch.terminated)
         return loss
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The layers' weights with their decay; see `Dynamics.parameter_groups`."""
+        weights = list(self.mlp.weights)
+        return parts.decayed(self, weights, [self.weight_decay] * len(weights))
 
     def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
         """Predict one step, with stds of zero; see `Dynamics.predict`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,8 @@ class ProbabilisticEnsemble(Dynamics):
         elites: how many of them are rolled out; the rig chooses which after training.
         hidden: units of each hidden layer.
         layers: hidden layers; 0 is a linear model.
-        weight_decays: one a layer, the last included; half of it times the layer's squared weights joins the loss. By
-            default the published 2.5e-5 and 5e-5 for the first two layers, 1e-4 for the last, 7.5e-5 between.
+        weight_decays: one a layer, the last included; L2, by the optimiser. By default the published 2.5e-5 and 5e-5
+            for the first two layers, 1e-4 for the last, 7.5e-5 between.
         logvar_coef: weight of the width of the log-variance bounds in the loss.
         termination_head: whether to learn when the world ends; by default, if the log has true terminals.
         termination_hidden: units of each of that head's two hidden layers.
@@ -75,16 +76,19 @@ class ProbabilisticEnsemble(Dynamics):
         return mean, functional.soft_clamp(logvar, low, high)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Negative log-likelihood, weight decay, width of the bounds, and cross-entropy of the head: [E]."""
+        """Negative log-likelihood, width of the log-variance bounds, and cross-entropy of the head: [E]."""
         inputs = self.normaliser.inputs(batch.obs, batch.action)
         mean, logvar = self._gaussian(inputs)
         loss = functional.gaussian_nll(mean, logvar, self.normaliser.targets(batch))
-        loss = loss + functional.l2_penalty(list(self.mlp.weights), self.weight_decays)
         loss = loss + self.logvar_coef * (self.max_logvar - self.min_logvar).sum((-2, -1))
         if self.head is not None:
             logit = self.head(batch.obs, batch.action, batch.next_obs)
             loss = loss + functional.binary_cross_entropy(logit, batch.terminated)
         return loss
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Each layer's weights with its decay; see `Dynamics.parameter_groups`."""
+        return parts.decayed(self, list(self.mlp.weights), self.weight_decays)
 
     def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
         """Predict one step; see `Dynamics.predict`."""

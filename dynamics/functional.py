@@ -48,12 +48,6 @@ def squared_error(mean: Tensor, target: Tensor) -> Tensor:
     return (mean - target).square().mean((-2, -1))
 
 
-def l2_penalty(weights: Sequence[Tensor], decays: Sequence[float]) -> Tensor:
-    """Half the squared norm of each layer's weight [E, I, H] times the layer's decay, summed over layers: [E]."""
-    norms = [decay / 2 * weight.square().sum((-2, -1)) for weight, decay in zip(weights, decays, strict=True)]
-    return torch.stack(norms).sum(0)
-
-
 def binary_cross_entropy(logit: Tensor, label: Tensor) -> Tensor:
     """Mean cross-entropy over rows of logits [E, B] and bool labels [E, B]: [E]."""
     return binary_cross_entropy_with_logits(logit, label.to(logit.dtype), reduction="none").mean(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,3 +106,16 @@ def termination_head(spec: Spec, members: int, wanted: bool | None, hidden: int)
     if wanted and not spec.terminals:
         raise ValueError("termination_head is true, but the log has no true terminal to learn from; leave it out")
     return TerminationHead(spec, members, hidden) if spec.terminals and wanted is not False else None
+
+
+def decayed(model: nn.Module, weights: Sequence[nn.Parameter], decays: Sequence[float]) -> list[dict[str, Any]]:
+    """Parameter groups: the layers' weights by their decay, and everything else without one.
+
+    Adam adds decay * weight to the gradient, as half of it times the squared weights in the loss would.
+    """
+    groups: dict[float, list[nn.Parameter]] = {0.0: []}
+    for weight, decay in zip(weights, decays, strict=True):
+        groups.setdefault(decay, []).append(weight)
+    chosen = {id(weight) for weight in weights}
+    groups[0.0] += [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+    return [{"params": params, "weight_decay": decay} for decay, params in groups.items() if params]

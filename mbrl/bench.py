@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.optim import Adam
 
-from mbrl.core import Batch, Dynamics, Learner, Prediction, Spec, generator, seeded
+from mbrl.core import Batch, Dynamics, Learner, Prediction, Spec, generator, rows_at, seeded
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
 
@@ -71,18 +71,18 @@ def measure(
     honest, doubting = Simulator(model, spec).to(device), Simulator(model, spec, uncertainty).to(device)
     doubting.calibrate(Batch(*(column[:4096] for column in rows)))
     rng = generator(seed, "bench/noise", device)
-    optimizer = Adam(model.parameters(), 1e-3, fused=True)
+    optimizer = Adam(model.parameter_groups(), 1e-3, fused=True)
 
     def update_ensemble() -> int:
         index = torch.randint(STARTS, (model.members, BATCH), generator=rng, device=device)
         optimizer.zero_grad(set_to_none=True)
-        model.loss(Batch(*(column[index] for column in rows))).sum().backward()
+        model.loss(rows_at(rows, index)).sum().backward()
         optimizer.step()
         return 1
 
     def update_policy() -> int:
         index = torch.randint(STARTS, (BATCH,), generator=rng, device=device)
-        agent.update(Batch(*(column[index] for column in rows)), None, rng)
+        agent.update(rows_at(rows, index), None, rng)
         return 1
 
     def rollout(simulator: Simulator, penalty: float) -> Callable[[], int]:

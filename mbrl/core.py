@@ -32,6 +32,12 @@ class Batch(NamedTuple):
     terminated: Tensor  # [...] bool: the world ended, so nothing is bootstrapped from next_obs
 
 
+def rows_at(batch: Batch, index: Tensor) -> Batch:
+    """The rows of a Batch of [N, ...] at `index` [...] long: [..., ...]. Quicker than indexing, which checks more."""
+    flat = index.flatten()
+    return Batch(*(column.index_select(0, flat).unflatten(0, index.shape) for column in batch))
+
+
 class Prediction(NamedTuple):
     """What a model says of the next step, per member, in the environment's own units.
 
@@ -149,6 +155,10 @@ class Dynamics(Described):
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Training loss of every member, [E], on its own rows: `batch` is [E, B, ...]."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """For the optimiser: {"params": [...]}, with a "weight_decay" (L2) where a group has one of its own."""
+        return [{"params": list(self.parameters())}]
 
     @abstractmethod
     def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:

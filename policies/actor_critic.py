@@ -66,9 +66,14 @@ class ActorCritic(nn.Module):
         default = 0.5 * math.log(spec.action_dim) if spec.discrete else -float(spec.action_dim)
         self.entropy_target = default if entropy_target is None else entropy_target
         self.optimizers: dict[str, Optimizer] = {
-            "actor": Adam(self.actor.parameters(), actor_lr, fused=True),
+            "actor": Adam(
+                [
+                    {"params": list(self.actor.parameters()), "lr": actor_lr},
+                    {"params": [self.log_temperature], "lr": temperature_lr},
+                ],
+                fused=True,
+            ),
             "critics": Adam(self.critics.parameters(), critic_lr, fused=True),
-            "temperature": Adam([self.log_temperature], temperature_lr, fused=True),
         }
 
     def target(self, batch: Batch, rng: torch.Generator) -> Tensor:
@@ -95,9 +100,9 @@ class ActorCritic(nn.Module):
         else:
             action, log_prob = self.actor.sample(obs, rng)
             value, entropy = self.critics(obs, action, frozen=True).amin(0), -log_prob
-        self.step("actor", -(value + temperature * entropy).mean())
         mean_entropy = entropy.detach().mean()
-        self.step("temperature", self.log_temperature * (mean_entropy - self.entropy_target))
+        excess = self.log_temperature * (mean_entropy - self.entropy_target)  # no weight is in both terms
+        self.step("actor", excess - (value + temperature * entropy).mean())
         return {"entropy": mean_entropy, "temperature": temperature, "actor_value": value.detach().mean()}
 
     def step(self, name: str, loss: Tensor) -> None:

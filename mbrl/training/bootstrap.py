@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, generator
+from mbrl.core import Batch, generator, rows_at
 
 
 def bootstrap_rows(episode: Tensor, rng: torch.Generator) -> Tensor:
@@ -57,7 +57,7 @@ class BootstrapBatches:
         orders = [self._order(rows, rng)[self.rank :: self.world] for rows in self.rows]
         index = torch.stack(orders).to(self.train.obs.device)
         for rows in index.split(self.batch_size, 1):
-            yield Batch(*(column[rows] for column in self.train))
+            yield rows_at(self.train, rows)
 
     def _order(self, rows: Tensor, rng: torch.Generator) -> Tensor:
         """A member's rows, shuffled: all of them, then some again, until they fill an epoch; or as many as fit."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Spec
+from mbrl.core import Batch, Spec, rows_at
 
 
 class Ring:
@@ -52,7 +52,7 @@ class Ring:
         if not len(self):
             raise ValueError("cannot sample from an empty ring: add rows first")
         index = torch.randint(len(self), (count,), generator=rng, device=self.rows.reward.device)
-        return Batch(*(column[index] for column in self.rows))
+        return rows_at(self.rows, index)
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: the rows that are in use, and the counter."""

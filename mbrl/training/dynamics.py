@@ -91,7 +91,7 @@ class _Shell(pl.LightningModule):
         self.register_buffer("stale", torch.zeros(members, dtype=torch.long))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.dynamics.parameters(), lr=self.settings.lr, fused=True)
+        return torch.optim.Adam(self.dynamics.parameter_groups(), lr=self.settings.lr, fused=True)
 
     def train_dataloader(self) -> BootstrapBatches:
         rows = Batch(*(column.to(self.device) for column in self.rows))

@@ -13,7 +13,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from mbrl.core import Batch, Learner, generator
+from mbrl.core import Batch, Learner, generator, rows_at
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.buffer import Ring
@@ -123,7 +123,8 @@ def fit_policy(
                     ring.add(imagine(learner.policy, world, real.obs[index], horizon, penalty, rngs["imagination"]))
                     learner.train()
                     imagining += time.perf_counter() - begun
-                logged = _rows(real, real_rows, rngs["rows"])
+                chosen = torch.randint(len(real.reward), (real_rows,), generator=rngs["rows"], device=device)
+                logged = rows_at(real, chosen)
                 dreamt = ring.sample(batch_size - real_rows, rngs["rows"]) if imagines else None
                 with fabric.autocast():
                     metrics = learner.update(logged, dreamt, rngs["update"])
@@ -168,11 +169,6 @@ def _check(
         raise ValueError("there are no logged rows to learn from")
     if worldless:
         raise ValueError(f"{type(learner).__name__} learns from imagined rows: give a simulator, or real_ratio 1")
-
-
-def _rows(real: Batch, count: int, rng: torch.Generator) -> Batch:
-    index = torch.randint(len(real.reward), (count,), generator=rng, device=real.reward.device)
-    return Batch(*(column[index] for column in real))
 
 
 def _finite(metrics: dict[str, Tensor], done: int) -> None:

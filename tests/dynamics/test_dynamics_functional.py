@@ -53,11 +53,6 @@ def test_squared_error_keeps_members_apart() -> None:
     assert functional.squared_error(mean, torch.zeros(2, 1, 2)).tolist() == [2.5, 0.0]
 
 
-def test_l2_penalty_by_hand() -> None:
-    weights = [torch.tensor([[[1.0], [2.0]], [[0.0], [1.0]]]), torch.tensor([[[3.0]], [[4.0]]])]
-    assert functional.l2_penalty(weights, [0.2, 2.0]).tolist() == pytest.approx([0.5 + 9.0, 0.1 + 16.0])
-
-
 def test_binary_cross_entropy_by_hand() -> None:
     logit = torch.tensor([[0.0, math.log(3.0)]])
     found = functional.binary_cross_entropy(logit, torch.tensor([[True, False]]))

@@ -107,9 +107,25 @@ def test_loss_by_hand() -> None:
         torch.ones(1, 1, 1), torch.ones(1, 1, 1), torch.full((1, 1), 4.0), torch.full((1, 1, 1), 4.0),
         torch.zeros(1, 1, dtype=torch.bool),
     )  # fmt: skip
-    # log-variances 0; delta 3 is predicted as 1, reward 4 as 2: nll (4 + 4) / 2; decay 0.25 (1 + 81 + 4); bounds 2 * 60
+    # log-variances 0; delta 3 is predicted as 1, reward 4 as 2: nll (4 + 4) / 2; bounds 2 * 60
     loss = linear(unit_spec(), logvar_coef=0.001).loss(batch)
-    assert loss.item() == pytest.approx(4 + 0.25 * 86 + 0.001 * 120, rel=1e-4)
+    assert loss.item() == pytest.approx(4 + 0.001 * 120, rel=1e-4)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_parameter_is_in_one_group_and_only_layers_decay(model: Callable[..., Dynamics]) -> None:
+    made = model(unit_spec(terminals=True), **SMALL)
+    groups = made.parameter_groups()
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in made.parameters())
+    decaying = {id(p): group["weight_decay"] for group in groups for p in group["params"] if group["weight_decay"]}
+    assert set(decaying) == {id(weight) for weight in made.mlp.weights}
+
+
+def test_each_layer_has_its_own_decay() -> None:
+    model = ProbabilisticEnsemble(unit_spec(), hidden=2, layers=1, weight_decays=[0.5, 0.25])
+    decay = {id(p): group["weight_decay"] for group in model.parameter_groups() for p in group["params"]}
+    assert [decay[id(weight)] for weight in model.mlp.weights] == [0.5, 0.25]
 
 
 def test_deterministic_predictions_have_no_noise_and_learn_by_squared_error() -> None:
