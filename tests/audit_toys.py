@@ -127,6 +127,11 @@ def half_saturated(column: Tensor) -> Tensor:
     return column.clamp(max=float(column.quantile(0.75)))
 
 
+def set_point(column: Tensor) -> Tensor:
+    """A value that holds for 30 rows and then jumps."""
+    return column[torch.arange(len(column)) // 30 * 30]
+
+
 def stuck(column: Tensor) -> Tensor:
     return put(column, slice(605, 655), float(column[605])) if len(column) > 655 else column
 

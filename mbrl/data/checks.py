@@ -195,7 +195,8 @@ def _stuck(name: str, column: NDArray[np.float32], same: Flags) -> Iterator[Find
     inner = (column[begin] > column.min()) & (column[begin] < column.max())  # the ends are `_saturated`'s
     long = (stop - begin >= STUCK - 1) & inner if len(begin) else np.zeros(0, bool)
     rows = np.concatenate([np.arange(a, b) for a, b in zip(begin[long], stop[long], strict=True)] or [begin[:0]])
-    if len(rows) and (repeats.sum() - len(rows)) < 0.05 * len(column):
+    elsewhere = len(column) - len(rows)  # a set-point holds nearly always, a coarse sensor repeats everywhere
+    if len(rows) and elsewhere > 0.7 * len(column) and repeats.sum() - len(rows) < 0.05 * elsewhere:
         yield Finding(
             "stuck sensor",
             "serious",

@@ -13,7 +13,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from mbrl.data.findings import Floats
+from mbrl.data.findings import Flags, Floats
 
 LANDMARKS = 300  # of the kernel
 FIT_ROWS = 4_000  # rows a fold is fitted on, at most
@@ -21,10 +21,11 @@ CLIP = 5.0  # standard deviations: one outlier does not decide the fit
 FOLDS = 2
 
 
-def out_of_fold(x: Floats, y: Floats, group: NDArray[np.int64], seed: int) -> Floats:
+def out_of_fold(x: Floats, y: Floats, group: NDArray[np.int64], seed: int, trusted: Flags | None = None) -> Floats:
     """Predictions [n, k] of y [n, k] from x [n, d], each from a fit on the groups of the other fold.
 
     Groups keep what belongs together (an episode) on one side; with a single group, its blocks in time take their part.
+    Every row is predicted; with `trusted` [n], only those rows are fitted.
     """
     if len(np.unique(group)) < FOLDS:
         group = np.arange(len(x)) * 2 * FOLDS // len(x)
@@ -32,7 +33,7 @@ def out_of_fold(x: Floats, y: Floats, group: NDArray[np.int64], seed: int) -> Fl
     fold = rng.permutation(int(group.max()) + 1)[group] % FOLDS
     predicted = np.empty_like(y)
     for side in range(FOLDS):
-        other = np.flatnonzero(fold != side)
+        other = np.flatnonzero((fold != side) if trusted is None else (fold != side) & trusted)
         if len(other) > FIT_ROWS:
             other = np.sort(rng.choice(other, FIT_ROWS, replace=False))
         if len(other) < 3 or not (fold == side).any():

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from audit_toys import FAULTS, STEPS, merged, plant, rule, single, twice
+from audit_toys import FAULTS, STEPS, merged, plant, rule, sensor, set_point, single, twice
 
 from mbrl import demonstration
 from mbrl.data import minari
@@ -58,10 +58,21 @@ def test_a_finding_names_the_rows_and_the_channel(
     assert finding.count >= len(finding.rows)
 
 
+def test_a_set_point_is_not_a_sensor_that_hangs(clean: TransitionDataset) -> None:
+    assert "stuck sensor" not in kinds(audit(sensor(clean, set_point)))
+
+
 def test_a_missing_end_is_found_where_it_is(clean: TransitionDataset) -> None:
     finding = next(f for f in audit(merged(clean)).findings if f.kind == "missing end")
     assert set(finding.rows) <= {239, 659, 1079, 1499, 1979}  # a start may happen to be near, so not all of them
     assert finding.count >= 2
+
+
+def test_an_odd_reward_is_found_where_it_is(clean: TransitionDataset) -> None:
+    found = audit(FAULTS["another reward for a while"][1](clean)).findings
+    (finding,) = (f for f in found if f.kind == "inconsistent reward")
+    assert set(finding.rows) <= set(range(1210, 1230))
+    assert finding.count >= 15
 
 
 def test_the_direction_of_a_shift_is_told(clean: TransitionDataset) -> None:
