@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 SCHEMA = """\
-observation: [temperature, level, pump, site]
+observation: [temperature, level, pump, ambient]
 action: [heater, valve]
 reward: profit
 time: timestamp
@@ -21,7 +21,7 @@ period: 1.0                 # seconds
 max_gap: 10.0               # a longer pause ends the episode
 resample: linear            # or last
 categorical: [pump]
-units: {temperature: degC, level: m, heater: kW, valve: "%"}
+units: {temperature: degC, level: m, ambient: degC, heater: kW, valve: "%"}
 bounds: {temperature: [0, 120], level: [0, 3]}
 action_low: [0, 0]
 action_high: [10, 100]
@@ -44,7 +44,7 @@ for episode in range(options.episodes):
         valve = np.clip(50 + 100 * gain * (1.2 - level) + 10 * noise * rng.normal(), 0, 100)
         profit = 5 - 0.02 * (temperature - 60) ** 2 - 4 * (level - 1.2) ** 2 - 0.1 * heater
         stamp = pd.Timestamp("2024-05-01") + pd.Timedelta(seconds=clock)
-        cells = (temperature, level, "eco" if eco else "full", "north", heater, valve, profit)
+        cells = (temperature, level, "eco" if eco else "full", 20.0, heater, valve, profit)
         rows.append((stamp.isoformat(timespec="milliseconds"), *cells))
         step = rng.uniform(0.7, 1.4)  # seconds
         feed = valve / 100 * (0.5 if eco else 1.0)
@@ -53,6 +53,6 @@ for episode in range(options.episodes):
         clock += step
     clock += rng.uniform(60, 600)  # the historian pauses
 
-names = ["timestamp", "temperature", "level", "pump", "site", "heater", "valve", "profit"]
+names = ["timestamp", "temperature", "level", "pump", "ambient", "heater", "valve", "profit"]
 pd.DataFrame(rows, columns=names).round(4).to_csv(options.file, index=False)
 options.file.with_suffix(".yaml").write_text(SCHEMA)
