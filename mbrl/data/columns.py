@@ -176,7 +176,7 @@ def _codes(listed: tuple[str, ...], values: Any) -> np.ndarray:
     wrong = np.flatnonzero(np.asarray(listed)[codes] != names)
     if len(wrong):
         row = int(wrong[0])
-        raise CellError(row, f"is {names[row]!r}, expected one of the schema's categories {', '.join(listed)}")
+        raise CellError(row, f"is {str(names[row])!r}, expected one of the schema's categories {', '.join(listed)}")
     return codes
 
 
