@@ -277,7 +277,7 @@ def parser(function: Callable[..., Any], command: str, default: str | None, argu
         exit_on_error=False,
     )
     made.add_argument("--config", action="config", metavar="FILE.yaml", help="YAML with settings; later arguments win")
-    skip = {"resolved"}
+    skip: set[str | int] = {"resolved"}
     if function in _FIRST:  # the one setting that needs no name
         setting, shown, kind, text = _FIRST[function]
         made.add_argument(setting, metavar=shown, type=kind, help=text)

@@ -84,19 +84,17 @@ def survey(source: Source, schema: Schema, drop: bool) -> Plan:
 
 
 def _constant(source: Source, schema: Schema, seen: dict[str, _Seen]) -> dict[str, str]:
-    found = {}
+    found, count = dict[str, str](), 0
     for name in schema.observation:
-        width = 1 if seen[name].low is None else len(seen[name].low)  # type: ignore[arg-type]
+        listed, low = schema.categorical.get(name), seen[name].low
+        width = len(listed) if listed is not None else 1 if low is None else len(low)
+        count += width
         for k, value in seen[name].constant().items():
-            if name in schema.categorical:
-                found |= dict.fromkeys((f"{name}={c}" for c in schema.categorical[name]), value)
+            if listed is not None:
+                found |= {f"{name}={category}": value for category in listed}
             else:
                 found[name if width == 1 else f"{name}[{k}]"] = value
-    channels = sum(
-        len(schema.categorical[n]) if n in schema.categorical else len(seen[n].low)  # type: ignore[arg-type]
-        for n in schema.observation
-    )
-    if found and len(found) == channels:
+    if found and len(found) == count:
         raise ValueError(f"{source.path}: no column of the observation ever changes: {', '.join(found)}")
     return found
 

@@ -116,9 +116,10 @@ def _from_episodes(id: str, folder: Path) -> TransitionDataset:
     else:
         low, high = space.low.ravel().tolist(), space.high.ravel().tolist()
     env_id = source.storage.metadata.get(_ENV_ID) or (source.env_spec.id if source.env_spec else None)
+    tensors: dict[str, Any] = {name: torch.from_numpy(column) for name, column in columns.items()}
     return TransitionDataset.create(
         id,
-        **{name: torch.from_numpy(column) for name, column in columns.items()},
+        **tensors,
         discrete=isinstance(space, Discrete),
         action_low=low,
         action_high=high,
