@@ -400,3 +400,28 @@ def test_what_cannot_end_well_is_refused_before_any_work(
     assert status == 1
     assert part in answer["error"]
     assert not list(tmp_path.glob("home/runs/*"))
+
+
+def test_a_strict_run_ends_after_a_serious_audit_and_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the training began")
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "own"))
+    played = environments.record("Pendulum-v1", lambda obs, rng: rng.uniform(-2, 2, 1), 8, seed=0)
+    dead = (episode._replace(observations=episode.observations * np.float32([1, 1, 0])) for episode in played)
+    minari.write("toy/dead-v0", dead, *environments.spaces("Pendulum-v1"))
+    monkeypatch.setattr(pipeline, "fit_dynamics", never)
+    folder = tmp_path / "run"
+    arguments = [*DEBUG, "--data.id", "toy/dead-v0", "--data.strict", "true", "--folder", str(folder)]
+    status, answer, told = spoken(arguments)
+    assert status == 1
+    assert f"serious finding(s), see {folder / 'audit.html'}" in answer["error"]
+    assert "serious: constant sensor: observation 2 is 0 in every row" in told
+    assert (folder / "audit.html").read_text().startswith("<!DOCTYPE html>")
+    run = json.loads((folder / "run.json").read_text())["run_id"]
+    client = MlflowClient(store.connect())
+    (stage,) = stages(client, client.get_run(run)).values()
+    assert (stage.info.run_name, stage.info.status) == ("audit", "FAILED")
+    assert {file.path for file in client.list_artifacts(stage.info.run_id)} == {"audit.html", "audit.json"}
