@@ -16,6 +16,7 @@ import mbrl
 COMMANDS = {  # name: (function of stages.py, configuration it starts from, one line of help)
     "demo": ("demo", "demo.yaml", "log Pendulum with a mediocre controller, then run the whole path on that log"),
     "import": ("import_", None, "turn an npz, CSV or Parquet log into a Minari data set"),
+    "audit": ("audit", None, "what is wrong with a data set, and what it cannot teach"),
     "run": ("run", "mopo.yaml", "log -> simulator -> rehearsed policy -> evidence -> registry"),
     "evaluate": ("evaluate", None, "measure a registered policy in a true environment"),
     "bench": ("bench", "bench.yaml", "time the inner loops on this machine"),
@@ -87,7 +88,8 @@ def _run(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]]:
         values.pop("config", None)
         if function in stages.RECORDED:
             values["resolved"] = resolved
-        return 0, function(**values)
+        answer = function(**values)
+        return (1 if "error" in answer else 0), answer
     except argparse.ArgumentError as error:
         return 2, {"error": f"{error}\n(mbrl {command} --help lists the settings)"}
     except stages.MENDABLE as error:

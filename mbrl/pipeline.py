@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 import yaml
 from torch import Tensor
 
@@ -19,11 +20,13 @@ from mbrl import environments, files
 from mbrl.assessment import BASELINE, CANDIDATE, Assessment, plain
 from mbrl.core import Dynamics, Learner, Spec, seeded
 from mbrl.data import minari
+from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division, divide
 from mbrl.registry import models
 from mbrl.registry.lineage import Lineage, LoggedData
 from mbrl.registry.runs import RunLog
+from mbrl.report.audit_page import write_page
 from mbrl.report.console import tell
 from mbrl.report.dossier import draw_returns, sample_rollouts
 from mbrl.runfolder import RunFolder
@@ -102,6 +105,7 @@ class Pipeline:
     ) -> dict[str, Any]:
         data = log.data
         self._remember(data, desk)
+        self._audit(log, desk)
         world = self._simulator("simulator", model, data, log.episodes.learn, log.episodes.held, self.seed, desk)
         simulator = self._register("simulator_version", models.log_simulator, world, Lineage(*_source(data)), desk)
         self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
@@ -165,6 +169,28 @@ class Pipeline:
         record.input(LoggedData(data), "training")
         word = "resumed in" if record.resumed else "folder"
         tell(word, f"{folder.path}   (should this end early: mbrl run --config {folder.path / 'config.yaml'})")
+
+    def _audit(self, log: _Log, desk: _Desk) -> None:
+        """Tell and keep what is wrong with the log; stop here only if `data.strict` asks for it."""
+        if desk.folder.facts.get("audited"):
+            return
+        with desk.record.stage("audit") as stage:
+            divided = log.episodes
+            sides = (divided.learn, divided.held, torch.cat([divided.judge, divided.judge_held]))
+            found = audit(log.data, sides=sides, seed=self.seed)
+            page = desk.folder.path / "audit.html"
+            write_page(page, found)
+            stage.dict(found.to_dict(), "audit.json")
+            stage.file(page)
+            for finding in found.findings:
+                tell("audit", finding.line())
+            tell("audit", f"{len(found.serious)} serious of {len(found.findings)} finding(s); {page}")
+            if self.data.strict and found.serious:
+                raise ValueError(
+                    f"the audit of {log.data.id} has {len(found.serious)} serious finding(s), see {page}: mend the log,"
+                    " or set data.strict to false"
+                )
+        desk.folder.remember(audited=True)
 
     def _simulator(
         self,

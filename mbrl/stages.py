@@ -22,7 +22,7 @@ from mbrl.settings import Data, Fit, Imitation, Rehearsal, Trial, Uncertainty, W
 # what a user can mend: told in a line, without a traceback
 MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)
 
-__all__ = ["MENDABLE", "RECORDED", "bench", "demo", "evaluate", "import_", "parser", "run", "ui"]
+__all__ = ["MENDABLE", "RECORDED", "audit", "bench", "demo", "evaluate", "import_", "parser", "run", "ui"]
 
 
 def run(
@@ -127,6 +127,39 @@ def import_(
     for key, value in answer.items():
         print(f"{key:>12}: {value}")
     return answer
+
+
+def audit(
+    id: str,
+    strict: bool = False,
+    html: Path | None = None,
+    split: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Say what is wrong with a data set, what that will do to learning, and what to change.
+
+    Args:
+        id: Minari id of the data set.
+        strict: end with exit status 1 if a finding is serious.
+        html: the page to write, with pictures; MBRL_HOME/audits/ID.html if not given.
+        split: shares of the episodes as in `mbrl run`, to find copies of an episode on different sides.
+        seed: seed of the split, and of the rows that are looked at more closely.
+    """
+    from mbrl import files
+    from mbrl.data import minari
+    from mbrl.data.audit import audit as look
+    from mbrl.report.audit_page import write_page
+    from mbrl.settings import Data
+
+    data = minari.load(Data(id, split).id)
+    found = look(data, sides=data.split(split, seed) if data.episodes >= len(split) else (), seed=seed)
+    page = (html or files.home() / "audits" / f"{id.replace('/', '-')}.html").absolute()
+    write_page(page, found)
+    for finding in found.findings:
+        print(f"{finding.line()}\n    what it does: {finding.effect}\n    what to change: {finding.remedy}")
+    print(f"{id}: {len(found.findings)} finding(s), {len(found.serious)} serious; {page}")
+    refused = f"{id} has {len(found.serious)} serious finding(s): mend them, or audit it without --strict"
+    return {**found.to_dict(), "page": str(page), **({"error": refused} if strict and found.serious else {})}
 
 
 def evaluate(policy: str, env: str, episodes: int = 20, seed: int = 1000, level: float = 0.95) -> dict[str, Any]:
@@ -234,16 +267,29 @@ def parser(function: Callable[..., Any], command: str, default: str | None, argu
     set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: no os.system as an uncertainty
     named = any(a == "--config" or a.startswith("--config=") for a in arguments)
     files: list[str | PathLike[str]] = [config_file(default)] if default and not named else []
+    first = f"{_FIRST[function][1]} " if function in _FIRST else ""
     made = ArgumentParser(
         prog=f"mbrl {command}",
-        usage=f"mbrl {command} {'FILE ' if function is import_ else ''}[--config FILE.yaml] [--SETTING VALUE ...]",
+        usage=f"mbrl {command} {first}[--config FILE.yaml] [--SETTING VALUE ...]",
         description=(function.__doc__ or "").split("\n\n")[0],
         default_config_files=files,
         formatter_class=_Formatter,
         exit_on_error=False,
     )
     made.add_argument("--config", action="config", metavar="FILE.yaml", help="YAML with settings; later arguments win")
-    if function is import_:  # the one setting that needs no name
-        made.add_argument("file", metavar="FILE", type=Path, help="the log: .npz, .csv or .parquet")
-    made.add_function_arguments(function, skip={"resolved", "file"}, as_group=False, sub_configs=False)
+    skip: set[str | int] = {"resolved"}
+    if function in _FIRST:  # the one setting that needs no name
+        setting, shown, kind, text = _FIRST[function]
+        made.add_argument(setting, metavar=shown, type=kind, help=text)
+        skip.add(setting)
+    if function is audit:
+        made.add_argument("--strict", action="store_true", help="end with exit status 1 if a finding is serious")
+        skip.add("strict")
+    made.add_function_arguments(function, skip=skip, as_group=False, sub_configs=False)
     return made
+
+
+_FIRST: dict[Callable[..., Any], tuple[str, str, type, str]] = {
+    import_: ("file", "FILE", Path, "the log: .npz, .csv or .parquet"),
+    audit: ("id", "ID", str, "Minari id of the data set"),
+}

@@ -78,7 +78,7 @@ def test_the_rule_itself_tells_right_from_wrong(path: str, source: str, found: l
     assert offences(source, Path(path)) == found
 
 
-HEAVY = ("torch", "lightning", "mlflow", "matplotlib", "pandas", "gymnasium", "minari")
+HEAVY = ("torch", "lightning", "mlflow", "matplotlib", "pandas", "sklearn", "gymnasium", "minari")
 LOADED = f"import sys; print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
 
 
@@ -100,7 +100,7 @@ def test_help_loads_no_heavy_library() -> None:
     done = python(program, ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "[]\n"
-    assert all(command in done.stdout for command in ("demo", "import", "run", "evaluate", "bench", "ui"))
+    assert all(command in done.stdout for command in ("demo", "import", "audit", "run", "evaluate", "bench", "ui"))
 
 
 @pytest.mark.parametrize("package", PLUGINS)
