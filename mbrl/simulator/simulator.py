@@ -40,7 +40,8 @@ class Simulator(nn.Module):
         horizon: steps up to which it is trusted, where that has been measured; 0 where not even one is.
 
     Raises:
-        ValueError: margin or horizon is negative, quantile is not within (0, 1], or starts are not [S >= 1, O].
+        ValueError: margin or horizon is negative, quantile is not within (0, 1], or starts are not [S >= 1, O] within
+            the range that predictions are clipped to.
     """
 
     low: Tensor  # [O + 1] of next observation and reward, log's range and margin
@@ -66,8 +67,6 @@ class Simulator(nn.Module):
             raise ValueError(f"quantile is {quantile}, expected more than 0 and at most 1")
         if horizon is not None and horizon < 0:
             raise ValueError(f"horizon is {horizon}, expected 0 or more steps, or None where it is not known")
-        if starts is not None and (starts.ndim != 2 or not len(starts) or starts.shape[1] != spec.obs_dim):
-            raise ValueError(f"starts have shape {list(starts.shape)}, expected [S >= 1, {spec.obs_dim}]")
         self.dynamics = dynamics
         self.spec = spec
         self.uncertainty = uncertainty
@@ -82,6 +81,21 @@ class Simulator(nn.Module):
         self.register_buffer("high", high + margin * (high - low))
         self.register_buffer("uncertainty_scale", torch.ones(()))
         self.register_buffer("starts", None if starts is None else starts.clone(), persistent=False)
+        self._check_starts()
+
+    def _check_starts(self) -> None:
+        if self.starts is None:
+            return
+        if self.starts.ndim != 2 or not len(self.starts) or self.starts.shape[1] != self.spec.obs_dim:
+            raise ValueError(f"starts have shape {list(self.starts.shape)}, expected [S >= 1, {self.spec.obs_dim}]")
+        low, high = self.low[:-1], self.high[:-1]
+        outside = ~((low <= self.starts) & (self.starts <= high))  # true of NaN
+        if outside.any():
+            row, channel = (int(i) for i in outside.nonzero()[0])
+            raise ValueError(
+                f"start state {row} has {float(self.starts[row, channel])} in channel {channel}, expected"
+                f" {float(low[channel])} to {float(high[channel])}: give starts of the episodes that made the spec"
+            )
 
     @torch.no_grad()
     def calibrate(self, holdout: Batch) -> None:
