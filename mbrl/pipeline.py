@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 import yaml
 from torch import Tensor
 
 from mbrl import environments, files
 from mbrl.assessment import BASELINE, CANDIDATE, Assessment, plain
-from mbrl.core import Dynamics, Learner, Spec, seeded
+from mbrl.core import Dynamics, Learner, Spec, generator, seeded
 from mbrl.data import minari
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division, divide
@@ -33,6 +34,7 @@ from mbrl.training.dynamics import fit_dynamics
 from mbrl.training.policy import PolicyReport, fit_policy
 
 EXPERIMENT = "mbrl"
+STARTS = 1000  # logged start states, at most, that a simulator carries for those who have no log
 
 Model = Callable[[Spec], Dynamics]
 Factory = Callable[[Spec], Learner]
@@ -196,7 +198,8 @@ class Pipeline:
             )
             child.tags({"mbrl.elites": report.elites})
             child.metrics({f"holdout_member_{e}": score for e, score in enumerate(report.scores)}, report.epochs)
-        simulator = Simulator(model.cpu(), model.spec, **vars(self.world))
+        starts = data.starts[learn[torch.randperm(len(learn), generator=generator(seed, "starts"))[:STARTS]]]
+        simulator = Simulator(model.cpu(), model.spec, **vars(self.world), starts=starts)
         simulator.calibrate(held_rows)
         files.save(path, simulator.state())
         best = min(report.scores)

@@ -240,6 +240,7 @@ def test_the_bench_measures_every_loop(monkeypatch: pytest.MonkeyPatch, capsys: 
         "ensemble_updates_per_s",
         "imagined_transitions_per_s_with_disagreement",
         "imagined_transitions_per_s",
+        "vector_environment_steps_per_s",
         "policy_updates_per_s",
     }
     assert loops <= set(answer["rates"])

@@ -85,7 +85,7 @@ def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage
 
 
 def set_champion(name: str, version: str) -> None:
-    """Point the alias `champion` of `NAME-policy` at a version.
+    """Point the alias `champion` of `NAME-policy` at a version, and that of its simulator at the one it rehearsed in.
 
     Raises:
         StoreError: there is no such model or version; the message lists what there is.
@@ -93,7 +93,9 @@ def set_champion(name: str, version: str) -> None:
     client = MlflowClient(uri := store.connect())
     model = f"{check_name(name)}-policy"
     with _explained(client, uri, model):
-        client.get_model_version(model, version)
+        simulator, _, number = client.get_model_version(model, version).tags.get("mbrl.simulator", "").partition("/")
+        if simulator:
+            client.set_registered_model_alias(simulator, CHAMPION, number)
         client.set_registered_model_alias(model, CHAMPION, version)
 
 
@@ -123,7 +125,7 @@ def load_policy(uri: str) -> Policy:
 
 
 def load_simulator(uri: str) -> Simulator:
-    """The simulator behind a URI such as `models:/NAME-simulator/3`; raises as `load_policy` does."""
+    """The simulator behind `models:/NAME-simulator@champion` or `models:/NAME-simulator/3`; raises as `load_policy`."""
     with _verified(uri, "simulator") as path:
         return export.simulator_from(path)
 
