@@ -14,7 +14,8 @@ from mbrl.report import style
 from mbrl.report.plots import MAX_CHANNELS
 
 WINDOW = 100  # the last steps, which are shown
-WIDTH, TOP, HEIGHT, BOTTOM = 6.4, 0.5, 0.62, 0.55  # inches: of the picture, the title, a strip, the axis below
+WIDTH, TOP, HEIGHT, BOTTOM = 6.4, 0.5, 0.62, 0.56  # inches: of the picture, the title, a strip, the axis below
+DPI = 100  # which makes both sides even numbers of pixels, as video encoders want them
 LEFT, RIGHT = 0.24, 0.97  # where the strips begin and end, as shares of the width: no layout engine, which is slow
 
 
@@ -31,14 +32,14 @@ def draw_episode(played: NDArray[np.float32], spec: Spec, uncertain: bool) -> ND
     Returns:
         [H, W, 3] RGB; H and W are the same for every episode of one simulator.
     """
-    channels = min(spec.obs_dim, MAX_CHANNELS)
-    strips = [(f"observation {i}", played[:, i], spec.obs_low[i], spec.obs_high[i]) for i in range(channels)]
-    strips.append(("reward", played[:, -2], spec.reward_low, spec.reward_high))
+    channels, columns = min(spec.obs_dim, MAX_CHANNELS), played.T.astype(np.float64)
+    strips = [(f"observation {i}", columns[i], spec.obs_low[i], spec.obs_high[i]) for i in range(channels)]
+    strips.append(("reward", columns[-2], spec.reward_low, spec.reward_high))
     if uncertain:
-        strips.append(("uncertainty", played[:, -1], 0.0, 1.0))
+        strips.append(("uncertainty", columns[-1], 0.0, 1.0))
     part = f", first {channels} of {spec.obs_dim} channels" if channels < spec.obs_dim else ""
     tall = TOP + HEIGHT * len(strips) + BOTTOM
-    figure = Figure(figsize=(WIDTH, tall), dpi=100)
+    figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
     figure.suptitle(f"Imagined episode, step {len(played) - 1}{part}", fontsize=style.MEDIUM, fontweight="bold")
     grid = figure.subplots(
         len(strips),
@@ -55,7 +56,7 @@ def draw_episode(played: NDArray[np.float32], spec: Spec, uncertain: bool) -> ND
     return _pixels(figure)
 
 
-def _draw(axes: Axes, name: str, values: NDArray[np.float32], low: float, high: float) -> None:
+def _draw(axes: Axes, name: str, values: style.Floats, low: float, high: float) -> None:
     """One strip: `values` [T] as a line, the range from `low` to `high` shaded."""
     first = max(0, len(values) - 1 - WINDOW)
     shown = values[first:]
@@ -68,6 +69,7 @@ def _draw(axes: Axes, name: str, values: NDArray[np.float32], low: float, high: 
     axes.set_ylim(min([low, *drawn]) - room, max([high, *drawn]) + room)
     axes.set_xlim(first - 1, first + WINDOW + 1)
     axes.set_ylabel(name, fontsize=style.SMALL, rotation=0, ha="right", va="center")
+    axes.yaxis.set_label_coords(-0.09, 0.5)
     style.dress(axes, grid="both")
     axes.yaxis.set_major_locator(MaxNLocator(2))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -103,7 +103,7 @@ class SimulatorEnv(gym.Env[NDArray[np.float32], Action]):
         info = {} if self.simulator.uncertainty is None else {"uncertainty": uncertainty}
         return obs, reward, bool(moment.terminated), bool(moment.truncated), info
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """The running episode as strips, [H, W, 3], for render_mode "rgb_array"; else None.
 
         Raises:
@@ -229,14 +229,14 @@ class UncertaintyVectorPenalty(VectorWrapper, RecordConstructorArgs):
         return obs, reward - self.price * info.get("uncertainty", 0.0), terminated, truncated, info
 
 
-def spaces(simulator: Simulator) -> tuple[Box, Box | Discrete]:
+def spaces(simulator: Simulator) -> tuple[Box[np.float32], Box[np.float32] | Discrete]:
     """Observation space: the range that the simulator's predictions are clipped to. Action space: the log's own."""
     spec = simulator.spec
     observation = _box(simulator.low[:-1].tolist(), simulator.high[:-1].tolist())
     return observation, Discrete(spec.action_dim) if spec.discrete else _box(spec.action_low, spec.action_high)
 
 
-def _box(low: Sequence[float], high: Sequence[float]) -> Box:
+def _box(low: Sequence[float], high: Sequence[float]) -> Box[np.float32]:
     """A Box with some room in every channel: Gymnasium warns of one whose bounds are equal, a constant sensor's."""
     floor, ceiling = np.asarray(low, np.float32), np.asarray(high, np.float32)
     return Box(floor, np.where(floor < ceiling, ceiling, np.nextafter(floor, np.float32(np.inf))), dtype=np.float32)
