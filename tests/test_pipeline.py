@@ -246,6 +246,18 @@ def test_the_alias_moves_at_a_promotion_only_and_the_truth_is_measured_after_the
     assert client.get_run(second["run_id"]).data.tags["mbrl.reasons"] == "it is not better"
 
 
+@pytest.mark.usefixtures("record")
+def test_the_registered_simulator_carries_the_start_states_that_it_learnt_from(
+    whole: tuple[Path, dict[str, Any], str],
+) -> None:
+    config = yaml.safe_load((whole[0] / "here" / "config.yaml").read_text())
+    log = minari.load("toy/pendulum-v0")
+    learn = log.split(config["data"]["split"], config["seed"])[0]
+    starts = models.load_simulator("models:/toy-simulator/1").starts
+    assert starts is not None
+    assert sorted(starts.tolist()) == sorted(log.starts[learn].tolist())
+
+
 def test_a_discrete_log_with_terminals_goes_the_whole_path() -> None:
     status, answer, _ = spoken([*DEBUG, "--data.id", "toy/cartpole-v0", "--env", "CartPole-v1"])
     assert status == 0

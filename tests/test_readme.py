@@ -61,6 +61,6 @@ def test_every_link_into_the_repository_leads_somewhere() -> None:
 
 
 def test_every_configuration_and_example_that_is_named_exists() -> None:
-    named = set(re.findall(r"(?<![\w./])(?:configs|examples|tests|mbrl|dynamics|policies)/[\w./-]*\w", README))
+    named = set(re.findall(r"(?<![\w./:])(?:configs|examples|tests|mbrl|dynamics|policies)/[\w./-]*\w", README))
     assert named
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
