@@ -18,16 +18,18 @@ from mbrl.simulator.envs import UncertaintyPenalty
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--simulator", default="models:/pendulum-simulator@champion", help="a model URI or a file")
 parser.add_argument("--penalty", type=float, default=0.5, help="what uncertainty 1 costs, in the log's reward spreads")
-parser.add_argument("--steps", type=int, default=10_000)
+parser.add_argument("--horizon", type=int, default=50, help="steps after which a rehearsal is cut: errors add up")
+parser.add_argument("--steps", type=int, default=6000)
 parser.add_argument("--episodes", type=int, default=10, help="to measure the policy on")
 parser.add_argument("--env", help="the true environment, for a measurement at the end")
 options = parser.parse_args()
 
-env = gym.make("mbrl:mbrl/Simulator-v0", simulator=options.simulator)
-rehearsal = Monitor(UncertaintyPenalty(env, options.penalty))
+cut = gym.make("mbrl:mbrl/Simulator-v0", simulator=options.simulator, horizon=options.horizon)
+rehearsal = Monitor(UncertaintyPenalty(cut, options.penalty))
 sac = SAC("MlpPolicy", rehearsal, learning_rate=1e-3, seed=0, device="cpu")
 sac.learn(options.steps)
 
+env = gym.make("mbrl:mbrl/Simulator-v0", simulator=options.simulator)  # as long as an episode of the log
 obs, _ = env.reset(seed=1)
 doubts, ended = [], False
 while not ended:
