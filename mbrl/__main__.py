@@ -17,6 +17,7 @@ COMMANDS = {  # name: (function of stages.py, configuration it starts from, one 
     "demo": ("demo", "demo.yaml", "log Pendulum with a mediocre controller, then run the whole path on that log"),
     "import": ("import_", None, "turn an npz, CSV or Parquet log into a Minari data set"),
     "run": ("run", "mopo.yaml", "log -> simulator -> rehearsed policy -> evidence -> registry"),
+    "card": ("card", None, "say how far a registered simulator can be trusted"),
     "evaluate": ("evaluate", None, "measure a registered policy in a true environment"),
     "bench": ("bench", "bench.yaml", "time the inner loops on this machine"),
     "ui": ("ui", None, "open the MLflow pages of all runs, on loopback"),

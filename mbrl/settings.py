@@ -60,6 +60,20 @@ class Data:
 
 
 @dataclass
+class OtherLog:
+    """Which log a report card is made on.
+
+    Args:
+        id: Minari id of the data set; the one that the simulator was fitted on, of which its held-out episodes are
+            used, if not given. All episodes of another log are used.
+        download: fetch the data set if it is not on this machine.
+    """
+
+    id: str | None = None
+    download: bool = False
+
+
+@dataclass
 class Fit:
     """Supervised training of the dynamics models.
 
@@ -100,12 +114,15 @@ class World:
             null for the learned head where the log has terminals, and for a world without end where it has none.
         margin: how far predictions may leave the log's range, as a share of that range.
         quantile: the uncertainty that this share of the held-out rows does not exceed counts as 1.
+        recalibration: of the stated intervals on held-out episodes; isotonic: the errors' own quantiles, a table per
+            channel; scale: one factor per channel, which no heavy tail can be repaired with.
     """
 
     uncertainty: Uncertainty | None = None
     termination: Termination | None = None
     margin: float = 0.1
     quantile: float = 0.95
+    recalibration: Literal["isotonic", "scale"] = "isotonic"
 
     def __post_init__(self) -> None:
         _callable_with("simulator.uncertainty", self.uncertainty, "prediction")

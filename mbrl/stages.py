@@ -17,12 +17,12 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 
 from mbrl.__main__ import config_file
 from mbrl.core import Dynamics, Learner, Spec
-from mbrl.settings import Data, Fit, Imitation, Rehearsal, Trial, Uncertainty, World
+from mbrl.settings import Data, Fit, Imitation, OtherLog, Rehearsal, Trial, Uncertainty, World
 
 # what a user can mend: told in a line, without a traceback
 MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)
 
-__all__ = ["MENDABLE", "RECORDED", "bench", "demo", "evaluate", "import_", "parser", "run", "ui"]
+__all__ = ["MENDABLE", "RECORDED", "bench", "card", "demo", "evaluate", "import_", "parser", "run", "ui"]
 
 
 def run(
@@ -129,6 +129,31 @@ def import_(
     return answer
 
 
+def card(
+    name: str,
+    version: int | None = None,
+    data: OtherLog = OtherLog(),  # noqa: B008
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Say how far a registered simulator can be trusted: a page with pictures, and its numbers as JSON.
+
+    Args:
+        name: NAME of the registered model NAME-simulator.
+        version: of that model; the newest if not given.
+        data: the log to measure it on.
+        seed: of start states and of the noise of imagined steps.
+    """
+    from mbrl import inspection
+
+    answer = inspection.inspect(name, None if version is None else str(version), data.id, data.download, seed)
+    verdict = answer["verdict"]
+    print(f"{answer['about']['simulator']} on {answer['data']['id']}: {verdict['sentence']}")
+    for reason in verdict["reasons"]:
+        print(f"  {'+' if reason['good'] else '-'} {reason['text']}")
+    print(f"page: {answer['page']}")
+    return answer
+
+
 def evaluate(policy: str, env: str, episodes: int = 20, seed: int = 1000, level: float = 0.95) -> dict[str, Any]:
     """Measure a registered policy in a true environment: mean return with its interval.
 
@@ -218,6 +243,10 @@ def _check_device(setting: str, device: str) -> None:
 
 
 RECORDED = (run, demo)  # they keep their resolved configuration
+POSITIONAL = {  # the one setting of a command that needs no name: its name, what it is on the command line, type, help
+    "import_": ("file", "FILE", Path, "the log: .npz, .csv or .parquet"),
+    "card": ("name", "NAME", str, "NAME of the registered model NAME-simulator"),
+}
 
 
 class _Formatter(DefaultHelpFormatter):
@@ -234,16 +263,18 @@ def parser(function: Callable[..., Any], command: str, default: str | None, argu
     set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: no os.system as an uncertainty
     named = any(a == "--config" or a.startswith("--config=") for a in arguments)
     files: list[str | PathLike[str]] = [config_file(default)] if default and not named else []
+    name, shown, kind, text = POSITIONAL.get(function.__name__, ("", "", None, ""))
     made = ArgumentParser(
         prog=f"mbrl {command}",
-        usage=f"mbrl {command} {'FILE ' if function is import_ else ''}[--config FILE.yaml] [--SETTING VALUE ...]",
+        usage=f"mbrl {command} {shown + ' ' if shown else ''}[--config FILE.yaml] [--SETTING VALUE ...]",
         description=(function.__doc__ or "").split("\n\n")[0],
         default_config_files=files,
         formatter_class=_Formatter,
         exit_on_error=False,
     )
     made.add_argument("--config", action="config", metavar="FILE.yaml", help="YAML with settings; later arguments win")
-    if function is import_:  # the one setting that needs no name
-        made.add_argument("file", metavar="FILE", type=Path, help="the log: .npz, .csv or .parquet")
-    made.add_function_arguments(function, skip={"resolved", "file"}, as_group=False, sub_configs=False)
+    if name:
+        made.add_argument(name, metavar=shown, type=kind, help=text)
+    skipped: set[str | int] = {"resolved", name} if name else {"resolved"}
+    made.add_function_arguments(function, skip=skipped, as_group=False, sub_configs=False)
     return made

@@ -100,7 +100,7 @@ def test_help_loads_no_heavy_library() -> None:
     done = python(program, ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "[]\n"
-    assert all(command in done.stdout for command in ("demo", "import", "run", "evaluate", "bench", "ui"))
+    assert all(command in done.stdout for command in ("demo", "import", "run", "card", "evaluate", "bench", "ui"))
 
 
 @pytest.mark.parametrize("package", PLUGINS)

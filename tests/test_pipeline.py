@@ -102,6 +102,7 @@ def test_its_folder_holds_what_a_later_process_needs(whole: tuple[Path, dict[str
     folder = home / "here"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     checkpoints = {"simulator.ckpt", "baseline.ckpt", "policy.ckpt", "judge.ckpt"}
+    notes = {"config.yaml", "run.json", "run.lock", "result.json"}
     fits = {"simulator/dynamics.ckpt", "judge/dynamics.ckpt"}
     assert names - {"run.lock"} == {"config.yaml", "run.json", "result.json"} | checkpoints | fits
     assert f"mbrl run --config {folder / 'config.yaml'}" in told
@@ -114,7 +115,7 @@ def test_its_folder_holds_what_a_later_process_needs(whole: tuple[Path, dict[str
 def test_mlflow_has_a_parent_run_and_a_child_for_every_stage(record: tuple[MlflowClient, Run]) -> None:
     client, parent = record
     children = stages(client, parent)
-    assert set(children) == {"simulator", "baseline", "policy", "judge", "evidence"}
+    assert set(children) == {"simulator", "card", "baseline", "policy", "judge", "evidence"}
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
     assert parent.data.params["rehearsal.updates"] == "300"
     assert parent.data.params["learner.class_path"] == "policies.SAC"

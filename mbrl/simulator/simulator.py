@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mbrl.core import Batch, Dynamics, Prediction, Spec, Step, build, locate, seeded
+from mbrl.simulator.recalibration import FLOOR, Forecast, Method, Recalibration, Residuals, residuals
 
 Uncertainty = Callable[[Prediction], Tensor]  # Prediction of all members -> [B]
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs -> bool [B]
 
-FLOOR = 1e-6  # of the log's own spread: an uncertainty below it is rounding, not doubt
 CACHE_ROWS = 8192  # rows times members predicted at once on a CPU: the activations then stay in its cache
 CALIBRATION_ROWS = 8192  # predicted at once, which bounds the memory of a calibration
 
@@ -35,9 +35,11 @@ class Simulator(nn.Module):
             has true terminals, else the world never ends.
         margin: how far predictions may leave the log's range, as a fraction of it, on either side.
         quantile: the quantile of the uncertainty on held-out logged transitions that counts as 1.
+        recalibration: what `calibrate` makes of held-out errors: "scale", one factor a channel for the members' stds;
+            "isotonic", that factor and an empirical quantile function a channel for the stated intervals.
 
     Raises:
-        ValueError: margin is negative, or quantile is not within (0, 1].
+        ValueError: margin is negative, quantile is not within (0, 1], or there is no such recalibration.
     """
 
     low: Tensor  # [O + 1] of next observation and reward, log's range and margin
@@ -52,19 +54,25 @@ class Simulator(nn.Module):
         termination: Termination | None = None,
         margin: float = 0.1,
         quantile: float = 0.95,
+        recalibration: Method = "isotonic",
     ) -> None:
         super().__init__()
         if not margin >= 0:
             raise ValueError(f"margin is {margin}, expected a fraction of the log's range, 0 or more")
         if not 0 < quantile <= 1:
             raise ValueError(f"quantile is {quantile}, expected more than 0 and at most 1")
+        if recalibration not in get_args(Method):
+            raise ValueError(f"recalibration is {recalibration!r}, expected one of {', '.join(get_args(Method))}")
         self.dynamics = dynamics
         self.spec = spec
         self.uncertainty = uncertainty
         self.termination = termination
         self.margin = margin
         self.quantile = quantile
+        self.method = recalibration
         self.calibrated = False
+        self.trusted_horizon: int | None = None  # steps; what the report card found
+        self.recalibration = Recalibration(spec.obs_dim + 1)
         low = torch.tensor([*spec.obs_low, spec.reward_low])
         high = torch.tensor([*spec.obs_high, spec.reward_high])
         self.register_buffer("low", low - margin * (high - low))
@@ -73,29 +81,70 @@ class Simulator(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, holdout: Batch) -> None:
-        """Set the unit of the uncertainty: its `quantile` on held-out logged transitions [N, ...].
+        """Fit the intervals, and set the unit of the uncertainty, on held-out logged transitions [N, ...].
 
-        A quantile below a millionth of the log's own spread counts as that millionth, so that a model which knows no
-        doubt (one deterministic member) has an uncertainty of zero instead of amplified rounding.
+        That unit is the uncertainty's `quantile` on these rows. A quantile below a millionth of the log's own spread
+        counts as that millionth, so that a model which knows no doubt (one deterministic member) has an uncertainty of
+        zero instead of amplified rounding.
 
         Raises:
-            ValueError: there are no rows, or the uncertainty of some is not finite.
+            ValueError: there are no rows, or a prediction or an uncertainty of some is not finite.
         """
-        if self.uncertainty is None:
-            return
         rows = len(holdout.obs)
         if rows == 0:
-            raise ValueError("no held-out transitions to calibrate the uncertainty on: hold out at least one episode")
-        pairs = zip(holdout.obs.split(CALIBRATION_ROWS), holdout.action.split(CALIBRATION_ROWS), strict=True)
-        raw = torch.cat([self.uncertainty(self.dynamics.predict(obs, action)) for obs, action in pairs])
+            raise ValueError("no held-out transitions to calibrate the simulator on: hold out at least one episode")
+        raw, parts = [], []
+        for chunk in zip(*(column.split(CALIBRATION_ROWS) for column in holdout), strict=True):
+            batch = Batch(*chunk)
+            everyone = self.dynamics.predict(batch.obs, batch.action)
+            mean, std = (moment[self.dynamics.elites] for moment in moments(everyone))
+            parts.append(residuals(mean, std, outcome(batch), everyone.scale))
+            if self.uncertainty is not None:
+                raw.append(self.uncertainty(everyone))
+        if raw:
+            self.uncertainty_scale.copy_(self._unit(torch.cat(raw)))
+        held = Residuals(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        self.recalibration.fit(held, everyone.scale, self.method)
+        self.calibrated = True
+
+    def _unit(self, raw: Tensor) -> Tensor:
+        """The smallest uncertainty with the share `quantile` of `raw` [N] at or below it."""
+        rows = len(raw)
         if not raw.isfinite().all():
             bad = int((~raw.isfinite()).sum())
             raise ValueError(
                 f"the uncertainty of {bad} of {rows} held-out transitions is not finite: the model diverged"
             )
-        rank = max(1, math.ceil(round(self.quantile * rows, 6)))  # the smallest value with that share at or below it
-        self.uncertainty_scale.copy_(raw.kthvalue(rank).values.clamp_min(FLOOR))
-        self.calibrated = True
+        rank = max(1, math.ceil(round(self.quantile * rows, 6)))
+        return raw.kthvalue(rank).values.clamp_min(FLOOR)
+
+    def forecast(self, prediction: Prediction) -> Forecast:
+        """Mean and std [B, O + 1] of next observation and reward, from the prediction of all members.
+
+        `recalibration` turns it into intervals. The mean is not clipped to the log's range.
+        """
+        mean, std = (moment[self.dynamics.elites] for moment in moments(prediction))
+        return self.recalibration.forecast(mean, std, prediction.scale)
+
+    @torch.no_grad()
+    def propagate(self, obs: Tensor, action: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One step of particles that keep their member: obs [K, B, O], one row of particles for each of the K elites.
+
+        `action` is [B, A], the same for every member. Sampled and clipped as in `step`; nothing terminates.
+
+        Returns:
+            next_obs [K, B, O] and reward [K, B].
+        """
+        prediction = self.dynamics.predict(obs, action.expand(len(obs), -1, -1), self.dynamics.elites)
+        sample = self._sample(*moments(prediction), rng)
+        return sample[..., :-1], sample[..., -1]
+
+    def without_uncertainty(self) -> Simulator:
+        """The same world, stepped several times faster because each row asks its own member only."""
+        plain = Simulator(self.dynamics, self.spec, None, self.termination, self.margin, self.quantile, self.method)
+        plain.recalibration, plain.calibrated = self.recalibration, self.calibrated
+        plain.trusted_horizon = self.trusted_horizon
+        return plain
 
     @torch.no_grad()
     def step(self, obs: Tensor, action: Tensor, rng: torch.Generator) -> Step:
@@ -115,15 +164,19 @@ class Simulator(nn.Module):
         else:
             mean, std, raw = self._own_among_all(obs, action, deal, self.uncertainty)
             uncertainty = raw / self.uncertainty_scale
-        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        sample = torch.clamp(mean + std * noise, self.low, self.high)
+        sample = self._sample(mean, std, rng)
         next_obs, reward = sample[:, :-1], sample[:, -1]
         return Step(next_obs, reward, self._terminated(obs, action, next_obs, deal, rng), uncertainty)
+
+    def _sample(self, mean: Tensor, std: Tensor, rng: torch.Generator) -> Tensor:
+        """Next observation and reward [..., O + 1] from a member's Gaussian, clipped to the log's widened range."""
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        return torch.clamp(mean + std * self.recalibration.scale * noise, self.low, self.high)
 
     def _own(self, obs: Tensor, action: Tensor, deal: _Deal) -> tuple[Tensor, Tensor]:
         """Mean and std [B, O + 1] of each row's own member; nothing else is computed."""
         chunk = _chunk(obs, len(deal.members))
-        parts = [_moments(self.dynamics.predict(obs[r], action[r], deal.members)) for r in deal.rows.split(chunk, 1)]
+        parts = [moments(self.dynamics.predict(obs[r], action[r], deal.members)) for r in deal.rows.split(chunk, 1)]
         mean, std = (torch.cat(p, 1).flatten(0, 1)[deal.slots] for p in zip(*parts, strict=True))
         return mean, std
 
@@ -135,7 +188,7 @@ class Simulator(nn.Module):
         parts = []
         for o, a, member in zip(obs.split(chunk), action.split(chunk), deal.member.split(chunk), strict=True):
             prediction = self.dynamics.predict(o, a)
-            mean, std = _moments(prediction)
+            mean, std = moments(prediction)
             own = (member, torch.arange(len(o), device=o.device))
             parts.append((mean[own], std[own], uncertainty(prediction)))
         mean, std, raw = (torch.cat(p) for p in zip(*parts, strict=True))
@@ -165,7 +218,9 @@ class Simulator(nn.Module):
             "termination": _path(self.termination),
             "margin": self.margin,
             "quantile": self.quantile,
+            "recalibration": self.method,
             "calibrated": self.calibrated,
+            "trusted_horizon": self.trusted_horizon,
             "state_dict": self.state_dict(),
         }
 
@@ -181,9 +236,10 @@ class Simulator(nn.Module):
         uncertainty, termination = (locate(content[k]) if content[k] else None for k in ("uncertainty", "termination"))
         with seeded(0, "load"):  # the random weights of a new model are about to be overwritten
             dynamics = build(content["dynamics"], Dynamics, spec)
-        simulator = cls(dynamics, spec, uncertainty, termination, content["margin"], content["quantile"])
+        settings = (content[k] for k in ("margin", "quantile", "recalibration"))
+        simulator = cls(dynamics, spec, uncertainty, termination, *settings)
         simulator.load_state_dict(content["state_dict"])
-        simulator.calibrated = content["calibrated"]
+        simulator.calibrated, simulator.trusted_horizon = content["calibrated"], content["trusted_horizon"]
         return simulator
 
 
@@ -206,10 +262,15 @@ def _deal(count: int, elites: Tensor, rng: torch.Generator) -> _Deal:
     return _Deal(members, rows, slots, members[slots // share])
 
 
-def _moments(prediction: Prediction) -> tuple[Tensor, Tensor]:
+def moments(prediction: Prediction) -> tuple[Tensor, Tensor]:
     """Mean and std of (next observation, reward), [..., O + 1] each."""
     mean = torch.cat([prediction.obs, prediction.reward.unsqueeze(-1)], -1)
     return mean, torch.cat([prediction.obs_std, prediction.reward_std.unsqueeze(-1)], -1)
+
+
+def outcome(batch: Batch) -> Tensor:
+    """What happened: next observation and reward, [..., O + 1]."""
+    return torch.cat([batch.next_obs, batch.reward.unsqueeze(-1)], -1)
 
 
 def _chunk(obs: Tensor, members: int) -> int:

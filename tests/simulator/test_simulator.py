@@ -87,6 +87,7 @@ def test_a_step_is_decided_by_its_generator(uncertainty: Any) -> None:
 def test_both_paths_make_the_same_world() -> None:
     model = ensemble()
     quick, doubting = Simulator(model, SPEC), Simulator(model, SPEC, max_pairwise)
+    quick.calibrate(LOG)
     doubting.calibrate(LOG)
     one, other = (s.step(LOG.obs, LOG.action, generator(0, "test")) for s in (quick, doubting))
     torch.testing.assert_close(one.next_obs, other.next_obs)
