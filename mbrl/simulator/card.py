@@ -19,7 +19,7 @@ from mbrl.simulator.openloop import LEVEL, OpenLoop, open_loop, start_rows, trus
 from mbrl.simulator.simulator import Simulator, outcome
 from mbrl.simulator.verdict import LEAST_COVERAGE, MOST_SHARE, judge
 
-HORIZON, STARTS, PARTICLES = 50, 200, 10  # steps followed; start states; particles of each elite
+HORIZON, STARTS, PARTICLES = 50, 200, 50  # steps followed; start states; particles from each, at least
 FEW = 20  # starts: a step that fewer of them reach is not reported
 
 
@@ -106,7 +106,8 @@ def _follow(
 ) -> OpenLoop:
     longest = int(data.lengths[episodes].max())
     rows = start_rows(data, episodes, STARTS, min(2, longest), rng)
-    return open_loop(simulator, data, rows, min(horizon, longest), PARTICLES, rng)
+    each = -(-PARTICLES // len(simulator.dynamics.elites))
+    return open_loop(simulator, data, rows, min(horizon, longest), each, rng)
 
 
 def _open_loop(followed: OpenLoop, spread: Tensor) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def open_loop(
     elites, count = len(simulator.dynamics.elites), len(rows)
     last = data.first[data.episode[rows]] + data.lengths[data.episode[rows]] - 1
     obs = data.obs[rows].repeat(particles, 1).expand(elites, -1, -1)
-    ends = torch.tensor([0.5 - LEVEL / 2, 0.5 + LEVEL / 2], device=obs.device)
+    ends = _ends(elites * particles).to(obs.device)
     steps = []
     for step in range(horizon):
         here = torch.minimum(rows + step, last)
@@ -72,6 +72,16 @@ def open_loop(
         low, high = torch.quantile(cloud, ends, dim=0)
         steps.append((rows + step <= last, outcome(data.batch(here)), cloud.mean(0), low, high))
     return OpenLoop(rows, *(torch.stack(column) for column in zip(*steps, strict=True)))
+
+
+def _ends(count: int) -> Tensor:
+    """Where in `count` sorted particles the band ends, so that an equal to them is inside with probability `LEVEL`.
+
+    The share of an equal below the r-th of n is r / (n + 1); torch's own quantiles lie further in, and of 50 particles
+    would hold 86 % in place of 90 %. Of fewer than 19 the band is all of them.
+    """
+    ranks = torch.tensor([0.5 - LEVEL / 2, 0.5 + LEVEL / 2]) * (count + 1)
+    return ((ranks - 1) / max(1, count - 1)).clamp(0, 1)
 
 
 def trusted_steps(coverage: Tensor, share: Tensor, least_coverage: float, most_share: float) -> Tensor:
