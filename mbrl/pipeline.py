@@ -108,7 +108,8 @@ class Pipeline:
         world = self._simulator("simulator", model, data, learn, held, sides[0], self.seed, desk)
         simulator, card = self._graded(world, data, *sides, desk)
         self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
-        report = self._fit("policy", candidate, log, world, desk, **vars(self.rehearsal))
+        steps = self.rehearsal.steps(card["trusted_horizon"]["steps"])
+        report = self._fit("policy", candidate, log, world, desk, **{**vars(self.rehearsal), "horizon": steps})
         seed = self.seed + 1
         other = _built("judge", dynamics, data.spec(judge), seed)
         second = self._simulator("judge", other, data, judge, judge_held, judge_held, seed, desk)
@@ -121,7 +122,7 @@ class Pipeline:
             own = assessment.values({CANDIDATE: candidate.policy}, data, world)
             true = assessment.measure(policies, stage)
             draw_returns(stage, data.returns(), found.values, true, f"{self.name}: {found.outcome}")
-            sample_rollouts(stage, candidate.policy, world, data, held, self.rehearsal.horizon, self.seed)
+            sample_rollouts(stage, candidate.policy, world, data, held, steps, self.seed)
             champion = assessment.promote(found, version, desk.record)  # last: a failure before leaves the alias alone
         return {
             "name": self.name,

@@ -139,7 +139,7 @@ class Rehearsal:
         updates: number of updates of the learner.
         batch_size: rows an update, logged and imagined together.
         real_ratio: the logged share of these rows; 1 means no imagination.
-        horizon: steps of an imagined rollout.
+        horizon: steps of an imagined rollout; null for the trusted horizon of the simulator's report card, at least 1.
         penalty: what uncertainty 1 costs, in units of the reward's spread in the log.
         rollout_every: updates between two batches of rollouts.
         rollout_starts: logged states that each batch of rollouts begins with.
@@ -151,7 +151,7 @@ class Rehearsal:
     updates: int = 100_000
     batch_size: int = 256
     real_ratio: float = 0.5
-    horizon: int = 5
+    horizon: int | None = 5
     penalty: float = 1.0
     rollout_every: int = 250
     rollout_starts: int = 2_500
@@ -160,10 +160,16 @@ class Rehearsal:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
-        _at_least(1, "rehearsal", self, "updates", "batch_size", "horizon", "rollout_every", "rollout_starts")
+        _at_least(1, "rehearsal", self, "updates", "batch_size", "rollout_every", "rollout_starts")
+        if self.horizon is not None:
+            _at_least(1, "rehearsal", self, "horizon")
         _at_least(1, "rehearsal", self, "keep_rollouts", "checkpoint_every")
         _expect(0 <= self.real_ratio <= 1, "rehearsal.real_ratio", self.real_ratio, "a share from 0 to 1")
         _expect(0 <= self.penalty < math.inf, "rehearsal.penalty", self.penalty, "0 or more")
+
+    def steps(self, trusted: int) -> int:
+        """The steps of a rollout in a simulator whose trusted horizon is `trusted`."""
+        return max(1, trusted) if self.horizon is None else self.horizon
 
 
 @dataclass
