@@ -18,7 +18,7 @@ class Division(NamedTuple):
     """Episodes by purpose, [n] long each; no episode has two."""
 
     learn: Tensor  # for the policy and its simulator
-    held: Tensor  # measure this simulator
+    held: Tensor  # stop its training, and (see `halves`) calibrate and measure it
     judge: Tensor  # for the second simulator
     judge_held: Tensor  # stop its training, and measure it
 
