@@ -396,7 +396,7 @@ def test_two_runs_can_start_at_once_on_an_empty_home(tmp_path: Path) -> None:
     assert sorted(v.version for v in client.search_model_versions("name = 'toy-policy'")) == [1, 2]
     experiment = client.get_experiment_by_name("mbrl")
     runs = client.search_runs([experiment.experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 12  # two parents with five stages each
+    assert [run.info.status for run in runs] == ["FINISHED"] * 14  # two parents with six stages each
 
 
 def test_a_log_that_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
