@@ -1,4 +1,4 @@
-"""How fast the three inner loops are on this machine, at Hopper's sizes."""
+"""How fast the inner loops are on this machine, at Hopper's sizes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import torch
 from torch.optim import Adam
 
 from mbrl.core import Batch, Dynamics, Learner, Prediction, Spec, generator, rows_at, seeded
+from mbrl.simulator.envs import SimulatorVectorEnv
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
 
 OBS, ACTION, BATCH, STARTS, HORIZON = 11, 3, 256, 50_000, 5
+ENVS = 4096
 
 
 def hopper_sized(rows: int, seed: int) -> tuple[Spec, Batch]:
@@ -70,6 +72,7 @@ def measure(
         model, agent = dynamics(spec).to(device), learner(spec).to(device)
     honest, doubting = Simulator(model, spec).to(device), Simulator(model, spec, uncertainty).to(device)
     doubting.calibrate(Batch(*(column[:4096] for column in rows)))
+    honest.starts = rows.obs
     rng = generator(seed, "bench/noise", device)
     optimizer = Adam(model.parameter_groups(), 1e-3, fused=True)
 
@@ -91,10 +94,20 @@ def measure(
 
         return imagined
 
+    envs = SimulatorVectorEnv(honest, ENVS)
+    envs.action_space.seed(seed)
+    envs.reset(seed=seed)
+    actions = envs.action_space.sample()
+
+    def environment() -> int:
+        envs.step(actions)
+        return ENVS
+
     loops = {
         "ensemble_updates_per_s": update_ensemble,
         "imagined_transitions_per_s_with_disagreement": rollout(doubting, 1.0),
         "imagined_transitions_per_s": rollout(honest, 0.0),
+        "vector_environment_steps_per_s": environment,
         "policy_updates_per_s": update_policy,
         "matmul_flop_per_s": _matmul(device),
     }

@@ -13,19 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 import yaml
 from torch import Tensor
 
 from mbrl import environments, files, inspection
 from mbrl.assessment import BASELINE, CANDIDATE, Assessment, plain
-from mbrl.core import Dynamics, Learner, Spec, seeded
+from mbrl.core import Dynamics, Learner, Spec, generator, seeded
 from mbrl.data import minari
+from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division, divide, halves
 from mbrl.inspection import EXPERIMENT
 from mbrl.registry import models
 from mbrl.registry.lineage import Lineage, LoggedData
 from mbrl.registry.runs import RunLog
+from mbrl.report.audit_page import write_page
 from mbrl.report.console import tell
 from mbrl.report.dossier import draw_returns, sample_rollouts
 from mbrl.runfolder import RunFolder
@@ -34,6 +37,8 @@ from mbrl.simulator.card import report_card
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.dynamics import fit_dynamics
 from mbrl.training.policy import PolicyReport, fit_policy
+
+STARTS = 1000  # logged start states, at most, that a simulator carries for those who have no log
 
 Model = Callable[[Spec], Dynamics]
 Factory = Callable[[Spec], Learner]
@@ -103,6 +108,7 @@ class Pipeline:
     ) -> dict[str, Any]:
         data = log.data
         self._remember(data, desk)
+        self._audit(log, desk)
         learn, held, judge, judge_held = log.episodes
         sides = halves(held, self.seed)
         world = self._simulator("simulator", model, data, learn, held, sides[0], self.seed, desk)
@@ -172,6 +178,28 @@ class Pipeline:
         word = "resumed in" if record.resumed else "folder"
         tell(word, f"{folder.path}   (should this end early: mbrl run --config {folder.path / 'config.yaml'})")
 
+    def _audit(self, log: _Log, desk: _Desk) -> None:
+        """Tell and keep what is wrong with the log; stop here only if `data.strict` asks for it."""
+        if desk.folder.facts.get("audited"):
+            return
+        with desk.record.stage("audit") as stage:
+            divided = log.episodes
+            sides = (divided.learn, divided.held, torch.cat([divided.judge, divided.judge_held]))
+            found = audit(log.data, sides=sides, seed=self.seed)
+            page = desk.folder.path / "audit.html"
+            write_page(page, found)
+            stage.dict(found.to_dict(), "audit.json")
+            stage.file(page)
+            for finding in found.findings:
+                tell("audit", finding.line())
+            tell("audit", f"{len(found.serious)} serious of {len(found.findings)} finding(s); {page}")
+            if self.data.strict and found.serious:
+                raise ValueError(
+                    f"the audit of {log.data.id} has {len(found.serious)} serious finding(s), see {page}: mend the log,"
+                    " or set data.strict to false"
+                )
+        desk.folder.remember(audited=True)
+
     def _simulator(
         self,
         stage: str,
@@ -203,7 +231,8 @@ class Pipeline:
             )
             child.tags({"mbrl.elites": report.elites})
             child.metrics({f"holdout_member_{e}": score for e, score in enumerate(report.scores)}, report.epochs)
-        simulator = Simulator(model.cpu(), model.spec, **vars(self.world))
+        starts = data.starts[learn[torch.randperm(len(learn), generator=generator(seed, "starts"))[:STARTS]]]
+        simulator = Simulator(model.cpu(), model.spec, **vars(self.world), starts=starts)
         simulator.calibrate(data.batch(data.rows(calibrate)))
         files.save(path, simulator.state())
         best = min(report.scores)

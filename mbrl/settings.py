@@ -48,11 +48,13 @@ class Data:
         split: shares of the episodes: those that the policy and its simulator learn from, those that measure this
             simulator, and those that the judge, a second simulator, is fitted on. They sum to 1, as [0.7,0.1,0.2] does.
         download: fetch the data set if it is not on this machine.
+        strict: stop before any training if the audit of the log finds something serious.
     """
 
     id: str
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)
     download: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if min(self.split) <= 0 or not math.isclose(sum(self.split), 1, abs_tol=1e-6):

@@ -5,24 +5,20 @@ What a command needs beyond that is imported inside it, so that --help and a mis
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Sequence
-from os import PathLike
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from mbrl.__main__ import config_file
 from mbrl.core import Dynamics, Learner, Spec
 from mbrl.settings import Data, Fit, Imitation, OtherLog, Rehearsal, Trial, Uncertainty, World
 
 # what a user can mend: told in a line, without a traceback
 MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)
 
-__all__ = ["MENDABLE", "RECORDED", "bench", "card", "demo", "evaluate", "import_", "parser", "run", "ui"]
+__all__ = ["MENDABLE", "RECORDED", "audit", "bench", "card", "demo", "evaluate", "import_", "run", "ui"]
 
 
 def run(
@@ -127,6 +123,39 @@ def import_(
     for key, value in answer.items():
         print(f"{key:>12}: {value}")
     return answer
+
+
+def audit(
+    id: str,
+    strict: bool = False,
+    html: Path | None = None,
+    split: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Say what is wrong with a data set, what that will do to learning, and what to change.
+
+    Args:
+        id: Minari id of the data set.
+        strict: end with exit status 1 if a finding is serious.
+        html: the page to write, with pictures; MBRL_HOME/audits/ID.html if not given.
+        split: shares of the episodes as in `mbrl run`, to find copies of an episode on different sides.
+        seed: seed of the split, and of the rows that are looked at more closely.
+    """
+    from mbrl import files
+    from mbrl.data import minari
+    from mbrl.data.audit import audit as look
+    from mbrl.report.audit_page import write_page
+    from mbrl.settings import Data
+
+    data = minari.load(Data(id, split).id)
+    found = look(data, sides=data.split(split, seed) if data.episodes >= len(split) else (), seed=seed)
+    page = (html or files.home() / "audits" / f"{id.replace('/', '-')}.html").absolute()
+    write_page(page, found)
+    for finding in found.findings:
+        print(f"{finding.line()}\n    what it does: {finding.effect}\n    what to change: {finding.remedy}")
+    print(f"{id}: {len(found.findings)} finding(s), {len(found.serious)} serious; {page}")
+    refused = f"{id} has {len(found.serious)} serious finding(s): mend them, or audit it without --strict"
+    return {**found.to_dict(), "page": str(page), **({"error": refused} if strict and found.serious else {})}
 
 
 def card(
@@ -243,38 +272,3 @@ def _check_device(setting: str, device: str) -> None:
 
 
 RECORDED = (run, demo)  # they keep their resolved configuration
-POSITIONAL = {  # the one setting of a command that needs no name: its name, what it is on the command line, type, help
-    "import_": ("file", "FILE", Path, "the log: .npz, .csv or .parquet"),
-    "card": ("name", "NAME", str, "NAME of the registered model NAME-simulator"),
-}
-
-
-class _Formatter(DefaultHelpFormatter):
-    def _expand_help(self, action: Any) -> str:
-        """Functions and classes by their name; jsonargparse shows some as repr does, with an address."""
-        return re.sub(r"<(?:function|class) '?(\w+)'?(?: at 0x[0-9a-f]+)?>", r"\1", super()._expand_help(action))
-
-
-def parser(function: Callable[..., Any], command: str, default: str | None, arguments: Sequence[str]) -> ArgumentParser:
-    """The command's parser: `default` is the configuration it starts from unless `arguments` name another one.
-
-    It raises argparse.ArgumentError where an argument or a key of a YAML is wrong.
-    """
-    set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: no os.system as an uncertainty
-    named = any(a == "--config" or a.startswith("--config=") for a in arguments)
-    files: list[str | PathLike[str]] = [config_file(default)] if default and not named else []
-    name, shown, kind, text = POSITIONAL.get(function.__name__, ("", "", None, ""))
-    made = ArgumentParser(
-        prog=f"mbrl {command}",
-        usage=f"mbrl {command} {shown + ' ' if shown else ''}[--config FILE.yaml] [--SETTING VALUE ...]",
-        description=(function.__doc__ or "").split("\n\n")[0],
-        default_config_files=files,
-        formatter_class=_Formatter,
-        exit_on_error=False,
-    )
-    made.add_argument("--config", action="config", metavar="FILE.yaml", help="YAML with settings; later arguments win")
-    if name:
-        made.add_argument(name, metavar=shown, type=kind, help=text)
-    skipped: set[str | int] = {"resolved", name} if name else {"resolved"}
-    made.add_function_arguments(function, skip=skipped, as_group=False, sub_configs=False)
-    return made

@@ -65,6 +65,16 @@ def test_a_policy_is_rehearsed_in_a_registered_simulator() -> None:
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["mean logged return", "cloning", "SAC"]
 
 
+def test_another_librarys_learner_trains_in_a_registered_simulator() -> None:
+    settings = ["--simulator", "models:/toy-simulator/1", "--steps", "130", "--episodes", "1", "--env", "Pendulum-v1"]
+    lines = run("04_train_with_stable_baselines3.py", *settings).splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "mean uncertainty along one episode of 200 steps",
+        "mean return of 1 episodes in the simulator",
+        "mean return of 1 episodes in Pendulum-v1",
+    ]
+
+
 def test_a_learner_of_ones_own_checks_itself() -> None:
     assert "honours the learner's contract" in run("03_write_your_own_learner.py")
 

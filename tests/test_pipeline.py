@@ -92,8 +92,21 @@ def test_a_run_answers_with_everything_that_it_found(whole: tuple[Path, dict[str
     assert all(v["low"] <= v["value"] <= v["high"] for v in answer["second_simulator"].values())
     assert (answer["updates"], answer["simulator_version"], answer["policy_version"]) == (300, "1", "1")
     lines = [line.split()[0] for line in told.splitlines() if line.strip()]
-    wanted = ["log", "folder", "simulator", "baseline", "policy", "judge", "logged", "behaviour", "candidate"]
-    assert [line for line in lines if line in wanted][: len(wanted)] == [*wanted]
+    wanted = [
+        "log",
+        "folder",
+        "audit",
+        "simulator",
+        "card",
+        "baseline",
+        "policy",
+        "judge",
+        "logged",
+        "behaviour",
+        "candidate",
+    ]
+    told_once = list(dict.fromkeys(line for line in lines if line in wanted))
+    assert told_once == wanted
     assert "mbrl ui" in told
 
 
@@ -102,7 +115,7 @@ def test_its_folder_holds_what_a_later_process_needs(whole: tuple[Path, dict[str
     folder = home / "here"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     checkpoints = {"simulator.ckpt", "baseline.ckpt", "policy.ckpt", "judge.ckpt"}
-    notes = {"config.yaml", "run.json", "result.json", "card.html", "card.json"}
+    notes = {"config.yaml", "run.json", "result.json", "audit.html", "card.html", "card.json"}
     fits = {"simulator/dynamics.ckpt", "judge/dynamics.ckpt"}
     assert names - {"run.lock"} == notes | checkpoints | fits
     assert f"mbrl run --config {folder / 'config.yaml'}" in told
@@ -115,7 +128,7 @@ def test_its_folder_holds_what_a_later_process_needs(whole: tuple[Path, dict[str
 def test_mlflow_has_a_parent_run_and_a_child_for_every_stage(record: tuple[MlflowClient, Run]) -> None:
     client, parent = record
     children = stages(client, parent)
-    assert set(children) == {"simulator", "card", "baseline", "policy", "judge", "evidence"}
+    assert set(children) == {"audit", "simulator", "card", "baseline", "policy", "judge", "evidence"}
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
     assert parent.data.params["rehearsal.updates"] == "300"
     assert parent.data.params["learner.class_path"] == "policies.SAC"
@@ -296,6 +309,18 @@ def test_the_alias_moves_at_a_promotion_only_and_the_truth_is_measured_after_the
     assert client.get_run(second["run_id"]).data.tags["mbrl.reasons"] == "it is not better"
 
 
+@pytest.mark.usefixtures("record")
+def test_the_registered_simulator_carries_the_start_states_that_it_learnt_from(
+    whole: tuple[Path, dict[str, Any], str],
+) -> None:
+    config = yaml.safe_load((whole[0] / "here" / "config.yaml").read_text())
+    log = minari.load("toy/pendulum-v0")
+    learn = log.split(config["data"]["split"], config["seed"])[0]
+    starts = models.load_simulator("models:/toy-simulator/1").starts
+    assert starts is not None
+    assert sorted(starts.tolist()) == sorted(log.starts[learn].tolist())
+
+
 def test_a_discrete_log_with_terminals_goes_the_whole_path() -> None:
     status, answer, _ = spoken([*DEBUG, "--data.id", "toy/cartpole-v0", "--env", "CartPole-v1"])
     assert status == 0
@@ -396,7 +421,7 @@ def test_two_runs_can_start_at_once_on_an_empty_home(tmp_path: Path) -> None:
     assert sorted(v.version for v in client.search_model_versions("name = 'toy-policy'")) == [1, 2]
     experiment = client.get_experiment_by_name("mbrl")
     runs = client.search_runs([experiment.experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 14  # two parents with six stages each
+    assert [run.info.status for run in runs] == ["FINISHED"] * 16  # two parents with seven stages each
 
 
 def test_a_log_that_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,3 +474,28 @@ def test_what_cannot_end_well_is_refused_before_any_work(
     assert status == 1
     assert part in answer["error"]
     assert not list(tmp_path.glob("home/runs/*"))
+
+
+def test_a_strict_run_ends_after_a_serious_audit_and_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the training began")
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "own"))
+    played = environments.record("Pendulum-v1", lambda obs, rng: rng.uniform(-2, 2, 1), 8, seed=0)
+    dead = (episode._replace(observations=episode.observations * np.float32([1, 1, 0])) for episode in played)
+    minari.write("toy/dead-v0", dead, *environments.spaces("Pendulum-v1"))
+    monkeypatch.setattr(pipeline, "fit_dynamics", never)
+    folder = tmp_path / "run"
+    arguments = [*DEBUG, "--data.id", "toy/dead-v0", "--data.strict", "true", "--folder", str(folder)]
+    status, answer, told = spoken(arguments)
+    assert status == 1
+    assert f"serious finding(s), see {folder / 'audit.html'}" in answer["error"]
+    assert "serious: constant sensor: observation 2 is 0 in every row" in told
+    assert (folder / "audit.html").read_text().startswith("<!DOCTYPE html>")
+    run = json.loads((folder / "run.json").read_text())["run_id"]
+    client = MlflowClient(store.connect())
+    (stage,) = stages(client, client.get_run(run)).values()
+    assert (stage.info.run_name, stage.info.status) == ("audit", "FAILED")
+    assert {file.path for file in client.list_artifacts(stage.info.run_id)} == {"audit.html", "audit.json"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrl import stages
+from mbrl import parsing, stages
 from mbrl.__main__ import COMMANDS, _underscored
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +32,7 @@ def test_every_mbrl_command_parses(words: list[str], monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(ROOT)
     command, arguments = words[1], [_underscored(word) for word in words[2:] if word != "--json"]
     function, default, _ = COMMANDS[command]
-    parser = stages.parser(getattr(stages, function), command, default, arguments)
+    parser = parsing.parser(getattr(stages, function), command, default, arguments)
     with contextlib.suppress(SystemExit):  # of --help and --print_config; an error is an ArgumentError
         parser.parse_args(arguments)
 
@@ -61,6 +61,6 @@ def test_every_link_into_the_repository_leads_somewhere() -> None:
 
 
 def test_every_configuration_and_example_that_is_named_exists() -> None:
-    named = set(re.findall(r"(?<![\w./])(?:configs|examples|tests|mbrl|dynamics|policies)/[\w./-]*\w", README))
+    named = set(re.findall(r"(?<![\w./:])(?:configs|examples|tests|mbrl|dynamics|policies)/[\w./-]*\w", README))
     assert named
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

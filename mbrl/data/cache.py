@@ -7,12 +7,13 @@ a changed source is noticed; `mbrl.files` verifies every byte before any is used
 from __future__ import annotations
 
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 from mbrl import files
 from mbrl.data.dataset import TransitionDataset
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def read(id: str, folder: Path, source: str) -> TransitionDataset | None:
@@ -35,7 +36,7 @@ def write(data: TransitionDataset, folder: Path, source: str) -> None:
     """Write the cache and remove those of older sources; a data set on a read-only or full disk only warns."""
     here = folder / ".mbrl"
     path = here / f"flat{_FORMAT}-{source[:16]}-{data.fingerprint[:16]}.pt"
-    about = {name: getattr(data, name) for name in ("discrete", "action_low", "action_high", "env_id", "fingerprint")}
+    about = {f.name: getattr(data, f.name) for f in fields(data) if f.name not in ("id", *data.tensors)}
     try:
         files.save(path, {"source": source, **about, **data.tensors})
         for old in here.glob("flat*.pt"):

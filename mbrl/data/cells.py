@@ -91,7 +91,7 @@ def labels(values: Any) -> np.ndarray:
 
 
 def times(values: Any) -> np.ndarray:
-    """A column of times that can be compared, [n]: numbers, or timestamps as nanoseconds.
+    """A column of times that can be compared, [n]: numbers as they are, timestamps and durations as seconds.
 
     Raises:
         CellError: a cell is neither a number nor an ISO 8601 timestamp.
@@ -102,10 +102,23 @@ def times(values: Any) -> np.ndarray:
                 return numbers(values)[:, 0]
             except CellError:
                 values = _parsed(pc.utf8_trim_whitespace(values), pa.timestamp("ns"), "a number or an ISO timestamp")
-        if pa.types.is_date(values.type):
+        if pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
             values = values.cast(pa.timestamp("ns"))
-        if pa.types.is_integer(values.type) or pa.types.is_timestamp(values.type) or pa.types.is_duration(values.type):
-            return np.asarray(values.cast(pa.int64()).to_numpy(zero_copy_only=False))
-    elif values.dtype.kind in "mMiu":
-        return np.asarray(values.astype(np.int64).reshape(len(values), -1)[:, 0])
-    return numbers(values)[:, 0]
+        elif pa.types.is_duration(values.type):
+            values = values.cast(pa.duration("ns"))
+        else:
+            return numbers(values)[:, 0]
+        return np.asarray(numbers(values.cast(pa.int64()))[:, 0] * 1e-9)
+    if values.dtype.kind in "mM":
+        wide = values.astype(f"{values.dtype.kind}8[ns]").reshape(len(values), -1)[:, 0]
+        return np.where(np.isnat(wide), np.nan, wide.astype(np.int64) * 1e-9)
+    return numbers(values)[:, 0].astype(np.float64)
+
+
+def texts(values: Any) -> np.ndarray:
+    """A column of category names, [n] of str, without the spaces around them.
+
+    Raises:
+        CellError: a cell is empty.
+    """
+    return np.array([str(value).strip() for value in labels(values)])

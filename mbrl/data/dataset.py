@@ -38,6 +38,10 @@ class TransitionDataset:
     action_low: tuple[float, ...]  # [A] declared bounds, the log's own range where a bound is infinite
     action_high: tuple[float, ...]  # [A]
     env_id: str | None  # what `mbrl.environments.make` takes, where the log says which environment it is from
+    channels: tuple[str, ...]  # [O] names of the observation's channels
+    units: tuple[str, ...]  # [O] their units, "" where nothing is said
+    action_channels: tuple[str, ...]  # [A] names; of a Discrete action, those of its choices
+    action_units: tuple[str, ...]  # [A]
     fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, the bounds and `discrete`
 
     @classmethod
@@ -56,11 +60,18 @@ class TransitionDataset:
         action_low: Sequence[float],
         action_high: Sequence[float],
         env_id: str | None = None,
+        channels: Sequence[str] = (),
+        units: Sequence[str] = (),
+        action_channels: Sequence[str] = (),
+        action_units: Sequence[str] = (),
     ) -> Self:
         """Check the tensors, resolve infinite action bounds to the log's own range, and take the fingerprint.
 
+        Channels without names are called "observation 0", "action 0" and so on. Names and units are not content: the
+        fingerprint does not change with them.
+
         Raises:
-            ValueError: a shape, dtype or the order of the episodes is not as the class promises.
+            ValueError: a shape, dtype, the order of the episodes or a count of names is not as the class promises.
         """
         low, high = _bounds(action, action_low, action_high)
         data = cls(
@@ -76,6 +87,10 @@ class TransitionDataset:
             action_low=low,
             action_high=high,
             env_id=env_id,
+            channels=tuple(channels) or tuple(f"observation {k}" for k in range(obs.shape[-1])),
+            units=tuple(units) or ("",) * obs.shape[-1],
+            action_channels=tuple(action_channels) or tuple(f"action {k}" for k in range(action.shape[-1])),
+            action_units=tuple(action_units) or ("",) * action.shape[-1],
             fingerprint="",
         )
         data._check()
@@ -89,6 +104,12 @@ class TransitionDataset:
     def tensors(self) -> dict[str, Tensor]:
         """The seven tensors by name."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What to write beside each channel of the observation, [O]: `temperature [degC]`."""
+        pairs = zip(self.channels, self.units, strict=True)
+        return tuple(f"{name} [{unit}]" if unit else name for name, unit in pairs)
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -214,6 +235,15 @@ class TransitionDataset:
                 )
         if n == 0:
             raise ValueError(f"{self.id} holds no transition")
+        for name, width in (
+            ("channels", "obs"),
+            ("units", "obs"),
+            ("action_channels", "action"),
+            ("action_units", "action"),
+        ):
+            found, count = getattr(self, name), self.tensors[width].shape[1]
+            if len(found) != count:
+                raise ValueError(f"{self.id}: {len(found)} {name} for {count} channels: {', '.join(found)}")
         steps = self.episode.diff()
         if self.episode[0] != 0 or not bool(((steps == 0) | (steps == 1)).all()):
             raise ValueError(f"{self.id}: episode numbers must be 0, 1, 2, ... with the rows of each one together")

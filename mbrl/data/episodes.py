@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from mbrl.environments import Box, Discrete, Episode
 
@@ -23,27 +24,28 @@ class Rows:
     first: int  # index of the first one in the file
     obs: np.ndarray  # [n, O]
     action: np.ndarray  # [n, A]; Discrete: [n, 1]
-    reward: np.ndarray  # [n]
+    reward: np.ndarray | None  # [n], None where a function gives it
     next_obs: np.ndarray | None  # [n, O], None where the log has only the next row
     terminated: np.ndarray  # [n] bool
     truncated: np.ndarray  # [n] bool
     episode: np.ndarray | None  # [n] ids
     time: np.ndarray | None  # [n]
     columns: dict[str, list[str]]  # what the file calls each channel of a field
+    held: tuple[str, ...] = ()  # channels of obs that are categories: never interpolated
 
     def __len__(self) -> int:
-        return len(self.reward)
+        return len(self.obs)
 
 
-def cut(chunks: Iterable[Rows]) -> Iterator[Rows]:
-    """Chunks of a file -> its episodes, each as one Rows.
+def cut(chunks: Iterable[Rows], gap: float | None = None) -> Iterator[Rows]:
+    """Chunks of a file -> its episodes, each as one Rows; a step in time beyond `gap` ends one as well.
 
     Raises:
         ValueError: an episode id comes again after another one.
     """
     seen: set[Any] = set()
     last = None
-    for whole in _whole(chunks):
+    for whole in _whole(chunks, gap):
         if whole.episode is not None and whole.episode[0] != last:
             last = whole.episode[0]
             if last in seen:
@@ -52,12 +54,17 @@ def cut(chunks: Iterable[Rows]) -> Iterator[Rows]:
         yield whole
 
 
-def _whole(chunks: Iterable[Rows]) -> Iterator[Rows]:
+def _whole(chunks: Iterable[Rows], gap: float | None) -> Iterator[Rows]:
     parts: list[Rows] = []  # of the episode that is still open
     for chunk in chunks:
         ends = chunk.terminated | chunk.truncated
+        if gap is not None and chunk.time is not None:
+            ends = ends | np.append(np.diff(chunk.time) > gap, False)
+            if parts and parts[-1].time is not None and chunk.time[0] - parts[-1].time[-1] > gap:
+                yield _join(parts)
+                parts = []
         if chunk.episode is not None:
-            ends[:-1] |= chunk.episode[1:] != chunk.episode[:-1]
+            ends = ends | np.append(chunk.episode[1:] != chunk.episode[:-1], False)
             before = parts[-1].episode if parts else None
             if before is not None and before[-1] != chunk.episode[0]:
                 yield _join(parts)
@@ -89,8 +96,11 @@ def _join(parts: list[Rows]) -> Rows:
     return replace(parts[0], **joined)
 
 
-def fault(rows: Rows, space: Box | Discrete) -> str | None:
-    """Why an episode cannot be used, naming its first bad row and the column; None where it can."""
+def fault(rows: Rows, space: Box | Discrete, alone: bool = False) -> str | None:
+    """Why an episode cannot be used, naming its first bad row and the column; None where it can.
+
+    `alone` allows a single row without a next observation, which comes to nothing.
+    """
     for name in LARGEST:
         values = getattr(rows, name)
         if values is None or (np.abs(values) <= LARGEST[name]).all():
@@ -106,7 +116,7 @@ def fault(rows: Rows, space: Box | Discrete) -> str | None:
             f"row {rows.first + row} is out of time order: {rows.columns['time'][0]!r} falls from "
             f"{rows.time[row - 1]} to {rows.time[row]} within an episode; sort the log by episode and time"
         )
-    if len(rows) == 1 and rows.next_obs is None:
+    if len(rows) == 1 and rows.next_obs is None and not alone:
         return f"row {rows.first} is an episode of one row, and the log has no next observation to go with it"
     return _disagreement(rows) or _out_of_bounds(rows, space)
 
@@ -146,14 +156,34 @@ def _out_of_bounds(rows: Rows, space: Box | Discrete) -> str | None:
     )
 
 
-def to_episode(rows: Rows, space: Box | Discrete) -> Episode:
-    """A faultless episode as it is stored. An end without a flag is a truncation.
+def outside(rows: Rows, bounds: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
+    """Rows of the file that leave the physical bounds of a column (all channels of an array), by its name."""
+    found = {}
+    for name, (low, high) in bounds.items():
+        wide = [
+            getattr(rows, part).reshape(len(rows), -1)[:, k]
+            for part in ("obs", "next_obs", "reward")
+            for k, channel in enumerate(rows.columns[part])
+            if channel == name or channel.startswith(f"{name}[")
+        ]
+        bad = np.flatnonzero(np.any([(column < low) | (column > high) for column in wide], axis=0))
+        if len(bad):
+            found[name] = rows.first + bad
+    return found
+
+
+def to_episode(
+    rows: Rows, space: Box | Discrete, constant: Container[str] = (), rule: Callable[..., Any] | None = None
+) -> Episode:
+    """A faultless episode as it is stored, without its `constant` channels. An end without a flag is a truncation.
 
     Without next observations the last row is the final observation only: its action and reward are dropped, and
-    its flag ends the transition that leads to it.
+    its flag ends the transition that leads to it. `rule` gives the reward from all channels, constant ones included.
+
+    Raises:
+        ValueError: the rule returns anything but finite numbers [n].
     """
     steps = len(rows) if rows.next_obs is not None else len(rows) - 1
-    final = rows.obs[:0] if rows.next_obs is None else rows.next_obs[-1:]
     terminations, truncations = np.zeros(steps, bool), np.zeros(steps, bool)
     terminations[-1] = rows.terminated[-1]
     truncations[-1] = rows.truncated[-1] or not rows.terminated[-1]
@@ -161,6 +191,29 @@ def to_episode(rows: Rows, space: Box | Discrete) -> Episode:
         actions = rows.action[:steps, 0].astype(np.int64)
     else:
         actions = np.clip(rows.action[:steps].astype(space.dtype), space.low, space.high)
-    return Episode(
-        np.concatenate([rows.obs, final]), actions, rows.reward[:steps].astype(np.float64), terminations, truncations
-    )
+    final = rows.obs[:0] if rows.next_obs is None else rows.next_obs[-1:]
+    seen = np.concatenate([rows.obs, final])
+    if rule is not None:
+        flat = np.eye(int(space.n))[actions - space.start] if isinstance(space, Discrete) else actions
+        reward = _ruled(rule, seen, flat, rows.first)
+    else:
+        assert rows.reward is not None
+        reward = rows.reward[:steps].astype(np.float64)
+    kept = [k for k, name in enumerate(rows.columns["obs"]) if name not in constant]
+    return Episode(seen[:, kept], actions, reward, terminations, truncations)
+
+
+def _ruled(rule: Callable[..., Any], seen: np.ndarray, action: np.ndarray, first: int) -> np.ndarray:
+    """Rewards [n] of a reward function, which takes and gives float32 tensors as networks do."""
+    obs, acted = (torch.as_tensor(np.asarray(x), dtype=torch.float32) for x in (seen, action))
+    reward = rule(obs[:-1], acted, obs[1:])
+    path = f"{rule.__module__}.{getattr(rule, '__qualname__', rule)}"
+    if not isinstance(reward, torch.Tensor) or reward.shape != (len(action),):
+        shape = list(reward.shape) if isinstance(reward, torch.Tensor) else type(reward).__name__
+        raise ValueError(f"the reward_function {path} returned {shape}, expected a tensor [{len(action)}]")
+    if not bool(torch.isfinite(reward).all()):
+        step = int((~torch.isfinite(reward)).nonzero()[0])
+        raise ValueError(
+            f"the reward_function {path} returned {reward[step]} for step {step} of the episode from row {first}"
+        )
+    return reward.double().numpy()

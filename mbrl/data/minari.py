@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from mbrl.environments import Box, Discrete, Episode
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
 _ID = re.compile(rf"(?:(?P<namespace>{_PART}(?:/{_PART})*)/)?{_PART}-v(?:0|[1-9][0-9]*)")
+_NAMES = "mbrl_channels"  # the metadata key of what the channels are called, and in which units
 _ENV_ID = "mbrl_env_id"  # the metadata key of `module:EnvId`, which Minari's own env_spec cannot say
 
 
@@ -115,13 +116,15 @@ def _from_episodes(id: str, folder: Path) -> TransitionDataset:
     else:
         low, high = space.low.ravel().tolist(), space.high.ravel().tolist()
     env_id = source.storage.metadata.get(_ENV_ID) or (source.env_spec.id if source.env_spec else None)
+    tensors: dict[str, Any] = {name: torch.from_numpy(column) for name, column in columns.items()}
     return TransitionDataset.create(
         id,
-        **{name: torch.from_numpy(column) for name, column in columns.items()},
+        **tensors,
         discrete=isinstance(space, Discrete),
         action_low=low,
         action_high=high,
         env_id=env_id,
+        **source.storage.metadata.get(_NAMES, {}),
     )
 
 
@@ -186,6 +189,7 @@ def write(
     env_id: str | None = None,
     description: str = "",
     algorithm: str = "",
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Write episodes, one at a time, as a Minari (hdf5) data set that appears whole or not at all.
 
@@ -200,6 +204,7 @@ def write(
         env_id: the environment that made the log, as in `mbrl.environments.make`; recorded with its MuJoCo version.
         description: free text for the metadata.
         algorithm: the behaviour policy's name for the metadata.
+        names: `channels`, `units`, `action_channels` and `action_units` of the TransitionDataset to be loaded.
 
     Returns:
         the folder of the data set.
@@ -216,6 +221,7 @@ def write(
         "minari_version": importlib.metadata.version("minari"),
         **({"description": description} if description else {}),
         **({"algorithm_name": algorithm} if algorithm else {}),
+        **({_NAMES: {key: list(values) for key, values in names.items()}} if names else {}),
     }
     spec = None
     if env_id is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
+
+RULES = ("last", "linear")  # of resampling
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -25,6 +28,16 @@ class Schema:
     A schema file is YAML with these names as keys. `observation` and `action` take one name or a list; an npz
     array or a Parquet list column may be [N, k] and then stands for k channels.
 
+    `categorical` columns of the observation become one channel per category, and columns of the observation that never
+    change are dropped with a notice (unless `keep_constant`).
+
+    Time is in its own unit, or in seconds where it is a timestamp. With `time`, the rows of an episode must be evenly
+    spaced: by `period`, or by the spacing that the log begins with. A longer step than `max_gap` (1.5 periods where a
+    period but no resampling is stated) ends the episode. `resample` puts uneven rows on a grid of `period` that begins
+    with each episode: `last` takes the last value at or before a point, `linear` interpolates the observation between
+    the rows around it. Actions and categories always take the last value, and a reward column the mean of the rows
+    from a point until the next one (the last value where there are none).
+
     Without `next_observation`, the next row of the episode is the next observation. The last row of an episode
     then has no successor: its observation becomes the final one, its action and reward are dropped, and its
     terminal or truncated flag belongs to the transition that leads to it.
@@ -32,11 +45,21 @@ class Schema:
 
     observation: tuple[str, ...]
     action: tuple[str, ...]
-    reward: str
+    reward: str | None = None  # a column, or else:
+    reward_function: str | None = (
+        None  # dotted path: (obs [n, O], action [n, A], next_obs [n, O]) -> reward [n], tensors
+    )
     terminal: str | None = None  # 1 or true where the world ended with this row
     truncated: str | None = None  # 1 or true where the episode was cut after this row
     episode: str | None = None  # an id; the rows of one episode are together
-    time: str | None = None  # must not decrease within an episode
+    time: str | None = None  # numbers or ISO timestamps; must not decrease within an episode
+    period: float | None = None  # of the rows, or of the grid that they are resampled to
+    max_gap: float | None = None  # a longer step in time ends the episode
+    resample: str | None = None  # last or linear
+    units: dict[str, str] = field(default_factory=dict)  # by column, kept with the data set
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)  # physical ones, by column
+    categorical: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by column; () for what the log holds
+    keep_constant: bool = False  # do not drop columns of the observation that never change
     next_observation: tuple[str, ...] = ()
     action_low: tuple[float, ...] | None = None  # declared bounds: one number, or one per action channel
     action_high: tuple[float, ...] | None = None
@@ -61,10 +84,14 @@ class Schema:
         for key in content:
             if key not in known:
                 raise ValueError(f"the schema {path} has an unknown key {key!r}: {closest(str(key), known)}")
-        for key in ("observation", "action", "reward"):
+        for key in ("observation", "action"):
             if content.get(key) in (None, [], ""):
-                why = "; a log without reward cannot be learned from" if key == "reward" else ""
-                raise ValueError(f"the schema {path} names no {key}: add `{key}: COLUMN`{why}")
+                raise ValueError(f"the schema {path} names no {key}: add `{key}: COLUMN`")
+        if not content.get("reward") and not content.get("reward_function"):
+            raise ValueError(
+                f"the schema {path} names no reward: add `reward: COLUMN` or `reward_function: MODULE.FUNCTION`; a log "
+                "without reward cannot be learned from"
+            )
         values: dict[str, Any] = {}
         for key, value in content.items():
             try:
@@ -77,12 +104,77 @@ class Schema:
 
     def check(self, where: str) -> None:
         """Raise ValueError where the schema contradicts itself; `where` begins the message."""
-        if not (self.terminal or self.truncated or self.episode or self.index):
-            raise ValueError(f"{where} cannot tell episodes apart: name the column of episode, terminal or truncated")
+        self._check_roles(where)
+        if not (self.terminal or self.truncated or self.episode or self.index or self.max_gap):
+            raise ValueError(
+                f"{where} cannot tell episodes apart: name the column of episode, terminal or truncated, or a "
+                "`max_gap` in time"
+            )
         if (self.action_low is None) != (self.action_high is None):
             raise ValueError(f"{where} has one of action_low and action_high: give both or neither")
         if self.discrete and (self.action_low is not None or len(self.action) != 1):
             raise ValueError(f"{where}: a discrete action is one column and has no action_low or action_high")
+        self._check_time(where)
+
+    def _check_roles(self, where: str) -> None:
+        """Every column has one role, and what is said by column is said of columns that can have it."""
+        roles: dict[str, str] = {}
+        for key in ("observation", "next_observation", "action", "reward", "terminal", "truncated", "episode", "time"):
+            value = getattr(self, key)
+            for name in value if isinstance(value, tuple) else [value] if value else []:
+                if name in roles:
+                    raise ValueError(
+                        f"{where} gives the column {name!r} two roles, {roles[name]} and {key}: a column has one, so "
+                        "remove it from the other (or copy the column in the file)"
+                    )
+                roles[name] = key
+        if self.reward and self.reward_function:
+            raise ValueError(f"{where} has a reward and a reward_function: give one of them")
+        allowed = {
+            "units": ("observation", "action"),
+            "bounds": ("observation", "next_observation", "reward"),
+            "categorical": ("observation",),
+        }
+        for key, wanted in allowed.items():
+            for name in getattr(self, key):
+                if roles.get(name) not in wanted:
+                    hint = "; the bounds of an action are action_low and action_high" if key == "bounds" else ""
+                    raise ValueError(
+                        f"{where}: {key} names {name!r}, expected a column of {' or '.join(wanted)}{hint}: "
+                        f"{closest(name, [n for n, role in roles.items() if role in wanted])}"
+                    )
+        for name, (low, high) in self.bounds.items():
+            if not low < high or name in self.categorical:
+                raise ValueError(f"{where}: bounds of {name!r} are [{low}, {high}], expected numbers with low < high")
+        if self.categorical and self.next_observation and len(self.next_observation) != len(self.observation):
+            raise ValueError(f"{where}: with categorical columns, next_observation follows observation one by one")
+
+    def _check_time(self, where: str) -> None:
+        for key in ("period", "max_gap", "resample"):
+            if getattr(self, key) is not None and self.time is None:
+                raise ValueError(f"{where} has {key} and no time: add `time: COLUMN`")
+        for key in ("period", "max_gap"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{where}: {key} is {value}, expected a number above 0")
+        if self.period and self.max_gap and self.max_gap < self.period:
+            raise ValueError(f"{where}: max_gap {self.max_gap} is below the period {self.period}: every row would end")
+        if self.resample is None:
+            return
+        if self.resample not in RULES:
+            raise ValueError(f"{where}: resample is {self.resample!r}, expected one of {', '.join(RULES)}")
+        for key in ("period", "max_gap"):
+            if getattr(self, key) is None:
+                raise ValueError(f"{where}: resample needs `{key}: NUMBER`, in the unit of {self.time!r}")
+        if self.next_observation:
+            raise ValueError(f"{where}: resample takes the next observation from the grid: drop next_observation")
+
+    @property
+    def gap(self) -> float | None:
+        """The step in time beyond which an episode ends, None where none is said."""
+        if self.max_gap is None and self.period is not None:
+            return 1.5 * self.period
+        return self.max_gap
 
     def columns(self) -> list[str]:
         """Every name that the schema uses, once."""
@@ -127,14 +219,62 @@ def _flag(value: Any) -> bool:
     return value
 
 
-_CHECKS = {
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError("a number")
+    return float(value)
+
+
+def _by_column(value: Any, use: Callable[[Any], Any], what: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"a mapping from columns to {what}")
+    return {name: use(entry) for name, entry in value.items()}
+
+
+def _units(value: Any) -> dict[str, str]:
+    return _by_column(value, _name, "units, such as {level: m}")
+
+
+def _bounds(value: Any) -> dict[str, tuple[float, float]]:
+    return _by_column(value, _ends, "[low, high], such as {level: [0, 2.5]}; null for an open end")
+
+
+def _ends(value: Any) -> tuple[float, float]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise TypeError("[low, high] for each column; null for an open end")
+    low, high = value
+    return (-math.inf if low is None else _number(low)), (math.inf if high is None else _number(high))
+
+
+def _categories(value: Any) -> dict[str, tuple[str, ...]]:
+    """A list of columns, or a mapping from columns to their categories in order."""
+    if isinstance(value, dict):
+        return _by_column(value, lambda names: tuple(str(n) for n in _listed(names)), "lists of categories")
+    return dict.fromkeys(_names(value), ())
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list) or len(value) < 2 or len({str(v) for v in value}) < len(value):
+        raise TypeError("a list of two or more different categories for each column")
+    return value
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
     "observation": _names,
     "action": _names,
     "reward": _name,
+    "reward_function": _name,
     "terminal": _name,
     "truncated": _name,
     "episode": _name,
     "time": _name,
+    "period": _number,
+    "max_gap": _number,
+    "resample": _name,
+    "units": _units,
+    "bounds": _bounds,
+    "categorical": _categories,
+    "keep_constant": _flag,
     "next_observation": _names,
     "action_low": _numbers,
     "action_high": _numbers,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -15,24 +16,43 @@ import numpy as np
 from tqdm import tqdm
 
 from mbrl import environments
+from mbrl.core import locate
 from mbrl.data import minari
-from mbrl.data.cells import CellError, flags, labels, numbers, times
-from mbrl.data.episodes import Rows, cut, fault, to_episode
+from mbrl.data.cells import numbers
+from mbrl.data.clock import resampled, uneven
+from mbrl.data.columns import MOST_CHOICES, Plan, read, rows, survey
+from mbrl.data.episodes import Rows, cut, fault, outside, to_episode
+from mbrl.data.findings import ROWS_NAMED
 from mbrl.data.readers import Npz, Source, open_source
 from mbrl.data.schema import STANDARD, Schema, closest
 from mbrl.environments import Box, Discrete, Episode
 
-MOST_CHOICES = 1_000  # of a discrete action: each is a one-hot channel
 LINE_EVERY = 5.0  # seconds between progress lines where stderr is not a terminal
+
+
+@dataclass(frozen=True)
+class _Log:
+    source: Source
+    plan: Plan
+    spaces: tuple[Box, Box | Discrete]
+    rule: Callable[..., Any] | None  # what gives the reward
 
 
 @dataclass
 class _Tally:
+    period: float | None
+    gaps: int = 0
+    outside: dict[str, list[np.ndarray]] = field(default_factory=dict)
     rows: int = 0
     terminals: int = 0
     last_rows: int = 0  # rows that became a final observation only
     returns: list[float] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)
+
+    def outside_of(self, name: str) -> dict[str, Any]:
+        """How many rows leave the bounds of a column, and the first of them."""
+        found = np.concatenate(self.outside[name])
+        return {"count": len(found), "rows": found[:ROWS_NAMED].tolist()}
 
 
 def import_log(
@@ -45,8 +65,8 @@ def import_log(
 ) -> dict[str, Any]:
     """Turn a log into a Minari (hdf5) data set that appears whole or not at all.
 
-    Episodes end where a terminal or truncated flag is set, where the episode id changes, and at the end of the
-    file; an end without a flag counts as truncated.
+    Episodes end where a terminal or truncated flag is set, where the episode id changes, at a gap in time, and at the
+    end of the file; an end without a flag counts as truncated.
 
     Args:
         file: .npz, .csv, .csv.gz or .parquet. An npz with obs, action, next_obs, reward, done and truncated
@@ -57,7 +77,8 @@ def import_log(
         on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode.
 
     Returns:
-        what was imported: id, path, episodes, rows, terminals, mean_return, dropped (episode, row, reason), ...
+        what was imported: id, path, episodes, rows, terminals, mean_return, dropped (episode, row, reason), gaps,
+        period, outside_bounds (by column: count and first rows), constant (channels dropped, with their value), ...
 
     Raises:
         ValueError: the log, the schema, the environment and the id do not fit together; the message names the row
@@ -72,14 +93,19 @@ def import_log(
     minari.check_free(id)
     source = open_source(Path(file))
     columns = _schema(source, schema)
-    chunks = _rows(source, columns)
+    plan = survey(source, columns, drop=schema is not None and env is None and not columns.keep_constant)
+    for channel, value in plan.constant.items():
+        print(f"import: {channel!r} is {value} in every row and is dropped", file=sys.stderr)
+    chunks = rows(source, plan)
     first = next(chunks, None)
     if first is None:
         raise ValueError(f"{source.path} holds no row")
-    spaces = _spaces(source, columns, first, env)
-    tally = _Tally()
-    episodes = _episodes(source, _shown(chain([first], chunks), source.rows), spaces, on_bad_rows, tally)
-    made = minari.write(id, episodes, *spaces, env_id=env, description=f"imported from {source.path.name} by mbrl")
+    log = _Log(source, plan, _spaces(source, plan, first, env), _rule(columns))
+    tally = _Tally(period=columns.period)
+    episodes = _episodes(log, _shown(chain([first], chunks), source.rows), on_bad_rows, tally)
+    note = f"imported from {source.path.name} by mbrl"
+    names = _names(columns, first, plan.constant, log.spaces[1])
+    made = minari.write(id, episodes, *log.spaces, env_id=env, description=note, names=names)
     data = minari.load(id)
     return {
         "id": id,
@@ -91,6 +117,10 @@ def import_log(
         "rows_without_successor": tally.last_rows,
         "dropped_episodes": len(tally.dropped),
         "dropped": tally.dropped,
+        "gaps": tally.gaps,
+        "period": tally.period,
+        "outside_bounds": {name: tally.outside_of(name) for name in tally.outside},
+        "constant": plan.constant,
         "fingerprint": data.fingerprint,
         "seconds": time.monotonic() - begin,
     }
@@ -112,74 +142,33 @@ def _schema(source: Source, path: str | Path | None) -> Schema:
     return schema
 
 
-def _rows(source: Source, schema: Schema) -> Iterator[Rows]:
-    """The file as chunks of rows, by meaning."""
-    start, named = 0, dict[str, list[str]]()
-    index = _index(source, schema.index) if isinstance(source, Npz) and schema.index else None
-    for chunk in source.chunks(schema.columns()):
-        read = partial(_read, source, chunk=chunk, start=start)
-        wide = {name: read(numbers, name) for name in (*schema.observation, *schema.action, schema.reward)}
-        after = {name: read(numbers, name) for name in schema.next_observation}
-        reward = wide[schema.reward]
-        if reward.shape[1] != 1:
-            raise ValueError(f"{source.path}: the reward {schema.reward!r} has {reward.shape[1]} channels, expected 1")
-        columns = {
-            "obs": _channels(schema.observation, wide),
-            "action": _channels(schema.action, wide),
-            "reward": [schema.reward],
-            "next_obs": _channels(schema.next_observation, after),
-            "time": [schema.time or ""],
-        }
-        if named not in ({}, columns):
-            raise ValueError(f"{source.path}: from row {start} on, the channels are {columns}, before it {named}")
-        named, never = columns, np.zeros(len(reward), bool)
-        episode = read(labels, schema.episode) if schema.episode else None
-        if index is not None:
-            episode = np.searchsorted(index, np.arange(start, start + len(reward)), side="right")
-        yield Rows(
-            first=start,
-            obs=np.concatenate([wide[name] for name in schema.observation], axis=1),
-            action=np.concatenate([wide[name] for name in schema.action], axis=1),
-            reward=reward[:, 0],
-            next_obs=np.concatenate(list(after.values()), axis=1) if after else None,
-            terminated=read(flags, schema.terminal) if schema.terminal else never,
-            truncated=read(flags, schema.truncated) if schema.truncated else never,
-            episode=episode,
-            time=read(times, schema.time) if schema.time else None,
-            columns=columns,
-        )
-        start += len(reward)
-
-
-def _read(source: Source, use: Callable[[Any], np.ndarray], name: str, chunk: dict[str, Any], start: int) -> np.ndarray:
-    """A column of a chunk; its errors name the file, the row and the column."""
+def _rule(schema: Schema) -> Callable[..., Any] | None:
+    """The reward function of the schema, which has to take (obs, action, next_obs)."""
+    if schema.reward_function is None:
+        return None
+    rule: Callable[..., Any] = locate(schema.reward_function)
     try:
-        return use(chunk[name])
-    except CellError as error:
+        inspect.signature(rule).bind("obs", "action", "next_obs")
+    except TypeError as error:
         raise ValueError(
-            f"{source.path}: row {start + error.row}, column {name!r} {error} (rows count from 0)"
+            f"reward_function {schema.reward_function!r} does not take (obs, action, next_obs): {error}"
         ) from error
-    except ValueError as error:
-        raise ValueError(f"{source.path}: column {name!r} {error}") from error
+    return rule
 
 
-def _index(source: Npz, name: str) -> np.ndarray:
-    index = source.array(name)
-    if index.ndim != 1 or not len(index) or index[0] != 0 or (np.diff(index) <= 0).any():
-        raise ValueError(
-            f"{source.path}: the array {name!r} must hold the first row of each episode: increasing from 0"
-        )
-    return index
+def _names(schema: Schema, first: Rows, constant: Container[str], action: Box | Discrete) -> dict[str, list[str]]:
+    """Names and units of the channels that are kept."""
+    channels = [name for name in first.columns["obs"] if name not in constant]
+    acted = first.columns["action"]
+    if isinstance(action, Discrete):
+        acted = [f"{acted[0]}={k}" for k in range(action.start, action.start + int(action.n))]
+    units = [[schema.units.get(re.sub(r"\[\d+\]$", "", n), "") for n in names] for names in (channels, acted)]
+    return {"channels": channels, "units": units[0], "action_channels": acted, "action_units": units[1]}
 
 
-def _channels(names: Iterable[str], values: dict[str, np.ndarray]) -> list[str]:
-    """What to call each channel in a message: the column, or array[k]."""
-    widths = {name: values[name].shape[1] for name in names}
-    return [name if width == 1 else f"{name}[{k}]" for name, width in widths.items() for k in range(width)]
-
-
-def _spaces(source: Source, schema: Schema, first: Rows, env: str | None) -> tuple[Box, Box | Discrete]:
+def _spaces(source: Source, plan: Plan, first: Rows, env: str | None) -> tuple[Box, Box | Discrete]:
     """Flat spaces: those of the environment, or what the log and its schema declare."""
+    schema = plan.schema
     if first.next_obs is not None and first.next_obs.shape != first.obs.shape:
         raise ValueError(
             f"{source.path}: the observation has {first.obs.shape[1]} channels and the next observation "
@@ -188,7 +177,8 @@ def _spaces(source: Source, schema: Schema, first: Rows, env: str | None) -> tup
     declared = _declared(source, schema, first, env)
     if env is None:
         dtype = np.float32 if first.obs.dtype == np.float32 else np.float64
-        return Box(-np.inf, np.inf, first.obs.shape[1:], dtype), declared
+        kept = sum(name not in plan.constant for name in first.columns["obs"])
+        return Box(-np.inf, np.inf, (kept,), dtype), declared
     spaces = environments.spaces(env)
     width = 1 if isinstance(spaces[1], Discrete) else spaces[1].shape[0]
     for what, wanted, found in (
@@ -232,7 +222,7 @@ def _counted(source: Source, name: str) -> Discrete:
     """As many choices as the log shows, by a pass over the action column alone."""
     start, most = 0, 0.0
     for chunk in source.chunks([name]):
-        values = _read(source, numbers, name, chunk, start)
+        values = read(source, numbers, name, chunk, start)
         most = max(most, values.max(initial=0, where=np.isfinite(values)))
         start += len(values)
     if most >= MOST_CHOICES:
@@ -244,29 +234,74 @@ def _counted(source: Source, name: str) -> Discrete:
 
 
 def _episodes(
-    source: Source,
-    rows: Iterable[Rows],
-    spaces: tuple[Box, Box | Discrete],
-    on_bad_rows: Literal["error", "drop-episode"],
-    tally: _Tally,
+    log: _Log, chunks: Iterable[Rows], on_bad_rows: Literal["error", "drop-episode"], tally: _Tally
 ) -> Iterator[Episode]:
-    for number, logged in enumerate(cut(rows)):
-        reason = fault(logged, spaces[1])
+    schema, path = log.plan.schema, log.source.path
+    before: Rows | None = None
+    for number, logged in enumerate(cut(chunks, schema.gap)):
+        pause = before is not None and _paused(before, logged, schema.gap)
+        tally.gaps += pause
+        before = logged
+        reason = _reason(log, logged, tally)
         if reason is not None:
             if on_bad_rows == "error":
                 raise ValueError(
-                    f"{source.path}: {reason} (rows count from 0; --on-bad-rows drop-episode leaves such episodes out)"
+                    f"{path}: {reason} (rows count from 0; --on-bad-rows drop-episode leaves such episodes out)"
                 )
             tally.dropped.append({"episode": number, "row": logged.first, "reason": reason})
             continue
-        episode = to_episode(logged, spaces[1])
+        if violated := outside(logged, schema.bounds):
+            for name, found in violated.items():
+                tally.outside.setdefault(name, []).append(found)
+            tally.dropped.append({"episode": number, "row": logged.first, "reason": f"{', '.join(violated)}: bounds"})
+            continue
+        ready = resampled(logged, schema) if schema.resample else logged
+        if len(ready) == 1 and ready.next_obs is None:
+            tally.last_rows += 1
+            continue
+        episode = to_episode(ready, log.spaces[1], log.plan.constant, log.rule)
         tally.rows += len(episode.rewards)
-        tally.last_rows += len(logged.reward) - len(episode.rewards)
+        tally.last_rows += len(ready) - len(episode.rewards)
         tally.terminals += int(episode.terminations[-1])
         tally.returns.append(float(episode.rewards.sum()))
         yield episode
+    if tally.outside and on_bad_rows == "error":
+        raise ValueError(f"{path}: {_told_outside(schema, tally)}")
     if not tally.rows:
-        raise ValueError(f"{source.path}: no episode is left, {len(tally.dropped)} were dropped: {tally.dropped[0]}")
+        raise ValueError(f"{path}: no episode is left, {len(tally.dropped)} were dropped: {tally.dropped[:1]}")
+
+
+def _paused(before: Rows, after: Rows, gap: float | None) -> bool:
+    """Whether nothing but a gap in time parts two pieces of the log."""
+    if gap is None or before.time is None or after.time is None or before.terminated[-1] or before.truncated[-1]:
+        return False
+    same = before.episode is None or after.episode is None or before.episode[-1] == after.episode[0]
+    return bool(same and after.time[0] - before.time[-1] > gap)
+
+
+def _reason(log: _Log, logged: Rows, tally: _Tally) -> str | None:
+    """Why an episode cannot be used, None where it can."""
+    schema = log.plan.schema
+    alone = schema.gap is not None and len(logged) == 1 and logged.next_obs is None  # between two gaps
+    reason = fault(logged, log.spaces[1], alone)
+    if reason is not None or logged.time is None or schema.resample or len(logged) < 2:
+        return reason
+    if tally.period is None:
+        tally.period = float(np.median(np.diff(logged.time)))
+    return uneven(logged, tally.period)
+
+
+def _told_outside(schema: Schema, tally: _Tally) -> str:
+    told = []
+    for name in tally.outside:
+        found = tally.outside_of(name)
+        first = ", ".join(str(row) for row in found["rows"][:5])
+        low, high = schema.bounds[name]
+        told.append(f"column {name!r} leaves its bounds [{low:g}, {high:g}] in {found['count']} rows, first {first}")
+    return (
+        f"{'; '.join(told)} (rows count from 0): correct the rows or the schema's bounds, or leave their episodes out "
+        "with --on-bad-rows drop-episode"
+    )
 
 
 def _shown(chunks: Iterable[Rows], total: int | None) -> Iterator[Rows]:
@@ -275,8 +310,8 @@ def _shown(chunks: Iterable[Rows], total: int | None) -> Iterator[Rows]:
     with tqdm(total=total, unit="row", unit_scale=True, desc="import", disable=not sys.stderr.isatty()) as bar:
         for chunk in chunks:
             yield chunk
-            seen += len(chunk.reward)
-            bar.update(len(chunk.reward))
+            seen += len(chunk)
+            bar.update(len(chunk))
             if bar.disable and time.monotonic() - said > LINE_EVERY:
                 print(f"import: {seen:,} rows" + (f" of {total:,}" if total else ""), file=sys.stderr)
                 said = time.monotonic()

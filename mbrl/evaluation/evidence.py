@@ -54,7 +54,7 @@ def simulated_values(
 
     All policies meet the same starts and the same stream of noise; uncertainty is neither computed nor penalised.
     """
-    plain = simulator.without_uncertainty().to(starts.obs.device)
+    plain = simulator.plain().to(starts.obs.device)
     values = {}
     for name, policy in policies.items():
         rng = generator(seed, "trial/noise", starts.obs.device)

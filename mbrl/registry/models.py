@@ -86,7 +86,7 @@ def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage
 
 
 def set_champion(name: str, version: str) -> None:
-    """Point the alias `champion` of `NAME-policy` at a version.
+    """Point the alias `champion` of `NAME-policy` at a version, and that of its simulator at the one it rehearsed in.
 
     Raises:
         StoreError: there is no such model or version; the message lists what there is.
@@ -94,7 +94,9 @@ def set_champion(name: str, version: str) -> None:
     client = MlflowClient(uri := store.connect())
     model = f"{check_name(name)}-policy"
     with explained(client, uri, model):
-        client.get_model_version(model, version)
+        simulator, _, number = client.get_model_version(model, version).tags.get("mbrl.simulator", "").partition("/")
+        if simulator:
+            client.set_registered_model_alias(simulator, CHAMPION, number)
         client.set_registered_model_alias(model, CHAMPION, version)
 
 
@@ -124,7 +126,7 @@ def load_policy(uri: str) -> Policy:
 
 
 def load_simulator(uri: str) -> Simulator:
-    """The simulator behind a URI such as `models:/NAME-simulator/3`; raises as `load_policy` does."""
+    """The simulator behind `models:/NAME-simulator@champion` or `models:/NAME-simulator/3`; raises as `load_policy`."""
     with _verified(uri, "simulator") as path:
         return export.simulator_from(path)
 

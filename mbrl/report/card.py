@@ -24,7 +24,7 @@ def write_page(path: Path, card: Card) -> None:
         OSError: the file cannot be written; an older one is untouched.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.PackageLoader("mbrl.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -68,7 +68,7 @@ def sample_rollouts(
     fans = [_fan(policy, simulator, log, int(episode), max(horizon, STEPS), rng) for episode in longest]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rollouts.png"
-        plot_rollouts(path, fans, [f"observation {i}" for i in range(log.obs.shape[1])])
+        plot_rollouts(path, fans, log.labels)
         record.file(path)
 
 

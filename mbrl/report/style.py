@@ -27,6 +27,7 @@ SMALL, MEDIUM, LARGE = 9, 11, 13  # font sizes in points
 FORMATS = ("png", "svg", "pdf")
 
 Floats: TypeAlias = NDArray[np.float64]
+Rows: TypeAlias = NDArray[np.int64]
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:

@@ -16,7 +16,8 @@ from mbrl.core import generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.simulator.onestep import look, one_step, reward_bias, termination_skill, uncertainty_worth
 from mbrl.simulator.openloop import LEVEL, OpenLoop, open_loop, start_rows, trusted_steps
-from mbrl.simulator.simulator import Simulator, outcome
+from mbrl.simulator.recalibration import outcome
+from mbrl.simulator.simulator import Simulator
 from mbrl.simulator.verdict import LEAST_COVERAGE, MOST_SHARE, judge
 
 HORIZON, STARTS, PARTICLES = 50, 200, 50  # steps followed; start states; particles from each, at least
@@ -40,8 +41,6 @@ def report_card(
     calibrated_on: Tensor,
     seed: int,
     about: Mapping[str, Any],
-    channels: Sequence[str] | None = None,
-    units: Sequence[str] | None = None,
     horizon: int = HORIZON,
 ) -> Card:
     """Measure a calibrated simulator on held-out episodes.
@@ -53,8 +52,6 @@ def report_card(
         calibrated_on: [j] long, the episodes of this log that the recalibration was fitted to; none for another log.
         seed: of start states, particles and foreign actions.
         about: versions and whatever else the card is to carry.
-        channels: [O] names of the observation's channels.
-        units: [O] their units.
         horizon: steps of the open loop, at most.
 
     Raises:
@@ -74,7 +71,7 @@ def report_card(
     rows = data.rows(episodes)
     batch, rng = data.batch(rows), generator(seed, "card")
     seen = look(simulator, batch, rng)
-    names = [*(channels or [f"observation {i}" for i in range(spec.obs_dim)]), "reward"]
+    names = [*data.channels, "reward"]
     followed = _follow(simulator, data, episodes, horizon, rng)
     spread = outcome(batch).std(0, correction=0)
     numbers: dict[str, Any] = {
@@ -88,7 +85,7 @@ def report_card(
             "measured_on_calibration": bool(torch.isin(episodes, calibrated_on).any()),
         },
         "channels": names,
-        "units": [*(units or [""] * spec.obs_dim), ""],
+        "units": [*data.units, ""],
         "spread": spread.tolist(),
         "one_step": one_step(simulator, seen),
         "open_loop": _open_loop(followed, spread),

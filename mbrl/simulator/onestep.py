@@ -10,8 +10,8 @@ from torch import Tensor
 from mbrl.core import Batch, Prediction
 from mbrl.evaluation import scores
 from mbrl.simulator.openloop import LEVEL
-from mbrl.simulator.recalibration import Forecast
-from mbrl.simulator.simulator import CALIBRATION_ROWS, Simulator, outcome
+from mbrl.simulator.recalibration import Forecast, outcome
+from mbrl.simulator.simulator import CALIBRATION_ROWS, Simulator
 
 INTERVALS = (0.5, 0.8, 0.9, 0.95)
 CRPS_LEVELS = 99

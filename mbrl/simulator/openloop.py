@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mbrl.data.dataset import TransitionDataset
-from mbrl.simulator.simulator import Simulator, outcome
+from mbrl.simulator.recalibration import outcome
+from mbrl.simulator.simulator import Simulator
 
 LEVEL = 0.9  # of the particles' band
 

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mbrl.core import Batch, Prediction
+
 Method = Literal["isotonic", "scale"]
 
 REACH, KNOTS = 3.0, 49  # the quantile function is tabulated at 49 normal scores from -3 to 3
@@ -34,6 +36,17 @@ class Residuals(NamedTuple):
     epistemic: Tensor  # variance of the members' means
     squares: Tensor  # mean over members of (target - mean)^2 / variance; NaN where a member has no variance
     target: Tensor
+
+
+def moments(prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """Mean and std of (next observation, reward), [..., O + 1] each."""
+    mean = torch.cat([prediction.obs, prediction.reward.unsqueeze(-1)], -1)
+    return mean, torch.cat([prediction.obs_std, prediction.reward_std.unsqueeze(-1)], -1)
+
+
+def outcome(batch: Batch) -> Tensor:
+    """What happened: next observation and reward, [..., O + 1]."""
+    return torch.cat([batch.next_obs, batch.reward.unsqueeze(-1)], -1)
 
 
 def residuals(mean: Tensor, std: Tensor, target: Tensor, unit: Tensor) -> Residuals:

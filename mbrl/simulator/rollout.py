@@ -1,12 +1,27 @@
-"""Policy x simulator -> transitions. The one place where pessimism is applied."""
+"""Policy x simulator -> transitions. `price` is the one place where pessimism is priced."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from mbrl.core import Batch, Policy
 from mbrl.simulator.simulator import Simulator
+
+
+def price(simulator: Simulator, penalty: float) -> float:
+    """What uncertainty 1 costs, in units of the reward: penalty * (reward spread of the log).
+
+    Raises:
+        ValueError: the penalty is negative or not finite, or there is no uncertainty to scale it by.
+    """
+    if not 0 <= penalty < math.inf:
+        raise ValueError(f"penalty is {penalty}, expected 0 or more")
+    if penalty and simulator.uncertainty is None:
+        raise ValueError(f"penalty is {penalty} but the simulator has no uncertainty: name one, or set penalty to 0")
+    return penalty * simulator.spec.reward_std
 
 
 @torch.no_grad()
@@ -38,11 +53,7 @@ def imagine(
     """
     if horizon < 1:
         raise ValueError(f"horizon is {horizon}, expected at least 1")
-    if penalty < 0:
-        raise ValueError(f"penalty is {penalty}, expected 0 or more")
-    if penalty and simulator.uncertainty is None:
-        raise ValueError(f"penalty is {penalty} but the simulator has no uncertainty: name one, or set penalty to 0")
-    unit = penalty * simulator.spec.reward_std
+    unit = price(simulator, penalty)
     obs, rows = start, []
     for _ in range(horizon):
         action = policy.act(obs, rng)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self, get_args
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mbrl.core import Batch, Dynamics, Prediction, Spec, Step, build, locate, seeded
-from mbrl.simulator.recalibration import FLOOR, Forecast, Method, Recalibration, Residuals, residuals
+from mbrl.simulator.dealing import Deal, chunk_rows, deal
+from mbrl.simulator.recalibration import (
+    FLOOR,
+    Forecast,
+    Method,
+    Recalibration,
+    Residuals,
+    moments,
+    outcome,
+    residuals,
+)
 
 Uncertainty = Callable[[Prediction], Tensor]  # Prediction of all members -> [B]
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs -> bool [B]
 
-CACHE_ROWS = 8192  # rows times members predicted at once on a CPU: the activations then stay in its cache
 CALIBRATION_ROWS = 8192  # predicted at once, which bounds the memory of a calibration
 
 
@@ -37,14 +47,18 @@ class Simulator(nn.Module):
         quantile: the quantile of the uncertainty on held-out logged transitions that counts as 1.
         recalibration: what `calibrate` makes of held-out errors: "scale", one factor a channel for the members' stds;
             "isotonic", that factor and an empirical quantile function a channel for the stated intervals.
+        starts: logged start states [S, O], kept with the simulator for those who have no log.
+        trusted_horizon: steps up to which its report card trusts it, 0 where not even one; None where there is no card.
 
     Raises:
-        ValueError: margin is negative, quantile is not within (0, 1], or there is no such recalibration.
+        ValueError: margin or trusted_horizon is negative, quantile is not within (0, 1], there is no such
+            recalibration, or starts are not [S >= 1, O] within the range that predictions are clipped to.
     """
 
     low: Tensor  # [O + 1] of next observation and reward, log's range and margin
     high: Tensor  # [O + 1]
     uncertainty_scale: Tensor  # [] raw uncertainty that counts as 1
+    starts: Tensor | None  # [S, O]
 
     def __init__(
         self,
@@ -55,6 +69,8 @@ class Simulator(nn.Module):
         margin: float = 0.1,
         quantile: float = 0.95,
         recalibration: Method = "isotonic",
+        starts: Tensor | None = None,
+        trusted_horizon: int | None = None,
     ) -> None:
         super().__init__()
         if not margin >= 0:
@@ -63,6 +79,8 @@ class Simulator(nn.Module):
             raise ValueError(f"quantile is {quantile}, expected more than 0 and at most 1")
         if recalibration not in get_args(Method):
             raise ValueError(f"recalibration is {recalibration!r}, expected one of {', '.join(get_args(Method))}")
+        if trusted_horizon is not None and trusted_horizon < 0:
+            raise ValueError(f"trusted_horizon is {trusted_horizon}, expected 0 or more steps, or None if not known")
         self.dynamics = dynamics
         self.spec = spec
         self.uncertainty = uncertainty
@@ -70,14 +88,30 @@ class Simulator(nn.Module):
         self.margin = margin
         self.quantile = quantile
         self.method = recalibration
+        self.trusted_horizon = trusted_horizon
         self.calibrated = False
-        self.trusted_horizon: int | None = None  # steps; what the report card found
         self.recalibration = Recalibration(spec.obs_dim + 1)
         low = torch.tensor([*spec.obs_low, spec.reward_low])
         high = torch.tensor([*spec.obs_high, spec.reward_high])
         self.register_buffer("low", low - margin * (high - low))
         self.register_buffer("high", high + margin * (high - low))
         self.register_buffer("uncertainty_scale", torch.ones(()))
+        self.register_buffer("starts", None if starts is None else starts.clone(), persistent=False)
+        self._check_starts()
+
+    def _check_starts(self) -> None:
+        if self.starts is None:
+            return
+        if self.starts.ndim != 2 or not len(self.starts) or self.starts.shape[1] != self.spec.obs_dim:
+            raise ValueError(f"starts have shape {list(self.starts.shape)}, expected [S >= 1, {self.spec.obs_dim}]")
+        low, high = self.low[:-1], self.high[:-1]
+        outside = ~((low <= self.starts) & (self.starts <= high))  # true of NaN
+        if outside.any():
+            row, channel = (int(i) for i in outside.nonzero()[0])
+            raise ValueError(
+                f"start state {row} has {float(self.starts[row, channel])} in channel {channel}, expected"
+                f" {float(low[channel])} to {float(high[channel])}: give starts of the episodes that made the spec"
+            )
 
     @torch.no_grad()
     def calibrate(self, holdout: Batch) -> None:
@@ -139,13 +173,6 @@ class Simulator(nn.Module):
         sample = self._sample(*moments(prediction), rng)
         return sample[..., :-1], sample[..., -1]
 
-    def without_uncertainty(self) -> Simulator:
-        """The same world, stepped several times faster because each row asks its own member only."""
-        plain = Simulator(self.dynamics, self.spec, None, self.termination, self.margin, self.quantile, self.method)
-        plain.recalibration, plain.calibrated = self.recalibration, self.calibrated
-        plain.trusted_horizon = self.trusted_horizon
-        return plain
-
     @torch.no_grad()
     def step(self, obs: Tensor, action: Tensor, rng: torch.Generator) -> Step:
         """One step from obs [B, O] with action [B, A]; pure, and decided by `rng` (on the device of obs) alone.
@@ -157,34 +184,34 @@ class Simulator(nn.Module):
         """
         if self.uncertainty is not None and not self.calibrated:
             raise RuntimeError("the uncertainty has no unit yet: call calibrate(holdout) before the first step")
-        deal = _deal(len(obs), self.dynamics.elites, rng)
+        dealt = deal(len(obs), self.dynamics.elites, rng)
         if self.uncertainty is None:
-            mean, std = self._own(obs, action, deal)
+            mean, std = self._own(obs, action, dealt)
             uncertainty = obs.new_zeros(len(obs))
         else:
-            mean, std, raw = self._own_among_all(obs, action, deal, self.uncertainty)
+            mean, std, raw = self._own_among_all(obs, action, dealt, self.uncertainty)
             uncertainty = raw / self.uncertainty_scale
         sample = self._sample(mean, std, rng)
         next_obs, reward = sample[:, :-1], sample[:, -1]
-        return Step(next_obs, reward, self._terminated(obs, action, next_obs, deal, rng), uncertainty)
+        return Step(next_obs, reward, self._terminated(obs, action, next_obs, dealt, rng), uncertainty)
 
     def _sample(self, mean: Tensor, std: Tensor, rng: torch.Generator) -> Tensor:
         """Next observation and reward [..., O + 1] from a member's Gaussian, clipped to the log's widened range."""
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         return torch.clamp(mean + std * self.recalibration.scale * noise, self.low, self.high)
 
-    def _own(self, obs: Tensor, action: Tensor, deal: _Deal) -> tuple[Tensor, Tensor]:
+    def _own(self, obs: Tensor, action: Tensor, deal: Deal) -> tuple[Tensor, Tensor]:
         """Mean and std [B, O + 1] of each row's own member; nothing else is computed."""
-        chunk = _chunk(obs, len(deal.members))
+        chunk = chunk_rows(obs, len(deal.members))
         parts = [moments(self.dynamics.predict(obs[r], action[r], deal.members)) for r in deal.rows.split(chunk, 1)]
         mean, std = (torch.cat(p, 1).flatten(0, 1)[deal.slots] for p in zip(*parts, strict=True))
         return mean, std
 
     def _own_among_all(
-        self, obs: Tensor, action: Tensor, deal: _Deal, uncertainty: Uncertainty
+        self, obs: Tensor, action: Tensor, deal: Deal, uncertainty: Uncertainty
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and std [B, O + 1] of each row's own member, and the raw uncertainty [B] of all members."""
-        chunk = _chunk(obs, self.dynamics.members)
+        chunk = chunk_rows(obs, self.dynamics.members)
         parts = []
         for o, a, member in zip(obs.split(chunk), action.split(chunk), deal.member.split(chunk), strict=True):
             prediction = self.dynamics.predict(o, a)
@@ -194,7 +221,7 @@ class Simulator(nn.Module):
         mean, std, raw = (torch.cat(p) for p in zip(*parts, strict=True))
         return mean, std, raw
 
-    def _terminated(self, obs: Tensor, action: Tensor, next_obs: Tensor, deal: _Deal, rng: torch.Generator) -> Tensor:
+    def _terminated(self, obs: Tensor, action: Tensor, next_obs: Tensor, deal: Deal, rng: torch.Generator) -> Tensor:
         """Whether the world ended, [B] bool: by rule, by the head of each row's member, or never."""
         if self.termination is not None:
             return self.termination(obs, action, next_obs)
@@ -204,6 +231,12 @@ class Simulator(nn.Module):
         chance = self.dynamics.termination(obs[rows], action[rows], next_obs[rows], deal.members)
         chance = chance.flatten()[deal.slots]
         return torch.rand(chance.shape, generator=rng, device=chance.device) < chance
+
+    def plain(self) -> Self:
+        """The same world, its tensors shared, without the uncertainty: faster, as each row asks its own member only."""
+        world = copy.copy(self)
+        world.uncertainty = None
+        return world
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors from which `load` rebuilds this simulator; for `mbrl.files.save`.
@@ -220,13 +253,14 @@ class Simulator(nn.Module):
             "quantile": self.quantile,
             "recalibration": self.method,
             "calibrated": self.calibrated,
+            "starts": self.starts,
             "trusted_horizon": self.trusted_horizon,
             "state_dict": self.state_dict(),
         }
 
     @classmethod
     def load(cls, content: Mapping[str, Any]) -> Self:
-        """The inverse of `state`.
+        """The inverse of `state`; what older content lacks is None (start states, trusted horizon) or an identity.
 
         Raises:
             ValueError: a dotted path leads nowhere, or the spec is of another version.
@@ -236,46 +270,21 @@ class Simulator(nn.Module):
         uncertainty, termination = (locate(content[k]) if content[k] else None for k in ("uncertainty", "termination"))
         with seeded(0, "load"):  # the random weights of a new model are about to be overwritten
             dynamics = build(content["dynamics"], Dynamics, spec)
-        settings = (content[k] for k in ("margin", "quantile", "recalibration"))
-        simulator = cls(dynamics, spec, uncertainty, termination, *settings)
-        simulator.load_state_dict(content["state_dict"])
-        simulator.calibrated, simulator.trusted_horizon = content["calibrated"], content["trusted_horizon"]
+        simulator = cls(
+            dynamics,
+            spec,
+            uncertainty,
+            termination,
+            content["margin"],
+            content["quantile"],
+            content.get("recalibration", "scale"),
+            content.get("starts"),
+            content.get("trusted_horizon"),
+        )
+        identity = {} if "recalibration" in content else simulator.recalibration.state_dict(prefix="recalibration.")
+        simulator.load_state_dict({**identity, **content["state_dict"]})
+        simulator.calibrated = content["calibrated"]
         return simulator
-
-
-class _Deal(NamedTuple):
-    """Rows dealt to members in equal numbers. K C may exceed B: the last slots then repeat rows that nobody reads."""
-
-    members: Tensor  # [K]
-    rows: Tensor  # [K, C] the rows of each member
-    slots: Tensor  # [B] where in the flattened `rows` each row is
-    member: Tensor  # [B] the member of each row
-
-
-def _deal(count: int, elites: Tensor, rng: torch.Generator) -> _Deal:
-    device, share = elites.device, -(-count // len(elites))
-    members = elites[torch.randperm(len(elites), generator=rng, device=device)]
-    order = torch.randperm(count, generator=rng, device=device)
-    rows = order[torch.arange(len(elites) * share, device=device) % count].view(len(elites), share)
-    slots = torch.empty_like(order)
-    slots[order] = torch.arange(count, device=device)
-    return _Deal(members, rows, slots, members[slots // share])
-
-
-def moments(prediction: Prediction) -> tuple[Tensor, Tensor]:
-    """Mean and std of (next observation, reward), [..., O + 1] each."""
-    mean = torch.cat([prediction.obs, prediction.reward.unsqueeze(-1)], -1)
-    return mean, torch.cat([prediction.obs_std, prediction.reward_std.unsqueeze(-1)], -1)
-
-
-def outcome(batch: Batch) -> Tensor:
-    """What happened: next observation and reward, [..., O + 1]."""
-    return torch.cat([batch.next_obs, batch.reward.unsqueeze(-1)], -1)
-
-
-def _chunk(obs: Tensor, members: int) -> int:
-    """Rows per member to predict at once: on a CPU few enough for its cache, elsewhere all of them."""
-    return max(1, CACHE_ROWS // members) if obs.device.type == "cpu" else max(1, len(obs))
 
 
 def _path(function: Callable[..., Tensor] | None) -> str | None:

@@ -63,6 +63,25 @@ LEAST = "observation: x\naction: a\nreward: r\nepisode: e\n"
         (LEAST + "discrete: 3", "discrete is 3, expected true or false"),
         (LEAST + "discrete: true\naction_low: 0\naction_high: 1", "has no action_low"),
         ("observation: x\naction: [a, b]\nreward: r\nepisode: e\ndiscrete: true", "is one column"),
+        (LEAST + "bounds: {x: [1]}", r"bounds is .*expected \[low, high\]"),
+        (LEAST + "bounds: {x: [2, 1]}", r"bounds of 'x' are \[2.0, 1.0\]"),
+        (LEAST + "bounds: {y: [0, 1]}", "bounds names 'y', expected a column of observation"),
+        (LEAST + "bounds: {a: [0, 1]}", "the bounds of an action are action_low and action_high"),
+        (LEAST + "units: {y: m}", "units names 'y', expected a column of observation or action"),
+        (LEAST + "units: m", "units is 'm', expected a mapping from columns"),
+        (LEAST + "categorical: [a]", "categorical names 'a', expected a column of observation"),
+        (LEAST + "categorical: {x: [on]}", "two or more different categories"),
+        (LEAST + "period: 1", "has period and no time"),
+        (LEAST + "time: t\nperiod: 0", "period is 0.0, expected a number above 0"),
+        (LEAST + "time: t\nperiod: true", "period is True, expected a number"),
+        (LEAST + "time: t\nperiod: 2\nmax_gap: 1", "max_gap 1.0 is below the period 2.0"),
+        (LEAST + "time: t\nresample: last", "resample needs `period: NUMBER`"),
+        (LEAST + "time: t\nresample: last\nperiod: 1", "resample needs `max_gap: NUMBER`"),
+        (LEAST + "time: t\nresample: cubic\nperiod: 1\nmax_gap: 2", "resample is 'cubic', expected one of last"),
+        (LEAST + "time: t\nresample: last\nperiod: 1\nmax_gap: 2\nnext_observation: n", "drop next_observation"),
+        (LEAST + "reward_function: m.f", "has a reward and a reward_function"),
+        (LEAST + "terminal: r", "gives the column 'r' two roles, reward and terminal"),
+        (LEAST + "next_observation: x", "gives the column 'x' two roles, observation and next_observation"),
         ("observation: [x", "is not YAML"),
         ("- observation", "must be a mapping"),
         ("", "must be a mapping"),
@@ -76,3 +95,19 @@ def test_a_wrong_schema_names_the_key(tmp_path: Path, text: str, message: str) -
 def test_a_missing_schema_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"schema\.yaml"):
         Schema.read(tmp_path / "schema.yaml")
+
+
+def test_a_schema_grows(tmp_path: Path) -> None:
+    schema = read(
+        tmp_path,
+        "observation: [level, mode]\naction: a\nreward_function: rules.profit\ntime: t\nperiod: 2\nmax_gap: 10\n"
+        "resample: linear\nunits: {level: m, a: kW}\nbounds: {level: [0, null]}\ncategorical: [mode]\n",
+    )
+    assert (schema.reward, schema.reward_function, schema.keep_constant) == (None, "rules.profit", False)
+    assert (schema.period, schema.max_gap, schema.resample, schema.gap) == (2.0, 10.0, "linear", 10.0)
+    assert schema.units == {"level": "m", "a": "kW"}
+    assert schema.bounds == {"level": (0.0, float("inf"))}
+    assert schema.categorical == {"mode": ()}
+    listed = read(tmp_path, LEAST + "categorical: {x: [idle, 2]}\ntime: t\nperiod: 2")
+    assert listed.categorical == {"x": ("idle", "2")}
+    assert listed.gap == 3.0

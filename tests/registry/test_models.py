@@ -171,6 +171,12 @@ def test_what_is_not_there_is_answered_with_what_is(registered, uri, message):
         models.load_policy(uri)
 
 
+def test_the_champion_takes_the_simulator_that_it_was_rehearsed_in_along(registered):
+    assert models.load_simulator("models:/toy-simulator@champion").spec == spec()
+    (found,) = MlflowClient(store.connect()).search_registered_models("name = 'toy-simulator'")
+    assert {k: str(v) for k, v in found.aliases.items()} == {"champion": "1"}
+
+
 def test_a_version_that_is_not_there_cannot_be_champion(registered):
     with pytest.raises(store.StoreError, match=r"versions of toy-policy: \[1, 2\]"):
         models.set_champion("toy", "9")

@@ -46,15 +46,14 @@ def card() -> Card:
         discrete=False,
         action_low=[-1.0],
         action_high=[1.0],
+        channels=["<b>level</b> $\\x$"],
+        units=["m"],
     )
     spec = unit_spec(terminals=True)
     simulator = Simulator(Known(spec, chances=(0.1, 0.2, 0.3)), spec)
     simulator.calibrate(data.batch(data.rows(torch.tensor([0]))))
-    names = {"channels": ["<b>level</b> $\\x$"], "units": ["m"]}
     calibrated = torch.tensor([0])
-    return report_card(
-        simulator, data, torch.tensor([1, 2]), calibrated_on=calibrated, seed=0, about=ABOUT, horizon=5, **names
-    )
+    return report_card(simulator, data, torch.tensor([1, 2]), calibrated_on=calibrated, seed=0, about=ABOUT, horizon=5)
 
 
 class Tags(HTMLParser):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,7 +129,8 @@ def test_the_card_says_what_was_measured(whole: dict[str, Any]) -> None:
 
 
 def test_names_and_units_are_carried() -> None:
-    numbers = card(made(), channels=["level", "flow"], units=["m", "l/s"], horizon=2).numbers
+    named = replace(DATA, channels=("level", "flow"), units=("m", "l/s"))
+    numbers = card(made(), named, horizon=2).numbers
     assert numbers["channels"] == ["level", "flow", "reward"]
     assert numbers["units"] == ["m", "l/s", ""]
 

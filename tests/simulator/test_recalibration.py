@@ -8,8 +8,8 @@ from torch import Tensor
 from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
 from mbrl.core import generator, seeded
 from mbrl.evaluation import scores
-from mbrl.simulator.recalibration import Forecast, Recalibration, residuals
-from mbrl.simulator.simulator import Simulator, outcome
+from mbrl.simulator.recalibration import Forecast, Recalibration, outcome, residuals
+from mbrl.simulator.simulator import Simulator
 
 UNIT = torch.ones(1)
 

@@ -11,6 +11,7 @@ from dynamics.terminations import hopper
 from dynamics.uncertainty import combined, ensemble_std, max_aleatoric, max_pairwise
 from mbrl import files
 from mbrl.core import Batch, Prediction, Step, generator, seeded
+from mbrl.simulator import dealing
 from mbrl.simulator import simulator as module
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import no_host_reads
@@ -102,7 +103,7 @@ def test_chunks_do_not_change_a_step(uncertainty: Any, monkeypatch: pytest.Monke
     simulator = Simulator(ensemble(), SPEC, uncertainty)
     simulator.calibrate(LOG)
     whole = simulator.step(LOG.obs, LOG.action, generator(0, "test"))
-    monkeypatch.setattr(module, "CACHE_ROWS", 44)
+    monkeypatch.setattr(dealing, "CACHE_ROWS", 44)
     for a, b in zip(simulator.step(LOG.obs, LOG.action, generator(0, "test")), whole, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -239,3 +240,65 @@ def test_a_function_without_a_path_cannot_be_saved() -> None:
     for function in (local, lambda prediction: prediction.reward[0]):
         with pytest.raises(ValueError, match="does not lead to it"):
             Simulator(ensemble(), SPEC, function).state()
+
+
+def test_start_states_and_the_trusted_horizon_travel_with_it(tmp_path: Path) -> None:
+    starts = LOG.obs[:3].clone()
+    original = Simulator(ensemble(), SPEC, starts=starts, trusted_horizon=12)
+    starts += 1  # the log's tensor may be reused
+    files.save(tmp_path / "world.ckpt", original.state())
+    loaded = Simulator.load(files.load(tmp_path / "world.ckpt"))
+    assert loaded.starts is not None
+    assert torch.equal(loaded.starts, LOG.obs[:3])
+    assert loaded.trusted_horizon == 12
+
+
+def test_what_was_saved_without_them_is_still_read() -> None:
+    simulator = Simulator(ensemble(), SPEC)
+    old = simulator.state()
+    del old["starts"], old["trusted_horizon"], old["recalibration"]
+    old["state_dict"] = {k: v for k, v in old["state_dict"].items() if not k.startswith("recalibration.")}
+    loaded = Simulator.load(old)
+    assert (loaded.starts, loaded.trusted_horizon) == (None, None)
+    assert same(stepped(loaded, LOG.obs), stepped(simulator, LOG.obs))
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 2), (4, 3)])
+def test_start_states_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"starts have shape .*expected \[S >= 1, 2\]"):
+        Simulator(ensemble(), SPEC, starts=torch.zeros(shape))
+
+
+def test_start_states_beyond_its_range_are_refused() -> None:
+    starts = LOG.obs[:5].clone()
+    starts[3, 1] = 99.0
+    with pytest.raises(ValueError, match=r"start state 3 has 99\.0 in channel 1, expected -?[\d.]+ to [\d.]+"):
+        Simulator(ensemble(), SPEC, starts=starts)
+
+
+def test_a_negative_trusted_horizon_is_refused() -> None:
+    with pytest.raises(ValueError, match="trusted_horizon is -1, expected 0 or more"):
+        Simulator(ensemble(), SPEC, trusted_horizon=-1)
+
+
+def test_plain_is_the_same_world_without_its_uncertainty() -> None:
+    simulator = Simulator(ensemble(), SPEC, max_pairwise, hopper, starts=LOG.obs[:3], trusted_horizon=4)
+    simulator.calibrate(LOG)
+    plain, other = simulator.plain(), Simulator(simulator.dynamics, SPEC, None, hopper)
+    other.calibrate(LOG)
+    assert (simulator.uncertainty, plain.uncertainty) == (max_pairwise, None)
+    assert (plain.trusted_horizon, plain.starts) == (4, simulator.starts)
+    assert same(stepped(plain, LOG.obs), stepped(other, LOG.obs))
+
+
+def test_fewer_rows_than_elites_are_stepped_by_as_many_members() -> None:
+    asked = []
+
+    class Watched(Known):
+        def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+            asked.append(members)
+            return super().predict(obs, action, members)
+
+    simulator = Simulator(Watched(unit_spec(), 5), unit_spec())
+    stepped(simulator, torch.zeros(2, 1))
+    assert [len(m) for m in asked] == [2]

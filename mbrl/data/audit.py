@@ -1,0 +1,83 @@
+"""What is wrong with a log, and what it cannot teach: every check over a TransitionDataset, without side effects.
+
+The checks are small functions, by what they look at: `mbrl.data.checks` (the log as it stands), `suspicions` (against
+a quick refit) and `behaviour` (who acted, and how freely).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mbrl.data import behaviour, checks, suspicions
+from mbrl.data.behaviour import Freedom
+from mbrl.data.dataset import TransitionDataset
+from mbrl.data.findings import SEVERITIES, Finding
+
+LEAST_ROWS = 200  # below this a refit says nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """The findings of an audit, worst first, and how freely the log acted."""
+
+    data: TransitionDataset
+    findings: tuple[Finding, ...]
+    freedom: Freedom | None  # None where there are too few rows for a refit, or some that are not finite
+
+    @property
+    def serious(self) -> tuple[Finding, ...]:
+        """The findings that have to be mended before anything is learned."""
+        return tuple(f for f in self.findings if f.severity == "serious")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        data, free = self.data, self.freedom
+        return {
+            "data": {"id": data.id, "fingerprint": data.fingerprint, "rows": len(data), "episodes": data.episodes},
+            "counts": {severity: sum(f.severity == severity for f in self.findings) for severity in SEVERITIES},
+            "findings": [finding.to_dict() for finding in self.findings],
+            "action_freedom": None
+            if free is None
+            else {"whole": free.whole, "regions": free.regions.tolist(), "rows": free.rows.tolist()},
+        }
+
+
+def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 0) -> Audit:
+    """Look for everything that is known to spoil learning from a log.
+
+    Args:
+        data: the log, on the CPU.
+        sides: episodes [k] of each side of a split, to say whether copies of an episode lie on different ones.
+        seed: of the rows and episodes that the refits draw.
+
+    Returns:
+        the findings, worst first. Rows are those of `data`, counted from 0; a refit looks at `suspicions.MOST_ROWS`
+        rows at most, whole episodes at a time.
+    """
+    found = list(checks.not_finite(data))
+    if found:
+        return Audit(data, tuple(found), None)
+    found += checks.copied_episodes(data, tuple(sides))
+    for check in (
+        checks.duplicate_rows,
+        checks.broken_sequence,
+        checks.flags_inside,
+        checks.uneven_cuts,
+        checks.sensors,
+        checks.outliers,
+    ):
+        found += check(data)
+    free = None
+    if len(data) >= LEAST_ROWS:
+        refit = suspicions.Refit.of(data, seed)
+        found += suspicions.shifted_action(refit)
+        found += suspicions.rewards(refit)
+        found += suspicions.missing_ends(refit)
+        free = behaviour.freedom(refit)
+        found += behaviour.actions(refit, free)
+        found += behaviour.one_policy(refit)
+    return Audit(data, tuple(sorted(found, key=lambda f: SEVERITIES.index(f.severity))), free)

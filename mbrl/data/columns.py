@@ -1,0 +1,205 @@
+"""The columns of a file -> rows by meaning: what a schema names, checked, encoded and put together chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mbrl.data.cells import CellError, flags, labels, numbers, texts, times
+from mbrl.data.episodes import Rows
+from mbrl.data.readers import Npz, Source
+from mbrl.data.schema import Schema
+
+MOST_CHOICES = 1_000  # of a category or a discrete action: each is a one-hot channel
+
+
+@dataclass
+class _Seen:
+    """What a column of the observation holds in the whole file."""
+
+    names: set[str] = field(default_factory=set)  # categories
+    low: np.ndarray | None = None  # [k] of a measurement
+    high: np.ndarray | None = None
+
+    def add(self, values: np.ndarray) -> None:
+        """Take in a chunk: names [n] or numbers [n, k]."""
+        if values.dtype.kind == "U":
+            self.names.update(values.tolist())
+            return
+        low = np.fmin.reduce(values, axis=0)
+        high = np.fmax.reduce(values, axis=0)
+        self.low = low if self.low is None else np.fmin(self.low, low)
+        self.high = high if self.high is None else np.fmax(self.high, high)
+
+    def constant(self) -> dict[int, str]:
+        """The channels that never change, and the value that they keep."""
+        if self.names:
+            return {0: next(iter(self.names))} if len(self.names) == 1 else {}
+        assert self.low is not None
+        assert self.high is not None
+        same = np.flatnonzero(self.low == self.high).tolist()
+        return {k: f"{self.low[k]:.6g}" for k in same}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of the observation's columns, known after one pass over them."""
+
+    schema: Schema  # with the categories of every categorical column
+    constant: dict[str, str]  # channel -> its only value; dropped
+
+
+def survey(source: Source, schema: Schema, drop: bool) -> Plan:
+    """Find categories and, where `drop`, channels of the observation that never change.
+
+    Raises:
+        ValueError: a cell cannot be read, a category is not among those that the schema lists, or nothing is left.
+    """
+    if not schema.categorical and not drop:
+        return Plan(schema, {})
+    after = dict(zip(schema.next_observation, schema.observation, strict=False))
+    seen = {name: _Seen() for name in schema.observation}
+    start = 0
+    for chunk in source.chunks([*schema.observation, *schema.next_observation]):
+        for name in chunk:
+            column = after.get(name, name)
+            use = texts if column in schema.categorical else numbers
+            seen[column].add(read(source, use, name, chunk, start))
+        start += len(next(iter(chunk.values())))
+    if not start:
+        raise ValueError(f"{source.path} holds no row")
+    categories = {name: listed or tuple(sorted(seen[name].names)) for name, listed in schema.categorical.items()}
+    for name, listed in categories.items():
+        if len(listed) > MOST_CHOICES:
+            raise ValueError(
+                f"{source.path}: column {name!r} has {len(listed):,} categories, expected at most {MOST_CHOICES}: "
+                "group them, or use a column of numbers as one"
+            )
+    whole = replace(schema, categorical=categories)
+    return Plan(whole, _constant(source, whole, seen) if drop else {})
+
+
+def _constant(source: Source, schema: Schema, seen: dict[str, _Seen]) -> dict[str, str]:
+    found, count = dict[str, str](), 0
+    for name in schema.observation:
+        listed, low = schema.categorical.get(name), seen[name].low
+        width = len(listed) if listed is not None else 1 if low is None else len(low)
+        count += width
+        for k, value in seen[name].constant().items():
+            if listed is not None:
+                found |= {f"{name}={category}": value for category in listed}
+            else:
+                found[name if width == 1 else f"{name}[{k}]"] = value
+    if found and len(found) == count:
+        raise ValueError(f"{source.path}: no column of the observation ever changes: {', '.join(found)}")
+    return found
+
+
+def rows(source: Source, plan: Plan) -> Iterator[Rows]:
+    """The file as chunks of rows, by meaning; constant channels are still there (`to_episode` drops them).
+
+    Raises:
+        ValueError: a cell cannot be read as what its column is for; the message names the row and the column.
+    """
+    schema = plan.schema
+    start, named = 0, dict[str, list[str]]()
+    index = _index(source, schema.index) if isinstance(source, Npz) and schema.index else None
+    for chunk in source.chunks(schema.columns()):
+        look = partial(read, source, chunk=chunk, start=start)
+        obs, held = _observation(schema, schema.observation, look)
+        action = {name: look(numbers, name) for name in schema.action}
+        after, _ = _observation(schema, schema.next_observation, look)
+        reward = look(numbers, schema.reward) if schema.reward else None
+        if reward is not None and reward.shape[1] != 1:
+            raise ValueError(f"{source.path}: the reward {schema.reward!r} has {reward.shape[1]} channels, expected 1")
+        columns = {
+            "obs": _channels(obs),
+            "action": _channels(action),
+            "reward": [schema.reward or ""],
+            "next_obs": _channels(after),
+            "time": [schema.time or ""],
+        }
+        if named not in ({}, columns):
+            raise ValueError(f"{source.path}: from row {start} on, the channels are {columns}, before it {named}")
+        size = len(next(iter(obs.values())))
+        named, never = columns, np.zeros(size, bool)
+        episode = look(labels, schema.episode) if schema.episode else None
+        if index is not None:
+            episode = np.searchsorted(index, np.arange(start, start + size), side="right")
+        yield Rows(
+            first=start,
+            obs=np.concatenate(list(obs.values()), axis=1),
+            action=np.concatenate(list(action.values()), axis=1),
+            reward=None if reward is None else reward[:, 0],
+            next_obs=np.concatenate(list(after.values()), axis=1) if after else None,
+            terminated=look(flags, schema.terminal) if schema.terminal else never,
+            truncated=look(flags, schema.truncated) if schema.truncated else never,
+            episode=episode,
+            time=look(times, schema.time) if schema.time else None,
+            columns=columns,
+            held=held,
+        )
+        start += size
+
+
+def _observation(
+    schema: Schema, names: tuple[str, ...], look: Callable[..., np.ndarray]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Channels [n, k] by column, those of a category as `column=category`; and the names of the latter."""
+    found, held = dict[str, np.ndarray](), list[str]()
+    partners = schema.observation if names is schema.next_observation else names
+    for name, column in zip(names, partners, strict=False):
+        if column not in schema.categorical:
+            found[name] = look(numbers, name)
+            continue
+        listed = schema.categorical[column]
+        codes = look(partial(_codes, listed), name)
+        for k, category in enumerate(listed):
+            found[f"{name}={category}"] = (codes == k).astype(np.float64)[:, None]
+            held.append(f"{name}={category}")
+    for name in names[len(partners) :]:
+        found[name] = look(numbers, name)
+    return found, tuple(held)
+
+
+def _codes(listed: tuple[str, ...], values: Any) -> np.ndarray:
+    names = texts(values)
+    order = np.argsort(listed)
+    at = np.searchsorted(listed, names, sorter=order).clip(max=len(listed) - 1)
+    codes = order[at]
+    wrong = np.flatnonzero(np.asarray(listed)[codes] != names)
+    if len(wrong):
+        row = int(wrong[0])
+        raise CellError(row, f"is {str(names[row])!r}, expected one of the schema's categories {', '.join(listed)}")
+    return codes
+
+
+def read(source: Source, use: Callable[[Any], np.ndarray], name: str, chunk: dict[str, Any], start: int) -> np.ndarray:
+    """A column of a chunk that begins with row `start`; its errors name the file, the row and the column."""
+    try:
+        return use(chunk[name])
+    except CellError as error:
+        raise ValueError(
+            f"{source.path}: row {start + error.row}, column {name!r} {error} (rows count from 0)"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{source.path}: column {name!r} {error}") from error
+
+
+def _index(source: Npz, name: str) -> np.ndarray:
+    index = source.array(name)
+    if index.ndim != 1 or not len(index) or index[0] != 0 or (np.diff(index) <= 0).any():
+        raise ValueError(
+            f"{source.path}: the array {name!r} must hold the first row of each episode: increasing from 0"
+        )
+    return index
+
+
+def _channels(values: dict[str, np.ndarray]) -> list[str]:
+    """What to call each channel: the column, or array[k]."""
+    pairs: Iterable[tuple[str, int]] = ((name, column.shape[1]) for name, column in values.items())
+    return [name if width == 1 else f"{name}[{k}]" for name, width in pairs for k in range(width)]

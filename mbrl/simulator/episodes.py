@@ -1,0 +1,106 @@
+"""Episodes side by side in a learned world: how they start, step and end. What both Gymnasium shells are made of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from mbrl.core import generator
+from mbrl.simulator.simulator import Simulator
+
+
+class Moment(NamedTuple):
+    """One step of every episode. Where `began` is true there was none: a new episode starts with `obs`."""
+
+    obs: Tensor  # [N, O]
+    reward: Tensor  # [N], raw: no penalty; 0 where an episode began
+    terminated: Tensor  # [N] bool: the world ended
+    truncated: Tensor  # [N] bool: the world went on, the episode was cut at the horizon
+    uncertainty: Tensor  # [N], in the simulator's unit; 0 where an episode began
+    began: Tensor  # [N] bool
+
+
+def truncation(simulator: Simulator, horizon: int | None) -> int:
+    """Steps after which an episode is cut: as asked, or as far as the simulator is trusted, or as the log's longest.
+
+    Raises:
+        ValueError: that is no step at all.
+    """
+    if horizon is not None:
+        if horizon < 1:
+            raise ValueError(f"horizon is {horizon}, expected at least 1 step")
+        return horizon
+    if simulator.trusted_horizon == 0:
+        raise ValueError(
+            "the simulator's trusted horizon is 0: its report card trusts not even one step. Give horizon=STEPS to step"
+            " in it all the same"
+        )
+    return simulator.trusted_horizon or simulator.spec.max_episode_steps
+
+
+@final
+class Episodes:
+    """N episodes in one simulator. A row whose episode is over begins a new one at the next step (NEXT_STEP autoreset).
+
+    Start states and the world's noise are drawn from separate generators, so that the same seed gives the same start
+    states whatever happens between them.
+
+    Args:
+        simulator: steps them, on its own device.
+        count: N, at least 1.
+        seed: of both generators.
+        horizon: steps after which an episode is cut, at least 1.
+    """
+
+    def __init__(self, simulator: Simulator, count: int, seed: int, horizon: int) -> None:
+        device = simulator.low.device
+        self.simulator = simulator
+        self.horizon = horizon
+        self.obs = torch.zeros(count, simulator.spec.obs_dim, device=device)  # [N, O] now
+        self.elapsed = torch.zeros(count, dtype=torch.long, device=device)  # [N] steps of the running episode
+        self.over = torch.ones(count, dtype=torch.bool, device=device)  # [N] to begin anew at the next step
+        self._starts, self._noise = (generator(seed, f"episodes/{s}", device) for s in ("starts", "noise"))
+
+    def begin(self, obs: Tensor | None = None) -> Tensor:
+        """Start all episodes anew, from `obs` [N, O] or from stored start states, and return what is seen, [N, O].
+
+        Raises:
+            ValueError: no `obs` is given, and the simulator carries no start states.
+        """
+        self.obs = self._drawn(len(self.obs)) if obs is None else obs.to(self.obs.device, copy=True)
+        self.elapsed, self.over = torch.zeros_like(self.elapsed), torch.zeros_like(self.over)
+        return self.obs.clone()
+
+    def step(self, action: Tensor) -> Moment:
+        """Step every running episode with its row of `action` [N, A], and begin a new one where the last is over.
+
+        Raises:
+            ValueError: an episode has to begin, and the simulator carries no start states.
+        """
+        action = action.to(self.obs.device)
+        began, some = self.over, bool(self.over.any())
+        reward, uncertainty = torch.zeros_like(self.obs[:, 0]), torch.zeros_like(self.obs[:, 0])
+        terminated, obs = torch.zeros_like(began), torch.empty_like(self.obs)
+        if some:
+            obs[began] = self._drawn(int(began.sum()))
+        if not (some and began.all()):
+            rows = ~began if some else slice(None)
+            obs[rows], reward[rows], terminated[rows], uncertainty[rows] = self.simulator.step(
+                self.obs[rows], action[rows], self._noise
+            )
+        self.obs, self.elapsed = obs, (self.elapsed + 1).masked_fill_(began, 0)
+        truncated = (self.elapsed >= self.horizon) & ~terminated
+        self.over = terminated | truncated
+        return Moment(obs.clone(), reward, terminated, truncated, uncertainty, began)
+
+    def _drawn(self, count: int) -> Tensor:
+        """Stored start states [count, O], drawn with replacement."""
+        starts = self.simulator.starts
+        if starts is None:
+            raise ValueError(
+                "this simulator carries no start states: give reset(options={'obs': ...}), or register it anew with"
+                " `mbrl run`, which keeps a sample of the log's"
+            )
+        return starts[torch.randint(len(starts), (count,), generator=self._starts, device=starts.device)]
