@@ -158,7 +158,7 @@ def sensors(data: TransitionDataset) -> Iterator[Finding]:
             yield Finding(
                 "constant sensor",
                 "serious",
-                f"{name} is {distinct[0]:.6g} in every row",
+                f"{name} is {distinct[0] + 0.0:.6g} in every row",
                 "a channel without information; should it move later, the policy meets values it has never seen",
                 "leave the column out of the schema, or find out why it was not recorded",
                 channels=(name,),
