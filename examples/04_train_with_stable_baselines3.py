@@ -29,7 +29,8 @@ rehearsal = Monitor(UncertaintyPenalty(cut, options.penalty))
 sac = SAC("MlpPolicy", rehearsal, learning_rate=1e-3, seed=0, device="cpu")
 sac.learn(options.steps)
 
-env = gym.make("mbrl:mbrl/Simulator-v0", simulator=options.simulator)  # as long as an episode of the log
+longest = cut.unwrapped.simulator.spec.max_episode_steps  # of the log's episodes
+env = gym.make("mbrl:mbrl/Simulator-v0", simulator=options.simulator, horizon=longest)
 obs, _ = env.reset(seed=1)
 doubts, ended = [], False
 while not ended:

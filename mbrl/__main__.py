@@ -18,6 +18,7 @@ COMMANDS = {  # name: (function of stages.py, configuration it starts from, one 
     "import": ("import_", None, "turn an npz, CSV or Parquet log into a Minari data set"),
     "audit": ("audit", None, "what is wrong with a data set, and what it cannot teach"),
     "run": ("run", "mopo.yaml", "log -> simulator -> rehearsed policy -> evidence -> registry"),
+    "card": ("card", None, "say how far a registered simulator can be trusted"),
     "evaluate": ("evaluate", None, "measure a registered policy in a true environment"),
     "bench": ("bench", "bench.yaml", "time the inner loops on this machine"),
     "ui": ("ui", None, "open the MLflow pages of all runs, on loopback"),
@@ -77,11 +78,11 @@ def _run(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]]:
     """Parse, call, and turn the errors that a user can mend into one message: (exit status, answer)."""
     import yaml
 
-    from mbrl import stages  # torch is imported here, so that `mbrl --help` answers at once
+    from mbrl import parsing, stages  # torch is imported here, so that `mbrl --help` answers at once
 
     function = getattr(stages, COMMANDS[command][0])
     try:
-        parser = stages.parser(function, command, COMMANDS[command][1], arguments)
+        parser = parsing.parser(function, command, COMMANDS[command][1], arguments)
         config = parser.parse_args(arguments)
         resolved = yaml.safe_load(parser.dump(config, skip_unset=False, skip_default=False))
         values = parser.instantiate(config).as_dict()

@@ -6,6 +6,7 @@ Every stage leaves its result in the run's folder, and is skipped or continued w
 from __future__ import annotations
 
 import datetime
+import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ import torch
 import yaml
 from torch import Tensor
 
-from mbrl import environments, files
+from mbrl import environments, files, inspection
 from mbrl.assessment import BASELINE, CANDIDATE, Assessment, plain
 from mbrl.core import Dynamics, Learner, Spec, generator, seeded
 from mbrl.data import minari
 from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
-from mbrl.data.division import Division, divide
+from mbrl.data.division import Division, divide, halves
+from mbrl.inspection import EXPERIMENT
 from mbrl.registry import models
 from mbrl.registry.lineage import Lineage, LoggedData
 from mbrl.registry.runs import RunLog
@@ -31,11 +33,11 @@ from mbrl.report.console import tell
 from mbrl.report.dossier import draw_returns, sample_rollouts
 from mbrl.runfolder import RunFolder
 from mbrl.settings import Data, Fit, Imitation, Rehearsal, Trial, World
+from mbrl.simulator.card import report_card
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.dynamics import fit_dynamics
 from mbrl.training.policy import PolicyReport, fit_policy
 
-EXPERIMENT = "mbrl"
 STARTS = 1000  # logged start states, at most, that a simulator carries for those who have no log
 
 Model = Callable[[Spec], Dynamics]
@@ -107,13 +109,16 @@ class Pipeline:
         data = log.data
         self._remember(data, desk)
         self._audit(log, desk)
-        world = self._simulator("simulator", model, data, log.episodes.learn, log.episodes.held, self.seed, desk)
-        simulator = self._register("simulator_version", models.log_simulator, world, Lineage(*_source(data)), desk)
+        learn, held, judge, judge_held = log.episodes
+        sides = halves(held, self.seed)
+        world = self._simulator("simulator", model, data, learn, held, sides[0], self.seed, desk)
+        simulator, card = self._graded(world, data, *sides, desk)
         self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
-        report = self._fit("policy", candidate, log, world, desk, **vars(self.rehearsal))
+        steps = self.rehearsal.steps(card["trusted_horizon"]["steps"])
+        report = self._fit("policy", candidate, log, world, desk, **{**vars(self.rehearsal), "horizon": steps})
         seed = self.seed + 1
-        judge = _built("judge", dynamics, data.spec(log.episodes.judge), seed)
-        second = self._simulator("judge", judge, data, log.episodes.judge, log.episodes.judge_held, seed, desk)
+        other = _built("judge", dynamics, data.spec(judge), seed)
+        second = self._simulator("judge", other, data, judge, judge_held, judge_held, seed, desk)
         policies = {BASELINE: cloning.policy, CANDIDATE: candidate.policy}
         assessment = Assessment(self.name, self.env, self.seed, self.trial)
         with desk.record.stage("evidence") as stage:
@@ -123,7 +128,7 @@ class Pipeline:
             own = assessment.values({CANDIDATE: candidate.policy}, data, world)
             true = assessment.measure(policies, stage)
             draw_returns(stage, data.returns(), found.values, true, f"{self.name}: {found.outcome}")
-            sample_rollouts(stage, candidate.policy, world, data, log.episodes.held, self.rehearsal.horizon, self.seed)
+            sample_rollouts(stage, candidate.policy, world, data, held, steps, self.seed)
             champion = assessment.promote(found, version, desk.record)  # last: a failure before leaves the alias alone
         return {
             "name": self.name,
@@ -136,6 +141,8 @@ class Pipeline:
             "true_environment": plain(true),
             "updates": report.updates,
             "simulator_version": simulator,
+            "simulator_verdict": card["verdict"]["sentence"],
+            "trusted_horizon": card["trusted_horizon"]["steps"],
             "policy_version": version,
             "promoted": found.verdict.promote,
             "reasons": list(found.verdict.reasons),
@@ -200,20 +207,21 @@ class Pipeline:
         data: TransitionDataset,
         learn: Tensor,
         held: Tensor,
+        calibrate: Tensor,
         seed: int,
         desk: _Desk,
     ) -> Simulator:
-        """A simulator fitted on the episodes `learn`, with its uncertainty measured on the episodes `held`."""
+        """A simulator fitted on the episodes `learn` until it is best on `held`, and calibrated on `calibrate`."""
         path = desk.folder.path / f"{stage}.ckpt"
         if path.exists():
             return Simulator.load(files.load(path))
-        rows, held_rows = data.rows(learn), data.batch(data.rows(held))
+        rows = data.rows(learn)
         with desk.record.stage(stage) as child:
             report = fit_dynamics(
                 model,
                 data.batch(rows),
                 data.episode[rows],
-                held_rows,
+                data.batch(data.rows(held)),
                 seed=seed,
                 folder=desk.folder.path / stage,
                 accelerator=self.accelerator,
@@ -225,11 +233,29 @@ class Pipeline:
             child.metrics({f"holdout_member_{e}": score for e, score in enumerate(report.scores)}, report.epochs)
         starts = data.starts[learn[torch.randperm(len(learn), generator=generator(seed, "starts"))[:STARTS]]]
         simulator = Simulator(model.cpu(), model.spec, **vars(self.world), starts=starts)
-        simulator.calibrate(held_rows)
+        simulator.calibrate(data.batch(data.rows(calibrate)))
         files.save(path, simulator.state())
         best = min(report.scores)
         tell(stage, f"{report.epochs} epochs, hold-out error {best:.3g} (best member), {report.seconds:.0f} s")
         return simulator
+
+    def _graded(
+        self, world: Simulator, data: TransitionDataset, calibrated: Tensor, measured: Tensor, desk: _Desk
+    ) -> tuple[str, dict[str, Any]]:
+        """Register the simulator with its report card: its version, and the card's numbers."""
+        source, path = _source(data), desk.folder.path / "card.json"
+        if path.exists():
+            numbers: dict[str, Any] = json.loads(path.read_text())
+            world.trusted_horizon = numbers["trusted_horizon"]["steps"]
+            return str(desk.folder.facts["simulator_version"]), numbers
+        about = inspection.about(world, source, self.seed)
+        card = report_card(world, data, measured, calibrated_on=calibrated, seed=self.seed, about=about)
+        world.trusted_horizon = card.numbers["trusted_horizon"]["steps"]
+        version = self._register("simulator_version", models.log_simulator, world, Lineage(*source), desk)
+        with desk.record.stage("card") as stage:
+            inspection.keep(card, f"{self.name}-simulator/{version}", stage, path.parent, path.stem, own_log=True)
+        tell("card", f"{card.numbers['verdict']['sentence']}   {path.with_suffix('.html')}")
+        return version, card.numbers
 
     def _fit(
         self, stage: str, learner: Learner, log: _Log, world: Simulator | None, desk: _Desk, **settings: Any

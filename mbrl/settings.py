@@ -62,6 +62,20 @@ class Data:
 
 
 @dataclass
+class OtherLog:
+    """Which log a report card is made on.
+
+    Args:
+        id: Minari id of the data set; the one that the simulator was fitted on, of which its held-out episodes are
+            used, if not given. All episodes of another log are used.
+        download: fetch the data set if it is not on this machine.
+    """
+
+    id: str | None = None
+    download: bool = False
+
+
+@dataclass
 class Fit:
     """Supervised training of the dynamics models.
 
@@ -102,12 +116,15 @@ class World:
             null for the learned head where the log has terminals, and for a world without end where it has none.
         margin: how far predictions may leave the log's range, as a share of that range.
         quantile: the uncertainty that this share of the held-out rows does not exceed counts as 1.
+        recalibration: of the stated intervals on held-out episodes; isotonic: the errors' own quantiles, a table per
+            channel; scale: one factor per channel, which no heavy tail can be repaired with.
     """
 
     uncertainty: Uncertainty | None = None
     termination: Termination | None = None
     margin: float = 0.1
     quantile: float = 0.95
+    recalibration: Literal["isotonic", "scale"] = "isotonic"
 
     def __post_init__(self) -> None:
         _callable_with("simulator.uncertainty", self.uncertainty, "prediction")
@@ -124,7 +141,7 @@ class Rehearsal:
         updates: number of updates of the learner.
         batch_size: rows an update, logged and imagined together.
         real_ratio: the logged share of these rows; 1 means no imagination.
-        horizon: steps of an imagined rollout.
+        horizon: steps of an imagined rollout; null for the trusted horizon of the simulator's report card, at least 1.
         penalty: what uncertainty 1 costs, in units of the reward's spread in the log.
         rollout_every: updates between two batches of rollouts.
         rollout_starts: logged states that each batch of rollouts begins with.
@@ -136,7 +153,7 @@ class Rehearsal:
     updates: int = 100_000
     batch_size: int = 256
     real_ratio: float = 0.5
-    horizon: int = 5
+    horizon: int | None = 5
     penalty: float = 1.0
     rollout_every: int = 250
     rollout_starts: int = 2_500
@@ -145,10 +162,16 @@ class Rehearsal:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
-        _at_least(1, "rehearsal", self, "updates", "batch_size", "horizon", "rollout_every", "rollout_starts")
+        _at_least(1, "rehearsal", self, "updates", "batch_size", "rollout_every", "rollout_starts")
+        if self.horizon is not None:
+            _at_least(1, "rehearsal", self, "horizon")
         _at_least(1, "rehearsal", self, "keep_rollouts", "checkpoint_every")
         _expect(0 <= self.real_ratio <= 1, "rehearsal.real_ratio", self.real_ratio, "a share from 0 to 1")
         _expect(0 <= self.penalty < math.inf, "rehearsal.penalty", self.penalty, "0 or more")
+
+    def steps(self, trusted: int) -> int:
+        """The steps of a rollout in a simulator whose trusted horizon is `trusted`."""
+        return max(1, trusted) if self.horizon is None else self.horizon
 
 
 @dataclass

@@ -5,24 +5,20 @@ What a command needs beyond that is imported inside it, so that --help and a mis
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Sequence
-from os import PathLike
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from mbrl.__main__ import config_file
 from mbrl.core import Dynamics, Learner, Spec
-from mbrl.settings import Data, Fit, Imitation, Rehearsal, Trial, Uncertainty, World
+from mbrl.settings import Data, Fit, Imitation, OtherLog, Rehearsal, Trial, Uncertainty, World
 
 # what a user can mend: told in a line, without a traceback
 MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)
 
-__all__ = ["MENDABLE", "RECORDED", "audit", "bench", "demo", "evaluate", "import_", "parser", "run", "ui"]
+__all__ = ["MENDABLE", "RECORDED", "audit", "bench", "card", "demo", "evaluate", "import_", "run", "ui"]
 
 
 def run(
@@ -162,6 +158,31 @@ def audit(
     return {**found.to_dict(), "page": str(page), **({"error": refused} if strict and found.serious else {})}
 
 
+def card(
+    name: str,
+    version: int | None = None,
+    data: OtherLog = OtherLog(),  # noqa: B008
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Say how far a registered simulator can be trusted: a page with pictures, and its numbers as JSON.
+
+    Args:
+        name: NAME of the registered model NAME-simulator.
+        version: of that model; the newest if not given.
+        data: the log to measure it on.
+        seed: of start states and of the noise of imagined steps.
+    """
+    from mbrl import inspection
+
+    answer = inspection.inspect(name, None if version is None else str(version), data.id, data.download, seed)
+    verdict = answer["verdict"]
+    print(f"{answer['about']['simulator']} on {answer['data']['id']}: {verdict['sentence']}")
+    for reason in verdict["reasons"]:
+        print(f"  {'+' if reason['good'] else '-'} {reason['text']}")
+    print(f"page: {answer['page']}")
+    return answer
+
+
 def evaluate(policy: str, env: str, episodes: int = 20, seed: int = 1000, level: float = 0.95) -> dict[str, Any]:
     """Measure a registered policy in a true environment: mean return with its interval.
 
@@ -251,45 +272,3 @@ def _check_device(setting: str, device: str) -> None:
 
 
 RECORDED = (run, demo)  # they keep their resolved configuration
-
-
-class _Formatter(DefaultHelpFormatter):
-    def _expand_help(self, action: Any) -> str:
-        """Functions and classes by their name; jsonargparse shows some as repr does, with an address."""
-        return re.sub(r"<(?:function|class) '?(\w+)'?(?: at 0x[0-9a-f]+)?>", r"\1", super()._expand_help(action))
-
-
-def parser(function: Callable[..., Any], command: str, default: str | None, arguments: Sequence[str]) -> ArgumentParser:
-    """The command's parser: `default` is the configuration it starts from unless `arguments` name another one.
-
-    It raises argparse.ArgumentError where an argument or a key of a YAML is wrong.
-    """
-    set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: no os.system as an uncertainty
-    named = any(a == "--config" or a.startswith("--config=") for a in arguments)
-    files: list[str | PathLike[str]] = [config_file(default)] if default and not named else []
-    first = f"{_FIRST[function][1]} " if function in _FIRST else ""
-    made = ArgumentParser(
-        prog=f"mbrl {command}",
-        usage=f"mbrl {command} {first}[--config FILE.yaml] [--SETTING VALUE ...]",
-        description=(function.__doc__ or "").split("\n\n")[0],
-        default_config_files=files,
-        formatter_class=_Formatter,
-        exit_on_error=False,
-    )
-    made.add_argument("--config", action="config", metavar="FILE.yaml", help="YAML with settings; later arguments win")
-    skip: set[str | int] = {"resolved"}
-    if function in _FIRST:  # the one setting that needs no name
-        setting, shown, kind, text = _FIRST[function]
-        made.add_argument(setting, metavar=shown, type=kind, help=text)
-        skip.add(setting)
-    if function is audit:
-        made.add_argument("--strict", action="store_true", help="end with exit status 1 if a finding is serious")
-        skip.add("strict")
-    made.add_function_arguments(function, skip=skip, as_group=False, sub_configs=False)
-    return made
-
-
-_FIRST: dict[Callable[..., Any], tuple[str, str, type, str]] = {
-    import_: ("file", "FILE", Path, "the log: .npz, .csv or .parquet"),
-    audit: ("id", "ID", str, "Minari id of the data set"),
-}

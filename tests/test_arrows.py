@@ -100,7 +100,8 @@ def test_help_loads_no_heavy_library() -> None:
     done = python(program, ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "[]\n"
-    assert all(command in done.stdout for command in ("demo", "import", "audit", "run", "evaluate", "bench", "ui"))
+    commands = ("demo", "import", "audit", "run", "card", "evaluate", "bench", "ui")
+    assert all(command in done.stdout for command in commands)
 
 
 @pytest.mark.parametrize("package", PLUGINS)

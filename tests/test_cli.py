@@ -15,7 +15,7 @@ import yaml
 
 import mbrl
 from mbrl import bench as benchmark
-from mbrl import stages
+from mbrl import parsing, stages
 from mbrl.__main__ import COMMANDS, config_file, main
 from mbrl.data import minari
 from mbrl.pipeline import Pipeline
@@ -48,7 +48,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_setting_has_a_help_text(command: str) -> None:
-    parser = stages.parser(getattr(stages, COMMANDS[command][0]), command, COMMANDS[command][1], [])
+    parser = parsing.parser(getattr(stages, COMMANDS[command][0]), command, COMMANDS[command][1], [])
     settings = [a for a in parser._actions if a.dest not in ("help", "config", "print_config")]
     assert settings
     assert [a.dest for a in settings if not a.help] == []

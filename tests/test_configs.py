@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mbrl import stages
+from mbrl import parsing, stages
 from mbrl.__main__ import COMMANDS, config_file, main
 from mbrl.bench import hopper_sized
 from mbrl.core import generator
@@ -26,7 +26,7 @@ def settings(name: str) -> dict[str, Any]:
     if command == "run":
         arguments += ["--data.id", "toy/log-v0"]
     function, default, _ = COMMANDS[command]
-    parser = stages.parser(getattr(stages, function), command, default, arguments)
+    parser = parsing.parser(getattr(stages, function), command, default, arguments)
     return dict(parser.instantiate(parser.parse_args(arguments)).as_dict())
 
 

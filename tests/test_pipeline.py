@@ -92,7 +92,19 @@ def test_a_run_answers_with_everything_that_it_found(whole: tuple[Path, dict[str
     assert all(v["low"] <= v["value"] <= v["high"] for v in answer["second_simulator"].values())
     assert (answer["updates"], answer["simulator_version"], answer["policy_version"]) == (300, "1", "1")
     lines = [line.split()[0] for line in told.splitlines() if line.strip()]
-    wanted = ["log", "folder", "audit", "simulator", "baseline", "policy", "judge", "logged", "behaviour", "candidate"]
+    wanted = [
+        "log",
+        "folder",
+        "audit",
+        "simulator",
+        "card",
+        "baseline",
+        "policy",
+        "judge",
+        "logged",
+        "behaviour",
+        "candidate",
+    ]
     told_once = list(dict.fromkeys(line for line in lines if line in wanted))
     assert told_once == wanted
     assert "mbrl ui" in told
@@ -103,8 +115,9 @@ def test_its_folder_holds_what_a_later_process_needs(whole: tuple[Path, dict[str
     folder = home / "here"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     checkpoints = {"simulator.ckpt", "baseline.ckpt", "policy.ckpt", "judge.ckpt"}
+    notes = {"config.yaml", "run.json", "result.json", "audit.html", "card.html", "card.json"}
     fits = {"simulator/dynamics.ckpt", "judge/dynamics.ckpt"}
-    assert names - {"run.lock"} == {"config.yaml", "run.json", "result.json", "audit.html"} | checkpoints | fits
+    assert names - {"run.lock"} == notes | checkpoints | fits
     assert f"mbrl run --config {folder / 'config.yaml'}" in told
     assert json.loads((folder / "result.json").read_text()) == answer
     kept = yaml.safe_load((folder / "config.yaml").read_text())
@@ -115,7 +128,7 @@ def test_its_folder_holds_what_a_later_process_needs(whole: tuple[Path, dict[str
 def test_mlflow_has_a_parent_run_and_a_child_for_every_stage(record: tuple[MlflowClient, Run]) -> None:
     client, parent = record
     children = stages(client, parent)
-    assert set(children) == {"audit", "simulator", "baseline", "policy", "judge", "evidence"}
+    assert set(children) == {"audit", "simulator", "card", "baseline", "policy", "judge", "evidence"}
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
     assert parent.data.params["rehearsal.updates"] == "300"
     assert parent.data.params["learner.class_path"] == "policies.SAC"
@@ -181,6 +194,55 @@ def test_a_finished_run_is_told_again_and_not_repeated(
     status, refused, _ = spoken([*config, "--seed", "3", "--rehearsal.penalty", "2.0"])
     assert status == 1
     assert "rehearsal.penalty was 1.0, is 2.0; seed was 0, is 3" in refused["error"]
+
+
+def test_the_card_of_the_run_is_bound_to_the_version(
+    record: tuple[MlflowClient, Run], whole: tuple[Path, dict[str, Any], str], tmp_path: Path
+) -> None:
+    (client, parent), (home, answer, _) = record, whole
+    stage = stages(client, parent)["card"].info.run_id
+    tags = client.get_model_version("toy-simulator", "1").tags
+    numbers = json.loads((home / "here" / "card.json").read_text())
+    assert tags["mbrl.card"] == f"runs:/{stage}/card.html"
+    assert tags["mbrl.trusted_horizon"] == str(numbers["trusted_horizon"]["steps"]) == str(answer["trusted_horizon"])
+    assert models.load_simulator("models:/toy-simulator/1").trusted_horizon == answer["trusted_horizon"]
+    assert numbers["about"]["simulator"] == "toy-simulator/1"
+    for name in ("card.html", "card.json"):
+        stored = Path(client.download_artifacts(stage, name, str(tmp_path)))
+        assert stored.read_text() == (home / "here" / name).read_text()
+
+
+def test_card_measures_a_registered_simulator_again_and_on_another_log(
+    record: tuple[MlflowClient, Run], whole: tuple[Path, dict[str, Any], str]
+) -> None:
+    kept = json.loads((whole[0] / "here" / "card.json").read_text())
+    status, answer, told = spoken(["card", "toy"])
+    assert status == 0
+    assert Path(answer.pop("page")).read_text() == (whole[0] / "here" / "card.html").read_text()
+    assert answer == kept
+    assert kept["verdict"]["sentence"] in told
+    demonstration.log_pendulum("toy/other-v0", 2, seed=7)
+    status, answer, _ = spoken(["card", "toy", "--version", "1", "--data.id", "toy/other-v0"])
+    assert (status, answer["data"]["episodes"], answer["data"]["calibration_episodes"]) == (0, 2, 0)
+    assert answer["page"].endswith("toy-simulator-1-on-toy-other-v0.html")
+    tags = record[0].get_model_version("toy-simulator", "1").tags
+    assert tags["mbrl.card.toy/other-v0"].startswith("runs:/")
+    assert tags["mbrl.trusted_horizon"] == str(kept["trusted_horizon"]["steps"])
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (["nobody"], ["nobody-simulator", "registered models: ", "toy-simulator"]),
+        (["toy", "--version", "7"], ["versions of toy-simulator: [1]"]),
+        (["toy", "--data.id", "toy/cartpole-v0"], ["(4, 2, True)", "(3, 1, False)", "data.id"]),
+        (["toy", "--data.id", "toy/none-v0"], ["toy/none-v0"]),
+    ],
+)
+def test_card_says_what_is_wrong(change: list[str], parts: list[str], record: tuple[MlflowClient, Run]) -> None:
+    status, answer, _ = spoken(["card", *change])
+    assert status == 1
+    assert all(part in answer["error"] for part in parts), answer
 
 
 def test_evaluate_measures_a_registered_policy(
@@ -359,7 +421,7 @@ def test_two_runs_can_start_at_once_on_an_empty_home(tmp_path: Path) -> None:
     assert sorted(v.version for v in client.search_model_versions("name = 'toy-policy'")) == [1, 2]
     experiment = client.get_experiment_by_name("mbrl")
     runs = client.search_runs([experiment.experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 14  # two parents with six stages each
+    assert [run.info.status for run in runs] == ["FINISHED"] * 16  # two parents with seven stages each
 
 
 def test_a_log_that_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

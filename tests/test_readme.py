@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrl import stages
+from mbrl import parsing, stages
 from mbrl.__main__ import COMMANDS, _underscored
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +32,7 @@ def test_every_mbrl_command_parses(words: list[str], monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(ROOT)
     command, arguments = words[1], [_underscored(word) for word in words[2:] if word != "--json"]
     function, default, _ = COMMANDS[command]
-    parser = stages.parser(getattr(stages, function), command, default, arguments)
+    parser = parsing.parser(getattr(stages, function), command, default, arguments)
     with contextlib.suppress(SystemExit):  # of --help and --print_config; an error is an ArgumentError
         parser.parse_args(arguments)
 

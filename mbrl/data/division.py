@@ -18,7 +18,7 @@ class Division(NamedTuple):
     """Episodes by purpose, [n] long each; no episode has two."""
 
     learn: Tensor  # for the policy and its simulator
-    held: Tensor  # measure this simulator
+    held: Tensor  # stop its training, and (see `halves`) calibrate and measure it
     judge: Tensor  # for the second simulator
     judge_held: Tensor  # stop its training, and measure it
 
@@ -55,3 +55,12 @@ def divide(data: TransitionDataset, split: Sequence[float], seed: int, needs_ter
                     f" {list(split)}, or name a rule as simulator.termination"
                 )
     return division
+
+
+def halves(held: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Held-out episodes [k] long, divided at random: to calibrate on, and to measure on; one alone has to do both."""
+    if len(held) < 2:
+        return held, held
+    order = held[torch.randperm(len(held), generator=generator(seed, "halves"))]
+    middle = (len(held) + 1) // 2
+    return order[:middle].sort().values, order[middle:].sort().values

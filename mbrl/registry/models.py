@@ -74,8 +74,9 @@ def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage
     spec = simulator.spec
     inputs = {"obs": spec.obs_dim, "action": spec.action_dim}
     row = TensorSpec(np.dtype("float32"), (-1,), "")
-    outputs = [_floats(spec.obs_dim, "next_obs")] + [
-        TensorSpec(row.type, row.shape, column) for column in ("reward", "terminated", "uncertainty")
+    outputs = [_floats(spec.obs_dim, column) for column in ("next_obs", "next_obs_low", "next_obs_high")] + [
+        TensorSpec(row.type, row.shape, column)
+        for column in ("reward", "reward_low", "reward_high", "terminated", "uncertainty")
     ]
     signature = ModelSignature(Schema([_floats(v, k) for k, v in inputs.items()]), Schema(outputs))
     sample = {k: v.numpy() for k, v in zip(inputs, export.example(spec), strict=True)}
@@ -92,7 +93,7 @@ def set_champion(name: str, version: str) -> None:
     """
     client = MlflowClient(uri := store.connect())
     model = f"{check_name(name)}-policy"
-    with _explained(client, uri, model):
+    with explained(client, uri, model):
         simulator, _, number = client.get_model_version(model, version).tags.get("mbrl.simulator", "").partition("/")
         if simulator:
             client.set_registered_model_alias(simulator, CHAMPION, number)
@@ -107,7 +108,7 @@ def champion(name: str) -> str | None:
     """
     client = MlflowClient(uri := store.connect())
     model = f"{check_name(name)}-policy"
-    with _explained(client, uri, model):
+    with explained(client, uri, model):
         found = client.search_registered_models(f"name = '{model}'")
         return str(found[0].aliases[CHAMPION]) if found and CHAMPION in found[0].aliases else None
 
@@ -161,7 +162,7 @@ def _register(
     manifest.write_text(json.dumps(artifact.seal(content), indent=2))
     parts = {"program": folder / f"{kind}.pt2", "checkpoint": folder / f"{kind}.ckpt", "manifest": manifest}
     model, client = f"{name}-{kind}", MlflowClient(uri := store.connect())
-    with _explained(client, uri, model):
+    with explained(client, uri, model):
         logged = client.create_logged_model(  # by hand: `Model.log` would put it into MLflow's active experiment
             log.experiment_id, kind, log.run_id, tags=lineage.tags(), model_type=kind
         )
@@ -204,7 +205,7 @@ def _verified(uri: str, kind: str) -> Iterator[Path]:
     client = MlflowClient(where := store.connect())
     model, version, alias = match.groups()
     with tempfile.TemporaryDirectory() as folder:
-        with _explained(client, where, model):
+        with explained(client, where, model):
             found = (
                 client.get_model_version_by_alias(model, alias) if alias else client.get_model_version(model, version)
             )
@@ -219,7 +220,7 @@ def _verified(uri: str, kind: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _explained(client: MlflowClient, uri: str, model: str) -> Iterator[None]:
+def explained(client: MlflowClient, uri: str, model: str) -> Iterator[None]:
     """Turn MLflow's errors into one that says which store was asked, and what it holds instead."""
     try:
         yield

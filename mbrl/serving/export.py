@@ -12,13 +12,15 @@ from mbrl.core import Policy, Spec, build
 from mbrl.simulator.simulator import Simulator
 
 TOLERANCE = 1e-5  # between the program and the module it was made from
+LEVEL = 0.9  # coverage of the served intervals
 
 
 class OneStep(nn.Module):
     """The simulator's expected step: mean over elites, without noise, as a function of tensors.
 
-    Returns next_obs [B, O] and reward [B], clipped to the log's widened range as in `Simulator.step`; terminated, the
-    probability that the world ends, [B]; uncertainty [B] of all members, 0 for a simulator without one.
+    Returns next_obs [B, O] and reward [B], and the ends of their recalibrated 90 % intervals, NAME_low and NAME_high,
+    all clipped to the log's widened range as in `Simulator.step`; terminated, the probability that the world ends,
+    [B]; uncertainty [B] of all members, 0 for a simulator without one.
     """
 
     def __init__(self, simulator: Simulator) -> None:
@@ -29,8 +31,10 @@ class OneStep(nn.Module):
         simulator = self.simulator
         dynamics, elites = simulator.dynamics, simulator.dynamics.elites
         everyone = dynamics.predict(obs, action)
-        next_obs = everyone.obs[elites].mean(0).clamp(simulator.low[:-1], simulator.high[:-1])
-        reward = everyone.reward[elites].mean(0).clamp(simulator.low[-1], simulator.high[-1])
+        forecast = simulator.forecast(everyone)
+        ends = simulator.recalibration.interval(forecast, LEVEL)
+        mean, low, high = (x.clamp(simulator.low, simulator.high) for x in (forecast.mean, *ends))
+        next_obs, reward = mean[..., :-1], mean[..., -1]
         if simulator.termination is not None:
             terminated = simulator.termination(obs, action, next_obs).to(obs.dtype)
         elif simulator.spec.terminals:
@@ -41,7 +45,16 @@ class OneStep(nn.Module):
             uncertainty = torch.zeros_like(reward)
         else:
             uncertainty = simulator.uncertainty(everyone) / simulator.uncertainty_scale
-        return {"next_obs": next_obs, "reward": reward, "terminated": terminated, "uncertainty": uncertainty}
+        return {
+            "next_obs": next_obs,
+            "next_obs_low": low[..., :-1],
+            "next_obs_high": high[..., :-1],
+            "reward": reward,
+            "reward_low": low[..., -1],
+            "reward_high": high[..., -1],
+            "terminated": terminated,
+            "uncertainty": uncertainty,
+        }
 
 
 def example(spec: Spec) -> tuple[Tensor, Tensor]:

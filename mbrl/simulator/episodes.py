@@ -32,12 +32,12 @@ def truncation(simulator: Simulator, horizon: int | None) -> int:
         if horizon < 1:
             raise ValueError(f"horizon is {horizon}, expected at least 1 step")
         return horizon
-    if simulator.horizon == 0:
+    if simulator.trusted_horizon == 0:
         raise ValueError(
             "the simulator's trusted horizon is 0: its report card trusts not even one step. Give horizon=STEPS to step"
             " in it all the same"
         )
-    return simulator.horizon or simulator.spec.max_episode_steps
+    return simulator.trusted_horizon or simulator.spec.max_episode_steps
 
 
 @final

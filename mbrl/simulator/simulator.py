@@ -5,18 +5,27 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mbrl.core import Batch, Dynamics, Prediction, Spec, Step, build, locate, seeded
+from mbrl.simulator.dealing import Deal, chunk_rows, deal
+from mbrl.simulator.recalibration import (
+    FLOOR,
+    Forecast,
+    Method,
+    Recalibration,
+    Residuals,
+    moments,
+    outcome,
+    residuals,
+)
 
 Uncertainty = Callable[[Prediction], Tensor]  # Prediction of all members -> [B]
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs -> bool [B]
 
-FLOOR = 1e-6  # of the log's own spread: an uncertainty below it is rounding, not doubt
-CACHE_ROWS = 8192  # rows times members predicted at once on a CPU: the activations then stay in its cache
 CALIBRATION_ROWS = 8192  # predicted at once, which bounds the memory of a calibration
 
 
@@ -36,12 +45,14 @@ class Simulator(nn.Module):
             has true terminals, else the world never ends.
         margin: how far predictions may leave the log's range, as a fraction of it, on either side.
         quantile: the quantile of the uncertainty on held-out logged transitions that counts as 1.
+        recalibration: what `calibrate` makes of held-out errors: "scale", one factor a channel for the members' stds;
+            "isotonic", that factor and an empirical quantile function a channel for the stated intervals.
         starts: logged start states [S, O], kept with the simulator for those who have no log.
-        horizon: steps up to which it is trusted, where that has been measured; 0 where not even one is.
+        trusted_horizon: steps up to which its report card trusts it, 0 where not even one; None where there is no card.
 
     Raises:
-        ValueError: margin or horizon is negative, quantile is not within (0, 1], or starts are not [S >= 1, O] within
-            the range that predictions are clipped to.
+        ValueError: margin or trusted_horizon is negative, quantile is not within (0, 1], there is no such
+            recalibration, or starts are not [S >= 1, O] within the range that predictions are clipped to.
     """
 
     low: Tensor  # [O + 1] of next observation and reward, log's range and margin
@@ -57,24 +68,29 @@ class Simulator(nn.Module):
         termination: Termination | None = None,
         margin: float = 0.1,
         quantile: float = 0.95,
+        recalibration: Method = "isotonic",
         starts: Tensor | None = None,
-        horizon: int | None = None,
+        trusted_horizon: int | None = None,
     ) -> None:
         super().__init__()
         if not margin >= 0:
             raise ValueError(f"margin is {margin}, expected a fraction of the log's range, 0 or more")
         if not 0 < quantile <= 1:
             raise ValueError(f"quantile is {quantile}, expected more than 0 and at most 1")
-        if horizon is not None and horizon < 0:
-            raise ValueError(f"horizon is {horizon}, expected 0 or more steps, or None where it is not known")
+        if recalibration not in get_args(Method):
+            raise ValueError(f"recalibration is {recalibration!r}, expected one of {', '.join(get_args(Method))}")
+        if trusted_horizon is not None and trusted_horizon < 0:
+            raise ValueError(f"trusted_horizon is {trusted_horizon}, expected 0 or more steps, or None if not known")
         self.dynamics = dynamics
         self.spec = spec
         self.uncertainty = uncertainty
         self.termination = termination
         self.margin = margin
         self.quantile = quantile
-        self.horizon = horizon
+        self.method = recalibration
+        self.trusted_horizon = trusted_horizon
         self.calibrated = False
+        self.recalibration = Recalibration(spec.obs_dim + 1)
         low = torch.tensor([*spec.obs_low, spec.reward_low])
         high = torch.tensor([*spec.obs_high, spec.reward_high])
         self.register_buffer("low", low - margin * (high - low))
@@ -99,29 +115,63 @@ class Simulator(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, holdout: Batch) -> None:
-        """Set the unit of the uncertainty: its `quantile` on held-out logged transitions [N, ...].
+        """Fit the intervals, and set the unit of the uncertainty, on held-out logged transitions [N, ...].
 
-        A quantile below a millionth of the log's own spread counts as that millionth, so that a model which knows no
-        doubt (one deterministic member) has an uncertainty of zero instead of amplified rounding.
+        That unit is the uncertainty's `quantile` on these rows. A quantile below a millionth of the log's own spread
+        counts as that millionth, so that a model which knows no doubt (one deterministic member) has an uncertainty of
+        zero instead of amplified rounding.
 
         Raises:
-            ValueError: there are no rows, or the uncertainty of some is not finite.
+            ValueError: there are no rows, or a prediction or an uncertainty of some is not finite.
         """
-        if self.uncertainty is None:
-            return
         rows = len(holdout.obs)
         if rows == 0:
-            raise ValueError("no held-out transitions to calibrate the uncertainty on: hold out at least one episode")
-        pairs = zip(holdout.obs.split(CALIBRATION_ROWS), holdout.action.split(CALIBRATION_ROWS), strict=True)
-        raw = torch.cat([self.uncertainty(self.dynamics.predict(obs, action)) for obs, action in pairs])
+            raise ValueError("no held-out transitions to calibrate the simulator on: hold out at least one episode")
+        raw, parts = [], []
+        for chunk in zip(*(column.split(CALIBRATION_ROWS) for column in holdout), strict=True):
+            batch = Batch(*chunk)
+            everyone = self.dynamics.predict(batch.obs, batch.action)
+            mean, std = (moment[self.dynamics.elites] for moment in moments(everyone))
+            parts.append(residuals(mean, std, outcome(batch), everyone.scale))
+            if self.uncertainty is not None:
+                raw.append(self.uncertainty(everyone))
+        if raw:
+            self.uncertainty_scale.copy_(self._unit(torch.cat(raw)))
+        held = Residuals(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        self.recalibration.fit(held, everyone.scale, self.method)
+        self.calibrated = True
+
+    def _unit(self, raw: Tensor) -> Tensor:
+        """The smallest uncertainty with the share `quantile` of `raw` [N] at or below it."""
+        rows = len(raw)
         if not raw.isfinite().all():
             bad = int((~raw.isfinite()).sum())
             raise ValueError(
                 f"the uncertainty of {bad} of {rows} held-out transitions is not finite: the model diverged"
             )
-        rank = max(1, math.ceil(round(self.quantile * rows, 6)))  # the smallest value with that share at or below it
-        self.uncertainty_scale.copy_(raw.kthvalue(rank).values.clamp_min(FLOOR))
-        self.calibrated = True
+        rank = max(1, math.ceil(round(self.quantile * rows, 6)))
+        return raw.kthvalue(rank).values.clamp_min(FLOOR)
+
+    def forecast(self, prediction: Prediction) -> Forecast:
+        """Mean and std [B, O + 1] of next observation and reward, from the prediction of all members.
+
+        `recalibration` turns it into intervals. The mean is not clipped to the log's range.
+        """
+        mean, std = (moment[self.dynamics.elites] for moment in moments(prediction))
+        return self.recalibration.forecast(mean, std, prediction.scale)
+
+    @torch.no_grad()
+    def propagate(self, obs: Tensor, action: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One step of particles that keep their member: obs [K, B, O], one row of particles for each of the K elites.
+
+        `action` is [B, A], the same for every member. Sampled and clipped as in `step`; nothing terminates.
+
+        Returns:
+            next_obs [K, B, O] and reward [K, B].
+        """
+        prediction = self.dynamics.predict(obs, action.expand(len(obs), -1, -1), self.dynamics.elites)
+        sample = self._sample(*moments(prediction), rng)
+        return sample[..., :-1], sample[..., -1]
 
     @torch.no_grad()
     def step(self, obs: Tensor, action: Tensor, rng: torch.Generator) -> Step:
@@ -134,40 +184,44 @@ class Simulator(nn.Module):
         """
         if self.uncertainty is not None and not self.calibrated:
             raise RuntimeError("the uncertainty has no unit yet: call calibrate(holdout) before the first step")
-        deal = _deal(len(obs), self.dynamics.elites, rng)
+        dealt = deal(len(obs), self.dynamics.elites, rng)
         if self.uncertainty is None:
-            mean, std = self._own(obs, action, deal)
+            mean, std = self._own(obs, action, dealt)
             uncertainty = obs.new_zeros(len(obs))
         else:
-            mean, std, raw = self._own_among_all(obs, action, deal, self.uncertainty)
+            mean, std, raw = self._own_among_all(obs, action, dealt, self.uncertainty)
             uncertainty = raw / self.uncertainty_scale
-        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        sample = torch.clamp(mean + std * noise, self.low, self.high)
+        sample = self._sample(mean, std, rng)
         next_obs, reward = sample[:, :-1], sample[:, -1]
-        return Step(next_obs, reward, self._terminated(obs, action, next_obs, deal, rng), uncertainty)
+        return Step(next_obs, reward, self._terminated(obs, action, next_obs, dealt, rng), uncertainty)
 
-    def _own(self, obs: Tensor, action: Tensor, deal: _Deal) -> tuple[Tensor, Tensor]:
+    def _sample(self, mean: Tensor, std: Tensor, rng: torch.Generator) -> Tensor:
+        """Next observation and reward [..., O + 1] from a member's Gaussian, clipped to the log's widened range."""
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        return torch.clamp(mean + std * self.recalibration.scale * noise, self.low, self.high)
+
+    def _own(self, obs: Tensor, action: Tensor, deal: Deal) -> tuple[Tensor, Tensor]:
         """Mean and std [B, O + 1] of each row's own member; nothing else is computed."""
-        chunk = _chunk(obs, len(deal.members))
-        parts = [_moments(self.dynamics.predict(obs[r], action[r], deal.members)) for r in deal.rows.split(chunk, 1)]
+        chunk = chunk_rows(obs, len(deal.members))
+        parts = [moments(self.dynamics.predict(obs[r], action[r], deal.members)) for r in deal.rows.split(chunk, 1)]
         mean, std = (torch.cat(p, 1).flatten(0, 1)[deal.slots] for p in zip(*parts, strict=True))
         return mean, std
 
     def _own_among_all(
-        self, obs: Tensor, action: Tensor, deal: _Deal, uncertainty: Uncertainty
+        self, obs: Tensor, action: Tensor, deal: Deal, uncertainty: Uncertainty
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and std [B, O + 1] of each row's own member, and the raw uncertainty [B] of all members."""
-        chunk = _chunk(obs, self.dynamics.members)
+        chunk = chunk_rows(obs, self.dynamics.members)
         parts = []
         for o, a, member in zip(obs.split(chunk), action.split(chunk), deal.member.split(chunk), strict=True):
             prediction = self.dynamics.predict(o, a)
-            mean, std = _moments(prediction)
+            mean, std = moments(prediction)
             own = (member, torch.arange(len(o), device=o.device))
             parts.append((mean[own], std[own], uncertainty(prediction)))
         mean, std, raw = (torch.cat(p) for p in zip(*parts, strict=True))
         return mean, std, raw
 
-    def _terminated(self, obs: Tensor, action: Tensor, next_obs: Tensor, deal: _Deal, rng: torch.Generator) -> Tensor:
+    def _terminated(self, obs: Tensor, action: Tensor, next_obs: Tensor, deal: Deal, rng: torch.Generator) -> Tensor:
         """Whether the world ended, [B] bool: by rule, by the head of each row's member, or never."""
         if self.termination is not None:
             return self.termination(obs, action, next_obs)
@@ -179,7 +233,7 @@ class Simulator(nn.Module):
         return torch.rand(chance.shape, generator=rng, device=chance.device) < chance
 
     def plain(self) -> Self:
-        """The same world, its tensors shared, without the uncertainty: several times faster to step."""
+        """The same world, its tensors shared, without the uncertainty: faster, as each row asks its own member only."""
         world = copy.copy(self)
         world.uncertainty = None
         return world
@@ -197,15 +251,16 @@ class Simulator(nn.Module):
             "termination": _path(self.termination),
             "margin": self.margin,
             "quantile": self.quantile,
+            "recalibration": self.method,
             "calibrated": self.calibrated,
             "starts": self.starts,
-            "horizon": self.horizon,
+            "trusted_horizon": self.trusted_horizon,
             "state_dict": self.state_dict(),
         }
 
     @classmethod
     def load(cls, content: Mapping[str, Any]) -> Self:
-        """The inverse of `state`; content without start states or a horizon, as 0.1 wrote it, gives None for them.
+        """The inverse of `state`; what older content lacks is None (start states, trusted horizon) or an identity.
 
         Raises:
             ValueError: a dotted path leads nowhere, or the spec is of another version.
@@ -222,42 +277,14 @@ class Simulator(nn.Module):
             termination,
             content["margin"],
             content["quantile"],
+            content.get("recalibration", "scale"),
             content.get("starts"),
-            content.get("horizon"),
+            content.get("trusted_horizon"),
         )
-        simulator.load_state_dict(content["state_dict"])
+        identity = {} if "recalibration" in content else simulator.recalibration.state_dict(prefix="recalibration.")
+        simulator.load_state_dict({**identity, **content["state_dict"]})
         simulator.calibrated = content["calibrated"]
         return simulator
-
-
-class _Deal(NamedTuple):
-    """Rows dealt to members in equal numbers. K C may exceed B: the last slots then repeat rows that nobody reads."""
-
-    members: Tensor  # [K], no more than there are rows
-    rows: Tensor  # [K, C] the rows of each member
-    slots: Tensor  # [B] where in the flattened `rows` each row is
-    member: Tensor  # [B] the member of each row
-
-
-def _deal(count: int, elites: Tensor, rng: torch.Generator) -> _Deal:
-    device, share = elites.device, -(-count // len(elites))
-    members = elites[torch.randperm(len(elites), generator=rng, device=device)][:count]
-    order = torch.randperm(count, generator=rng, device=device)
-    rows = order[torch.arange(len(members) * share, device=device) % count].view(len(members), share)
-    slots = torch.empty_like(order)
-    slots[order] = torch.arange(count, device=device)
-    return _Deal(members, rows, slots, members[slots // share])
-
-
-def _moments(prediction: Prediction) -> tuple[Tensor, Tensor]:
-    """Mean and std of (next observation, reward), [..., O + 1] each."""
-    mean = torch.cat([prediction.obs, prediction.reward.unsqueeze(-1)], -1)
-    return mean, torch.cat([prediction.obs_std, prediction.reward_std.unsqueeze(-1)], -1)
-
-
-def _chunk(obs: Tensor, members: int) -> int:
-    """Rows per member to predict at once: on a CPU few enough for its cache, elsewhere all of them."""
-    return max(1, CACHE_ROWS // members) if obs.device.type == "cpu" else max(1, len(obs))
 
 
 def _path(function: Callable[..., Tensor] | None) -> str | None:

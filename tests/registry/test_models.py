@@ -90,7 +90,8 @@ def test_signatures_and_examples(registered):
     assert mlflow.models.Model.load(str(folder())).load_input_example(str(folder())).shape == (3, 3)
     info = mlflow.models.get_model_info("models:/toy-simulator/1")
     assert info.signature.inputs.input_names() == ["obs", "action"]
-    assert info.signature.outputs.input_names() == ["next_obs", "reward", "terminated", "uncertainty"]
+    ends = [f"{name}{end}" for name in ("next_obs", "reward") for end in ("", "_low", "_high")]
+    assert info.signature.outputs.input_names() == [*ends, "terminated", "uncertainty"]
 
 
 def test_the_champion_moves_only_when_told(registered):

@@ -74,7 +74,11 @@ def test_a_simulator_answers_by_name(folders):
     answer = artifact.Program(folders["simulator"])({"obs": obs, "action": action})
     assert {k: v.shape for k, v in answer.items()} == {
         "next_obs": (2, 3),
+        "next_obs_low": (2, 3),
+        "next_obs_high": (2, 3),
         "reward": (2,),
+        "reward_low": (2,),
+        "reward_high": (2,),
         "terminated": (2,),
         "uncertainty": (2,),
     }

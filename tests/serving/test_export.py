@@ -26,6 +26,20 @@ def test_one_step_is_the_mean_over_elites():
     torch.testing.assert_close(step["uncertainty"], torch.tensor([0.5]))
 
 
+def test_the_served_interval_is_the_recalibrated_one_of_the_elites():
+    # elites push 0.3 and 0.9, each with std 1: variance 1 + 0.09; the table is normal until it is fitted, then doubled
+    made, rows = simulator(margin=10.0), (torch.tensor([[10.0, -5.0, 0.0]]), torch.tensor([[1.0, 2.0]]))
+    step = export.OneStep(made)(*rows)
+    half = 1.6449 * 1.09**0.5
+    torch.testing.assert_close(step["next_obs_high"], step["next_obs"] + half, rtol=0, atol=1e-2)
+    torch.testing.assert_close(step["next_obs_low"], step["next_obs"] - half, rtol=0, atol=1e-2)
+    assert step["reward_high"].item() == pytest.approx(1 + 1.6449 * 2**0.5, abs=1e-2)  # rewards 0 and 2
+    made.recalibration.knots.mul_(2)
+    torch.testing.assert_close(
+        export.OneStep(made)(*rows)["next_obs_high"], step["next_obs"] + 2 * half, rtol=0, atol=2e-2
+    )
+
+
 def test_the_elites_are_those_that_were_chosen():
     chosen = simulator()
     chosen.dynamics.elites.copy_(torch.tensor([2, 1]))

@@ -151,9 +151,9 @@ def test_terminated_is_not_truncated() -> None:
 
 def test_an_episode_is_as_long_as_the_simulator_is_trusted() -> None:
     assert SimulatorEnv(world()).horizon == 100  # of the spec
-    assert SimulatorEnv(world(horizon=12)).horizon == 12
-    assert SimulatorEnv(world(horizon=12), horizon=30).horizon == 30
-    assert SimulatorVectorEnv(world(horizon=12), 2, max_episode_steps=50).horizon == 12
+    assert SimulatorEnv(world(trusted_horizon=12)).horizon == 12
+    assert SimulatorEnv(world(trusted_horizon=12), horizon=30).horizon == 30
+    assert SimulatorVectorEnv(world(trusted_horizon=12), 2, max_episode_steps=50).horizon == 12
 
 
 def test_a_start_state_of_ones_own() -> None:

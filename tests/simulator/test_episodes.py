@@ -100,9 +100,9 @@ def test_without_start_states_a_beginning_is_refused() -> None:
 
 def test_where_an_episode_is_cut() -> None:
     assert truncation(world(), None) == 100  # the spec's longest episode
-    assert truncation(world(horizon=12), None) == 12
-    assert truncation(world(horizon=12), 40) == 40
+    assert truncation(world(trusted_horizon=12), None) == 12
+    assert truncation(world(trusted_horizon=12), 40) == 40
     with pytest.raises(ValueError, match="horizon is 0, expected at least 1 step"):
         truncation(world(), 0)
     with pytest.raises(ValueError, match="trusts not even one step"):
-        truncation(world(horizon=0), None)
+        truncation(world(trusted_horizon=0), None)

@@ -11,6 +11,7 @@ from dynamics.terminations import hopper
 from dynamics.uncertainty import combined, ensemble_std, max_aleatoric, max_pairwise
 from mbrl import files
 from mbrl.core import Batch, Prediction, Step, generator, seeded
+from mbrl.simulator import dealing
 from mbrl.simulator import simulator as module
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import no_host_reads
@@ -87,6 +88,7 @@ def test_a_step_is_decided_by_its_generator(uncertainty: Any) -> None:
 def test_both_paths_make_the_same_world() -> None:
     model = ensemble()
     quick, doubting = Simulator(model, SPEC), Simulator(model, SPEC, max_pairwise)
+    quick.calibrate(LOG)
     doubting.calibrate(LOG)
     one, other = (s.step(LOG.obs, LOG.action, generator(0, "test")) for s in (quick, doubting))
     torch.testing.assert_close(one.next_obs, other.next_obs)
@@ -101,7 +103,7 @@ def test_chunks_do_not_change_a_step(uncertainty: Any, monkeypatch: pytest.Monke
     simulator = Simulator(ensemble(), SPEC, uncertainty)
     simulator.calibrate(LOG)
     whole = simulator.step(LOG.obs, LOG.action, generator(0, "test"))
-    monkeypatch.setattr(module, "CACHE_ROWS", 44)
+    monkeypatch.setattr(dealing, "CACHE_ROWS", 44)
     for a, b in zip(simulator.step(LOG.obs, LOG.action, generator(0, "test")), whole, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -242,20 +244,23 @@ def test_a_function_without_a_path_cannot_be_saved() -> None:
 
 def test_start_states_and_the_trusted_horizon_travel_with_it(tmp_path: Path) -> None:
     starts = LOG.obs[:3].clone()
-    original = Simulator(ensemble(), SPEC, starts=starts, horizon=12)
+    original = Simulator(ensemble(), SPEC, starts=starts, trusted_horizon=12)
     starts += 1  # the log's tensor may be reused
     files.save(tmp_path / "world.ckpt", original.state())
     loaded = Simulator.load(files.load(tmp_path / "world.ckpt"))
     assert loaded.starts is not None
     assert torch.equal(loaded.starts, LOG.obs[:3])
-    assert loaded.horizon == 12
+    assert loaded.trusted_horizon == 12
 
 
 def test_what_was_saved_without_them_is_still_read() -> None:
-    old = Simulator(ensemble(), SPEC).state()
-    del old["starts"], old["horizon"]
+    simulator = Simulator(ensemble(), SPEC)
+    old = simulator.state()
+    del old["starts"], old["trusted_horizon"], old["recalibration"]
+    old["state_dict"] = {k: v for k, v in old["state_dict"].items() if not k.startswith("recalibration.")}
     loaded = Simulator.load(old)
-    assert (loaded.starts, loaded.horizon) == (None, None)
+    assert (loaded.starts, loaded.trusted_horizon) == (None, None)
+    assert same(stepped(loaded, LOG.obs), stepped(simulator, LOG.obs))
 
 
 @pytest.mark.parametrize("shape", [(3,), (0, 2), (4, 3)])
@@ -271,17 +276,18 @@ def test_start_states_beyond_its_range_are_refused() -> None:
         Simulator(ensemble(), SPEC, starts=starts)
 
 
-def test_a_negative_horizon_is_refused() -> None:
-    with pytest.raises(ValueError, match="horizon is -1, expected 0 or more"):
-        Simulator(ensemble(), SPEC, horizon=-1)
+def test_a_negative_trusted_horizon_is_refused() -> None:
+    with pytest.raises(ValueError, match="trusted_horizon is -1, expected 0 or more"):
+        Simulator(ensemble(), SPEC, trusted_horizon=-1)
 
 
 def test_plain_is_the_same_world_without_its_uncertainty() -> None:
-    simulator = Simulator(ensemble(), SPEC, max_pairwise, hopper, starts=LOG.obs[:3], horizon=4)
+    simulator = Simulator(ensemble(), SPEC, max_pairwise, hopper, starts=LOG.obs[:3], trusted_horizon=4)
     simulator.calibrate(LOG)
     plain, other = simulator.plain(), Simulator(simulator.dynamics, SPEC, None, hopper)
+    other.calibrate(LOG)
     assert (simulator.uncertainty, plain.uncertainty) == (max_pairwise, None)
-    assert (plain.horizon, plain.starts) == (4, simulator.starts)
+    assert (plain.trusted_horizon, plain.starts) == (4, simulator.starts)
     assert same(stepped(plain, LOG.obs), stepped(other, LOG.obs))
 
 

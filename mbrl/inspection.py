@@ -1,0 +1,112 @@
+"""The report card of a simulator: made on the episodes that were held out for it, written, and bound to its version."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbrl import __version__, files
+from mbrl.data import minari
+from mbrl.data.dataset import TransitionDataset
+from mbrl.data.division import divide, halves
+from mbrl.registry import cards, models
+from mbrl.registry.lineage import Lineage, LoggedData
+from mbrl.registry.runs import RunLog
+from mbrl.report.card import write_page
+from mbrl.simulator.card import Card, report_card
+from mbrl.simulator.simulator import Simulator
+
+EXPERIMENT = "mbrl"
+PACKAGES = ("torch", "gymnasium", "minari", "mujoco")  # whose versions a card names, where they are installed
+
+
+def about(simulator: Simulator, fitted_on: tuple[str, str], seed: int | None) -> dict[str, Any]:
+    """What a reader has to know of a simulator to make it again; `fitted_on` is a log's id and fingerprint."""
+    dynamics = simulator.dynamics
+    return {
+        "model": dynamics.config["class_path"],
+        "members": dynamics.members,
+        "elites": len(dynamics.elites),
+        "recalibration": simulator.method,
+        "fitted_on": fitted_on[0],
+        "fitted_on_fingerprint": fitted_on[1],
+        "seed": seed,
+        "versions": {"offline-mbrl": __version__, **_installed()},
+    }
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def keep(card: Card, label: str, record: RunLog, folder: Path, stem: str, own_log: bool) -> Path:
+    """Write STEM.html and STEM.json to `folder`, log both to `record`, and bind them to the version `label`.
+
+    Raises:
+        OSError: the folder is not writable.
+        StoreError: the store did not take it.
+    """
+    card.numbers["about"]["simulator"] = label
+    page, numbers = folder / f"{stem}.html", json.dumps(card.numbers, indent=2, allow_nan=False) + "\n"
+    write_page(page, card)
+    record.text(page.read_text(), "card.html")
+    record.text(numbers, "card.json")
+    cards.bind(label, record.run_id, card.numbers, own_log)
+    with files.replacing(folder / f"{stem}.json") as beside:  # last: its presence says that all of it is done
+        beside.write_text(numbers)
+    return page
+
+
+def inspect(name: str, version: str | None, data_id: str | None, download: bool, seed: int) -> dict[str, Any]:
+    """Make the card of a registered simulator; see `stages.card`.
+
+    Raises:
+        ValueError: the log is not what the simulator was fitted on, or has no held-out episode to be told apart.
+        StoreError: there is no such simulator.
+    """
+    found = cards.find(name, version)
+    simulator = models.load_simulator(found.uri)
+    data = minari.load(data_id or found.data_id, download)
+    own_log = data.fingerprint == found.data_fingerprint
+    if data_id is None and not own_log:
+        raise ValueError(
+            f"{data.id} has fingerprint {data.fingerprint[:12]}, and {found.label} was fitted on"
+            f" {found.data_fingerprint[:12]}: restore that log, or name another one (--data.id ID)"
+        )
+    calibrated, episodes = _sides(data, found) if own_log else (torch.arange(0), torch.arange(data.episodes))
+    fitted = (found.data_id, found.data_fingerprint)
+    card = report_card(
+        simulator,
+        data,
+        episodes,
+        calibrated_on=calibrated,
+        seed=seed,
+        about=about(simulator, fitted, found.seed),
+    )
+    stem = found.label.replace("/", "-") + ("" if own_log else f"-on-{data.id.replace('/', '-')}")
+    with RunLog.open(EXPERIMENT, f"card of {found.label}") as record:
+        record.tags(Lineage(data.id, data.fingerprint, found.label).tags())
+        record.input(LoggedData(data), "validation")
+        page = keep(card, found.label, record, files.home() / "cards", stem, own_log)
+    return {**card.numbers, "page": str(page)}
+
+
+def _sides(data: TransitionDataset, found: cards.Version) -> tuple[Tensor, Tensor]:
+    """The episodes that the simulator was calibrated on, and those that nothing was fitted to."""
+    if found.split is None or found.seed is None:
+        raise ValueError(
+            f"{found.label} was registered by a run that does not say how {data.id} was divided (data.split, seed), so"
+            " no episode is known to be held out: name another log (--data.id ID)"
+        )
+    return halves(divide(data, found.split, found.seed, needs_terminals=False).held, found.seed)

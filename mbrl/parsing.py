@@ -1,0 +1,56 @@
+"""Command lines: a command's parser is made from the signature and the docstring of its function in stages.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+from mbrl.__main__ import config_file
+
+POSITIONAL = {  # the one setting of a command that needs no name: its name, what it is on the command line, type, help
+    "import_": ("file", "FILE", Path, "the log: .npz, .csv or .parquet"),
+    "audit": ("id", "ID", str, "Minari id of the data set"),
+    "card": ("name", "NAME", str, "NAME of the registered model NAME-simulator"),
+}
+FLAGS = {  # the one setting of a command that is set by its name alone: its name, help
+    "audit": ("strict", "end with exit status 1 if a finding is serious"),
+}
+
+
+class _Formatter(DefaultHelpFormatter):
+    def _expand_help(self, action: Any) -> str:
+        """Functions and classes by their name; jsonargparse shows some as repr does, with an address."""
+        return re.sub(r"<(?:function|class) '?(\w+)'?(?: at 0x[0-9a-f]+)?>", r"\1", super()._expand_help(action))
+
+
+def parser(function: Callable[..., Any], command: str, default: str | None, arguments: Sequence[str]) -> ArgumentParser:
+    """The command's parser: `default` is the configuration it starts from unless `arguments` name another one.
+
+    It raises argparse.ArgumentError where an argument or a key of a YAML is wrong.
+    """
+    set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: no os.system as an uncertainty
+    named = any(a == "--config" or a.startswith("--config=") for a in arguments)
+    files: list[str | PathLike[str]] = [config_file(default)] if default and not named else []
+    name, shown, kind, text = POSITIONAL.get(function.__name__, ("", "", None, ""))
+    flag, meaning = FLAGS.get(function.__name__, ("", ""))
+    made = ArgumentParser(
+        prog=f"mbrl {command}",
+        usage=f"mbrl {command} {shown + ' ' if shown else ''}[--config FILE.yaml] [--SETTING VALUE ...]",
+        description=(function.__doc__ or "").split("\n\n")[0],
+        default_config_files=files,
+        formatter_class=_Formatter,
+        exit_on_error=False,
+    )
+    made.add_argument("--config", action="config", metavar="FILE.yaml", help="YAML with settings; later arguments win")
+    if name:
+        made.add_argument(name, metavar=shown, type=kind, help=text)
+    if flag:
+        made.add_argument(f"--{flag}", action="store_true", help=meaning)
+    skipped: set[str | int] = {"resolved", *filter(None, (name, flag))}
+    made.add_function_arguments(function, skip=skipped, as_group=False, sub_configs=False)
+    return made

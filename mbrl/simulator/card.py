@@ -1,0 +1,153 @@
+"""The report card: what a simulator says of itself, held against episodes that it has not seen.
+
+Pure numbers; `mbrl.report.card` draws them. A card is plain values, so that it is JSON as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mbrl.core import generator
+from mbrl.data.dataset import TransitionDataset
+from mbrl.simulator.onestep import look, one_step, reward_bias, termination_skill, uncertainty_worth
+from mbrl.simulator.openloop import LEVEL, OpenLoop, open_loop, start_rows, trusted_steps
+from mbrl.simulator.recalibration import outcome
+from mbrl.simulator.simulator import Simulator
+from mbrl.simulator.verdict import LEAST_COVERAGE, MOST_SHARE, judge
+
+HORIZON, STARTS, PARTICLES = 50, 200, 50  # steps followed; start states; particles from each, at least
+FEW = 20  # starts: a step that fewer of them reach is not reported
+
+
+class Card(NamedTuple):
+    """The numbers, and the trajectories that pictures need."""
+
+    numbers: dict[str, Any]
+    followed: OpenLoop
+    episode: Tensor  # [S] long, of each start of `followed`
+
+
+@torch.no_grad()
+def report_card(
+    simulator: Simulator,
+    data: TransitionDataset,
+    episodes: Tensor,
+    *,
+    calibrated_on: Tensor,
+    seed: int,
+    about: Mapping[str, Any],
+    horizon: int = HORIZON,
+) -> Card:
+    """Measure a calibrated simulator on held-out episodes.
+
+    Args:
+        simulator: calibrated.
+        data: the log.
+        episodes: [k] long, held out: neither fitted on nor, where there are enough, calibrated on.
+        calibrated_on: [j] long, the episodes of this log that the recalibration was fitted to; none for another log.
+        seed: of start states, particles and foreign actions.
+        about: versions and whatever else the card is to carry.
+        horizon: steps of the open loop, at most.
+
+    Raises:
+        ValueError: there are no held-out episodes, the log is of another shape, or the simulator is not calibrated.
+    """
+    spec = simulator.spec
+    if not len(episodes):
+        raise ValueError(f"no held-out episodes of {data.id} to make a card from: hold out at least one (data.split)")
+    if not simulator.calibrated:
+        raise ValueError("the simulator is not calibrated: call calibrate(holdout) before its card")
+    found = (data.obs.shape[1], data.action.shape[1], data.discrete)
+    if found != (spec.obs_dim, spec.action_dim, spec.discrete):
+        raise ValueError(
+            f"{data.id} has (observations, actions, discrete) {found}, and the simulator was fitted on"
+            f" {(spec.obs_dim, spec.action_dim, spec.discrete)}: name a log of the same plant (data.id)"
+        )
+    rows = data.rows(episodes)
+    batch, rng = data.batch(rows), generator(seed, "card")
+    seen = look(simulator, batch, rng)
+    names = [*data.channels, "reward"]
+    followed = _follow(simulator, data, episodes, horizon, rng)
+    spread = outcome(batch).std(0, correction=0)
+    numbers: dict[str, Any] = {
+        "about": dict(about),
+        "data": {
+            "id": data.id,
+            "fingerprint": data.fingerprint,
+            "episodes": len(episodes),
+            "rows": len(rows),
+            "calibration_episodes": len(calibrated_on),
+            "measured_on_calibration": bool(torch.isin(episodes, calibrated_on).any()),
+        },
+        "channels": names,
+        "units": [*data.units, ""],
+        "spread": spread.tolist(),
+        "one_step": one_step(simulator, seen),
+        "open_loop": _open_loop(followed, spread),
+        "uncertainty": uncertainty_worth(simulator, seen),
+        "termination": termination_skill(seen.terminated, batch.terminated),
+        "reward": reward_bias(seen),
+    }
+    numbers["trusted_horizon"] = _trusted(numbers["open_loop"], names, spread)
+    numbers["verdict"] = judge(numbers)
+    return Card(_plain(numbers), followed, data.episode[followed.rows])
+
+
+def _follow(
+    simulator: Simulator, data: TransitionDataset, episodes: Tensor, horizon: int, rng: torch.Generator
+) -> OpenLoop:
+    longest = int(data.lengths[episodes].max())
+    rows = start_rows(data, episodes, STARTS, min(2, longest), rng)
+    each = -(-PARTICLES // len(simulator.dynamics.elites))
+    return open_loop(simulator, data, rows, min(horizon, longest), each, rng)
+
+
+def _open_loop(followed: OpenLoop, spread: Tensor) -> dict[str, Any]:
+    count = followed.starts()
+    enough = int((count >= min(FEW, int(count[0]))).long().cumprod(0).sum())
+    error = followed.error()[:enough]
+    return {
+        "level": LEVEL,
+        "starts": count[:enough],
+        "error": error,
+        "share": _share(error, spread),
+        "coverage": followed.coverage()[:enough],
+    }
+
+
+def _share(error: Tensor, spread: Tensor) -> Tensor:
+    """Error in units of the spread; 0 for a channel that is constant and met exactly."""
+    return torch.where(error == 0, 0.0, error / spread)
+
+
+def _trusted(loop: Mapping[str, Any], names: Sequence[str], spread: Tensor) -> dict[str, Any]:
+    """The horizon of each channel that varies, and of the whole: that of its weakest observation channel."""
+    steps = trusted_steps(loop["coverage"], loop["share"], LEAST_COVERAGE, MOST_SHARE)
+    steps = torch.where(spread > 0, steps, len(loop["coverage"]))
+    weakest = int(steps[:-1].argmin())
+    return {
+        "steps": steps[weakest],
+        "followed": len(loop["coverage"]),
+        "weakest": names[weakest],
+        "channels": steps,
+        "least_coverage": LEAST_COVERAGE,
+        "most_share": MOST_SHARE,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Tensors as numbers and lists, and NaN and infinity, which JSON does not have, as None."""
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

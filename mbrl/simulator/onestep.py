@@ -1,0 +1,145 @@
+"""One step ahead on held-out rows: errors, intervals, what the uncertainty is worth, ends and rewards."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mbrl.core import Batch, Prediction
+from mbrl.evaluation import scores
+from mbrl.simulator.openloop import LEVEL
+from mbrl.simulator.recalibration import Forecast, outcome
+from mbrl.simulator.simulator import CALIBRATION_ROWS, Simulator
+
+INTERVALS = (0.5, 0.8, 0.9, 0.95)
+CRPS_LEVELS = 99
+
+
+class Seen(NamedTuple):
+    """The simulator's forecasts for held-out rows, N of them, beside what happened."""
+
+    forecast: Forecast  # [N, C]
+    target: Tensor  # [N, C]
+    uncertainty: Tensor  # [N]
+    foreign: Tensor  # [N] uncertainty of the same states under actions drawn from all that are possible
+    terminated: Tensor  # [N] probability that the world ends
+
+
+def look(simulator: Simulator, batch: Batch, rng: torch.Generator) -> Seen:
+    """The simulator's forecasts for the rows of `batch` [N, ...]; `rng` draws the foreign actions."""
+    parts = []
+    for chunk in zip(*(column.split(CALIBRATION_ROWS) for column in batch), strict=True):
+        part = Batch(*chunk)
+        prediction = simulator.dynamics.predict(part.obs, part.action)
+        forecast = simulator.forecast(prediction)
+        foreign = simulator.dynamics.predict(part.obs, _foreign(simulator, len(part.obs), rng))
+        doubts = (_doubt(simulator, p) for p in (prediction, foreign))
+        parts.append((*forecast, outcome(part), *doubts, _chance(simulator, part)))
+    mean, std, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Seen(Forecast(mean, std), *rest)
+
+
+def _foreign(simulator: Simulator, count: int, rng: torch.Generator) -> Tensor:
+    spec = simulator.spec
+    draw = torch.rand(count, spec.action_dim, generator=rng)
+    if spec.discrete:
+        return torch.nn.functional.one_hot(draw.argmax(-1), spec.action_dim).float()
+    low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+    return low + (high - low) * draw
+
+
+def _doubt(simulator: Simulator, prediction: Prediction) -> Tensor:
+    """The simulator's own uncertainty [B]; of one that has none, the size of its forecast's std."""
+    if simulator.uncertainty is not None:
+        return simulator.uncertainty(prediction) / simulator.uncertainty_scale
+    return torch.linalg.vector_norm(simulator.forecast(prediction).std / prediction.scale, dim=-1)
+
+
+def _chance(simulator: Simulator, batch: Batch) -> Tensor:
+    """Probability [B] that the world ends with these logged transitions, as the simulator would draw it."""
+    if simulator.termination is not None:
+        return simulator.termination(batch.obs, batch.action, batch.next_obs).float()
+    if not simulator.spec.terminals:
+        return torch.zeros_like(batch.reward)
+    elites = simulator.dynamics.elites
+    return simulator.dynamics.termination(batch.obs, batch.action, batch.next_obs, elites).mean(0)
+
+
+def one_step(simulator: Simulator, seen: Seen) -> dict[str, Any]:
+    """Errors and intervals of one step: lists over channels, and `mean` of those that compare between channels."""
+    (mean, std), target, fit = seen.forecast, seen.target, simulator.recalibration
+    pit, normal = fit.pit(seen.forecast, target), torch.special.ndtr((target - mean) / std)
+    low, high = fit.interval(seen.forecast, LEVEL)
+    steps = ((i + 0.5) / CRPS_LEVELS for i in range(CRPS_LEVELS))
+    crps = scores.quantile_crps(torch.stack([fit.quantile(seen.forecast, level) for level in steps]), target).mean(0)
+    levels, curve = scores.calibration_curve(pit)
+    covered = {f"{level:.0%}": scores.coverage(pit, level) for level in INTERVALS}
+    columns = {
+        "mean_absolute_error": (target - mean).abs().mean(0),
+        "bias": (mean - target).mean(0),
+        "calibration_error": scores.calibration_error(pit),
+        "calibration_error_scaled": scores.calibration_error(normal),
+        "crps": crps,
+        "crps_scaled": scores.gaussian_crps(mean, std, target).mean(0),
+        "nll_scaled": scores.gaussian_nll(mean, std, target).mean(0),
+        "sharpness": scores.sharpness(std),
+        "interval_width": (high - low).mean(0),
+        "interval_score": scores.interval_score(low, high, target, LEVEL).mean(0),
+        "std_scale": fit.scale,
+    }
+    return {
+        **columns,
+        "coverage": covered,
+        "coverage_scaled": {f"{level:.0%}": scores.coverage(normal, level) for level in INTERVALS},
+        "pit": scores.pit_histogram(pit),
+        "curve": {"levels": levels, "observed": curve.mean(1), "scaled": scores.calibration_curve(normal)[1].mean(1)},
+        "mean": {
+            "calibration_error": columns["calibration_error"].mean(),
+            "calibration_error_scaled": columns["calibration_error_scaled"].mean(),
+            "coverage": {level: share.mean() for level, share in covered.items()},
+        },
+    }
+
+
+def uncertainty_worth(simulator: Simulator, seen: Seen) -> dict[str, Any]:
+    (mean, _), target = seen.forecast, seen.target
+    unit = target.new_tensor([*simulator.spec.delta_std, simulator.spec.reward_std])
+    error = torch.linalg.vector_norm((target - mean) / unit, dim=-1)
+    score = torch.cat([seen.uncertainty, seen.foreign])
+    foreign = torch.arange(len(score)) >= len(error)
+    inside = seen.uncertainty <= 1
+    function = simulator.uncertainty
+    return {
+        "function": "the forecast's std" if function is None else getattr(function, "__name__", str(function)),
+        "spearman": scores.spearman(seen.uncertainty, error),
+        "auroc_foreign_actions": scores.auroc(score, foreign),
+        "deciles": scores.by_decile(seen.uncertainty, error),
+        "inside_share": inside.float().mean(),
+        "inside_error": error[inside].mean(),
+        "outside_error": error[~inside].mean(),
+    }
+
+
+def termination_skill(chance: Tensor, happened: Tensor) -> dict[str, Any] | None:
+    """How well ends are foretold; None where no held-out episode ends by itself."""
+    if not happened.any():
+        return None
+    rate = happened.float().mean()
+    return {
+        "ends": int(happened.sum()),
+        "auroc": scores.auroc(chance, happened),
+        "brier": scores.brier(chance, happened),
+        "brier_of_rate": rate * (1 - rate),
+    }
+
+
+def reward_bias(seen: Seen) -> dict[str, Any]:
+    reward, error = seen.target[:, -1], seen.forecast.mean[:, -1] - seen.target[:, -1]
+    inside = seen.uncertainty <= 1
+    return {
+        "bias_by_decile": scores.by_decile(reward, error),
+        "bias_inside": error[inside].mean(),
+        "bias_outside": error[~inside].mean(),
+    }

@@ -1,0 +1,81 @@
+"""One sentence on a report card, and its reasons: a pure function of the card's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+LEAST_COVERAGE = 0.85  # of the 90 % band, up to the trusted horizon
+MOST_SHARE = 0.5  # of a channel's spread that the error may reach up to there
+COVERED = (0.88, 0.92)  # of the 90 % intervals of one step
+CALIBRATED = 0.03  # mean absolute calibration error
+SHORT = 5  # steps: the usual length of an imagined rollout
+RANKED = 0.6  # rank correlation of uncertainty and error
+
+
+def judge(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Grade ("good", "with care", "poor"), sentence and reasons; each reason says whether it speaks for the simulator.
+
+    Args:
+        numbers: of `mbrl.simulator.card.report_card`, without the verdict.
+    """
+    reasons = [*_intervals(numbers["one_step"]["mean"]), _horizon(numbers["trusted_horizon"])]
+    reasons += [_ranking(numbers["uncertainty"]), *_ends(numbers["termination"])]
+    if numbers["data"]["measured_on_calibration"]:
+        text = "the intervals were measured on the same episodes that they were fitted to, so they look better than"
+        reasons.append(_reason(False, f"{text} they are: hold out at least two episodes"))
+    steps, doubts = int(numbers["trusted_horizon"]["steps"]), [r for r in reasons if not r["good"]]
+    far = "not even for one step" if steps == 0 else f"for {steps} step{'s' * (steps != 1)}"
+    if steps == 0:
+        grade = "poor"
+        sentence = f"The simulator can be followed {far}: use it with short rollouts and a penalty, or not at all."
+    elif doubts:
+        grade = "with care"
+        plural = "s" * (len(doubts) != 1)
+        sentence = f"The simulator can be followed {far}, with {len(doubts)} reservation{plural}."
+    else:
+        grade, sentence = "good", f"The simulator can be followed {far}, and it knows where it is unsure."
+    return {"grade": grade, "sentence": sentence, "reasons": reasons}
+
+
+def _reason(good: bool, text: str) -> dict[str, Any]:
+    return {"good": bool(good), "text": text}
+
+
+def _intervals(mean: Mapping[str, Any]) -> list[dict[str, Any]]:
+    covered, error = float(mean["coverage"]["90%"]), float(mean["calibration_error"])
+    low, high = COVERED
+    wanted = f"expected {low:.0%} to {high:.0%}"
+    return [
+        _reason(
+            low <= covered <= high, f"its 90% intervals for the next step hold {covered:.1%} of the log ({wanted})"
+        ),
+        _reason(error <= CALIBRATED, f"its calibration error is {error:.3f} (expected at most {CALIBRATED})"),
+    ]
+
+
+def _horizon(trusted: Mapping[str, Any]) -> dict[str, Any]:
+    steps, followed = int(trusted["steps"]), trusted["followed"]
+    end = "the end of the test" if steps == followed else f"step {steps}; {trusted['weakest']} is the first to fail"
+    return _reason(
+        steps >= min(SHORT, followed),
+        f"its 90% band covers {LEAST_COVERAGE:.0%} and its error stays under {MOST_SHARE:.0%} of each channel's spread"
+        f" up to {end}",
+    )
+
+
+def _ranking(uncertainty: Mapping[str, Any]) -> dict[str, Any]:
+    rank = uncertainty["spearman"]
+    if rank is None:
+        return _reason(False, "its uncertainty is the same everywhere, so it cannot say where it is unsure")
+    return _reason(rank >= RANKED, f"its uncertainty ranks its errors with {rank:.2f} (expected at least {RANKED})")
+
+
+def _ends(termination: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    if termination is None:
+        return []
+    found, guess = float(termination["brier"]), float(torch.as_tensor(termination["brier_of_rate"]))
+    text = f"its Brier score for when the world ends is {found:.4f}, against {guess:.4f} of always saying the mean rate"
+    return [_reason(found < guess, text)]

@@ -1,0 +1,142 @@
+"""The page of a report card: what it shows, that it needs nothing but itself, and that names are not markup."""
+
+import copy
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from dynamics_toys import Known, unit_spec
+
+from mbrl.core import generator
+from mbrl.data.dataset import TransitionDataset
+from mbrl.report import cardplots, style
+from mbrl.report.card import write_page
+from mbrl.simulator.card import Card, report_card
+from mbrl.simulator.openloop import OpenLoop
+from mbrl.simulator.simulator import Simulator
+
+ABOUT = {
+    "simulator": "mill-simulator/3",
+    "model": "dynamics.ProbabilisticEnsemble",
+    "members": 3,
+    "elites": 3,
+    "recalibration": "isotonic",
+    "fitted_on": "acme/mill-v0",
+    "fitted_on_fingerprint": "f" * 64,
+    "seed": 0,
+    "versions": {"torch": "2.13.0"},
+}
+
+
+@pytest.fixture(scope="module")
+def card() -> Card:
+    count, rng = 60, generator(0, "test")
+    obs = torch.randn(count, 1, generator=rng)
+    data = TransitionDataset.create(
+        "acme/mill-v0",
+        obs=obs,
+        action=torch.zeros_like(obs),
+        reward=obs[:, 0],
+        next_obs=obs + 2 + torch.randn(count, 1, generator=rng),
+        terminated=torch.arange(count) % 20 == 19,
+        truncated=torch.zeros(count, dtype=torch.bool),
+        episode=torch.arange(count) // 20,
+        discrete=False,
+        action_low=[-1.0],
+        action_high=[1.0],
+        channels=["<b>level</b> $\\x$"],
+        units=["m"],
+    )
+    spec = unit_spec(terminals=True)
+    simulator = Simulator(Known(spec, chances=(0.1, 0.2, 0.3)), spec)
+    simulator.calibrate(data.batch(data.rows(torch.tensor([0]))))
+    calibrated = torch.tensor([0])
+    return report_card(simulator, data, torch.tensor([1, 2]), calibrated_on=calibrated, seed=0, about=ABOUT, horizon=5)
+
+
+class Tags(HTMLParser):
+    """Collects what a page refers to, and checks that its tags are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_but_itself(card: Card, tmp_path: Path) -> None:
+    write_page(tmp_path / "sub" / "card.html", card)
+    page = (tmp_path / "sub" / "card.html").read_text()
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert len(tags.sources) == 4
+    assert all(source.startswith("data:image/png;base64,iVBOR") for source in tags.sources)
+    assert "<script" not in page
+    assert "{{" not in page
+
+
+def test_the_page_says_what_the_numbers_say(card: Card, tmp_path: Path) -> None:
+    write_page(tmp_path / "card.html", card)
+    page = re.sub(r"base64,[^\"]*", "", (tmp_path / "card.html").read_text())
+    numbers = card.numbers
+    assert numbers["verdict"]["sentence"] in page
+    assert page.count('<li class="yes"') + page.count('<li class="no"') == len(numbers["verdict"]["reasons"])
+    for part in ("mill-simulator/3", "acme/mill-v0", "torch 2.13.0", "f" * 64, numbers["data"]["fingerprint"], "[m]"):
+        assert part in page
+    assert f"{numbers['trusted_horizon']['steps']} steps" in page
+    assert "when the world ends (2 ends)" in page
+
+
+def test_a_name_is_text_and_not_markup(card: Card, tmp_path: Path) -> None:
+    write_page(tmp_path / "card.html", card)
+    page = (tmp_path / "card.html").read_text()
+    assert "<b>level" not in page
+    assert "&lt;b&gt;level&lt;/b&gt; $\\x$" in page
+
+
+def test_what_is_not_known_is_said(card: Card, tmp_path: Path) -> None:
+    numbers = copy.deepcopy(card.numbers)
+    numbers["uncertainty"] |= {"spearman": None, "outside_error": None}
+    numbers["termination"] = None
+    write_page(tmp_path / "card.html", card._replace(numbers=numbers))
+    page = (tmp_path / "card.html").read_text()
+    assert "not known" in page
+    assert "no held-out episode ends by itself" in page
+
+
+def test_an_older_page_survives_a_failure(card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "card.html"
+    path.write_text("old")
+
+    def full(figure: object, path: Path) -> None:
+        raise OSError("No space left")
+
+    monkeypatch.setattr(style, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_page(path, card)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["card.html"]
+
+
+def test_notable_starts_are_a_typical_one_and_the_worst_of_two_episodes() -> None:
+    error = torch.tensor([0.1, 0.5, 0.9, 0.8, 0.3])
+    zero, wrong = torch.zeros(2, 5, 1), error.view(1, 5, 1).expand(2, -1, -1)
+    followed = OpenLoop(torch.arange(5), torch.ones(2, 5, dtype=torch.bool), zero, wrong, zero, zero)
+    chosen = cardplots.notable(followed, [0.0], torch.tensor([0, 1, 2, 2, 3]))
+    assert chosen == {
+        "a typical start\n(episode 1)": 1,
+        "the worst start\n(episode 2)": 2,
+        "the worst of another episode\n(episode 1)": 1,
+    }
+    alone = cardplots.notable(followed, [1.0], torch.zeros(5, dtype=torch.long))
+    assert [name.split("\n")[0] for name in alone] == ["a typical start", "the worst start"]
