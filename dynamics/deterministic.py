@@ -57,7 +57,7 @@ class DeterministicEnsemble(Dynamics):
         inputs = self.normaliser.inputs(batch.obs, batch.action)
         loss = functional.squared_error(self.mlp(inputs), self.normaliser.targets(batch))
         if self.head is not None:
-            logit = self.head(batch.obs, batch.action, batch.next_obs)
+            logit = self.head(inputs, self.normaliser.obs(batch.next_obs))
             loss = loss + functional.binary_cross_entropy(logit, batch.terminated)
         return loss
 
@@ -78,4 +78,5 @@ class DeterministicEnsemble(Dynamics):
         """Probability that the world ends with this transition; see `Dynamics.termination`."""
         if self.head is None:
             return super().termination(obs, action, next_obs, members)
-        return self.head(obs, action, next_obs, members).sigmoid()
+        inputs = self.normaliser.inputs(obs, action)
+        return self.head(inputs, self.normaliser.obs(next_obs), members).sigmoid()

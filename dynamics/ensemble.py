@@ -82,7 +82,7 @@ class ProbabilisticEnsemble(Dynamics):
         loss = functional.gaussian_nll(mean, logvar, self.normaliser.targets(batch))
         loss = loss + self.logvar_coef * (self.max_logvar - self.min_logvar).sum((-2, -1))
         if self.head is not None:
-            logit = self.head(batch.obs, batch.action, batch.next_obs)
+            logit = self.head(inputs, self.normaliser.obs(batch.next_obs))
             loss = loss + functional.binary_cross_entropy(logit, batch.terminated)
         return loss
 
@@ -101,4 +101,5 @@ class ProbabilisticEnsemble(Dynamics):
         """Probability that the world ends with this transition; see `Dynamics.termination`."""
         if self.head is None:
             return super().termination(obs, action, next_obs, members)
-        return self.head(obs, action, next_obs, members).sigmoid()
+        inputs = self.normaliser.inputs(obs, action)
+        return self.head(inputs, self.normaliser.obs(next_obs), members).sigmoid()

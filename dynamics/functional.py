@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, silu, softplus
+
+WORTH_BALANCING = 2_000_000  # multiplications in a matrix product that takes longer than the calls to balance it
 
 
 def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A linear layer per member: x [E, B, I], weight [E, I, H], bias [E, 1, H] -> [E, B, H]."""
-    return torch.baddbmm(bias, x, weight)
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return torch.baddbmm(bias, x, weight)
+    small = x.shape[1] * weight.shape[1] * weight.shape[2] < WORTH_BALANCING
+    if small or len(x) % torch.get_num_threads() == 0:
+        return torch.baddbmm(bias, x, weight)
+    return _BalancedLinear.apply(x, weight, bias)
+
+
+def balanced_bmm(x: Tensor, y: Tensor) -> Tensor:
+    """`torch.bmm` for a CPU whose threads the batch does not divide among: [E, B, I], [E, I, H] -> [E, B, H].
+
+    A batched product gives every thread whole matrices, so that of 7 on 2 threads one thread waits while the other
+    multiplies its fourth. The matrices that are left over are multiplied here one by one, by all threads together.
+    """
+    out = x.new_empty(len(x), x.shape[1], y.shape[2])
+    even = len(x) - len(x) % torch.get_num_threads()
+    torch.bmm(x[:even], y[:even], out=out[:even])
+    for left, right, product in zip(x[even:], y[even:], out[even:], strict=True):
+        torch.mm(left, right, out=product)
+    return out
+
+
+class _BalancedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return balanced_bmm(x, weight).add_(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        of_x = balanced_bmm(gradient, weight.mT) if ctx.needs_input_grad[0] else None
+        return of_x, balanced_bmm(x.mT, gradient), gradient.sum(1, keepdim=True)
 
 
 def batched_mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:

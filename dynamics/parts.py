@@ -88,13 +88,11 @@ class TerminationHead(nn.Module):
 
     def __init__(self, spec: Spec, members: int, hidden: int) -> None:
         super().__init__()
-        self.normaliser = Normaliser(spec)
         self.mlp = BatchedMLP(members, [2 * spec.obs_dim + spec.action_dim, hidden, hidden, 1], gain=1.0)
 
-    def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
-        """Logits of termination, [E', B]; arguments as in `Dynamics.termination`."""
-        inputs = torch.cat([self.normaliser.inputs(obs, action), self.normaliser.obs(next_obs)], -1)
-        return self.SHARPNESS * self.mlp(inputs, members).squeeze(-1)
+    def forward(self, inputs: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
+        """Logits of termination, [E', B], for what `Normaliser.inputs` and `Normaliser.obs` make of a transition."""
+        return self.SHARPNESS * self.mlp(torch.cat([inputs, next_obs], -1), members).squeeze(-1)
 
 
 def termination_head(spec: Spec, members: int, wanted: bool | None, hidden: int) -> TerminationHead | None:

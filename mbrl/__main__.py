@@ -79,7 +79,9 @@ def _run(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]]:
     import yaml
 
     from mbrl import parsing, stages  # torch is imported here, so that `mbrl --help` answers at once
+    from mbrl.allocator import keep_freed_memory
 
+    keep_freed_memory()
     function = getattr(stages, COMMANDS[command][0])
     try:
         parser = parsing.parser(function, command, COMMANDS[command][1], arguments)

@@ -15,6 +15,40 @@ def test_batched_linear_gives_each_member_its_own_weights() -> None:
     assert functional.batched_linear(x, weight, bias).tolist() == [[[21.5]], [[7.0]]]
 
 
+@pytest.mark.parametrize(("members", "threads"), [(7, 2), (5, 4), (3, 8)])
+def test_a_balanced_linear_layer_has_the_values_and_gradients_of_the_plain_one(
+    members: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = ((members, 6, 4), (members, 4, 3), (members, 1, 3))
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    slope = torch.randn(members, 6, 3, dtype=torch.float64)
+    plain = torch.baddbmm(inputs[2], inputs[0], inputs[1])
+    monkeypatch.setattr(functional, "WORTH_BALANCING", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    balanced = functional.batched_linear(*inputs)
+    assert type(balanced.grad_fn).__name__ == "_BalancedLinearBackward"
+    torch.testing.assert_close(balanced, plain)
+    torch.testing.assert_close(torch.autograd.grad(balanced, inputs, slope), torch.autograd.grad(plain, inputs, slope))
+
+
+def test_members_that_the_threads_divide_are_not_balanced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "WORTH_BALANCING", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    weight = torch.ones(4, 2, 1, requires_grad=True)
+    found = functional.batched_linear(torch.ones(4, 3, 2), weight, torch.zeros(4, 1, 1))
+    assert type(found.grad_fn).__name__ == "BaddbmmBackward0"
+
+
+def test_rows_that_all_members_see_get_the_sum_of_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "WORTH_BALANCING", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    x = torch.ones(1, 2, requires_grad=True)
+    weight = torch.tensor([[[1.0], [2.0]], [[10.0], [20.0]], [[100.0], [200.0]]])
+    functional.batched_linear(functional.as_members(x, 3), weight, torch.zeros(3, 1, 1)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[111.0, 222.0]]
+
+
 def test_batched_mlp_is_silu_between_linear_layers() -> None:
     weights = [torch.tensor([[[2.0]]]), torch.tensor([[[3.0]]])]
     biases = [torch.tensor([[[-1.0]]]), torch.tensor([[[0.25]]])]

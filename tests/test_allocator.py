@@ -1,0 +1,43 @@
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbrl.allocator import keep_freed_memory
+
+ROOT = Path(__file__).parent.parent
+CHURN = """
+import resource
+import sys
+from mbrl.allocator import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def churn():
+    for _ in range(40):
+        blocks = [bytearray(1 << 20) for _ in range(16)]
+        del blocks
+churn()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+churn()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(mode: str) -> int:
+    command, env = [sys.executable, "-c", CHURN, mode], {**os.environ, "PYTHONPATH": str(ROOT)}
+    return int(subprocess.run(command, capture_output=True, check=True, text=True, env=env).stdout)
+
+
+def test_freed_memory_is_not_mapped_anew() -> None:
+    assert page_faults("default") > 40 * 1000 > 100 * page_faults("keep")
+
+
+def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Musl:
+        pass
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Musl())
+    assert not keep_freed_memory()
