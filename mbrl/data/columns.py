@@ -64,11 +64,15 @@ def survey(source: Source, schema: Schema, drop: bool) -> Plan:
     after = dict(zip(schema.next_observation, schema.observation, strict=False))
     seen = {name: _Seen() for name in schema.observation}
     start = 0
-    for chunk in source.chunks([*schema.observation, *schema.next_observation]):
-        for name in chunk:
+    names = dict.fromkeys((*schema.observation, *schema.next_observation))
+    others = [schema.fallback[name] for name in names if name in schema.fallback]
+    for chunk in source.chunks(list(dict.fromkeys([*names, *others]))):
+        for name in names:
             column = after.get(name, name)
-            use = texts if column in schema.categorical else numbers
-            seen[column].add(read(source, use, name, chunk, start))
+            if column in schema.categorical:
+                seen[column].add(read(source, texts, name, chunk, start))
+            else:
+                seen[column].add(measured(source, schema, name, chunk, start))
         start += len(next(iter(chunk.values())))
     if not start:
         raise ValueError(f"{source.path} holds no row")
@@ -110,10 +114,11 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
     index = _index(source, schema.index) if isinstance(source, Npz) and schema.index else None
     for chunk in source.chunks(schema.columns()):
         look = partial(read, source, chunk=chunk, start=start)
-        obs, held = _observation(schema, schema.observation, look)
-        action = {name: look(numbers, name) for name in schema.action}
-        after, _ = _observation(schema, schema.next_observation, look)
-        reward = look(numbers, schema.reward) if schema.reward else None
+        number = partial(measured, source, schema, chunk=chunk, start=start)
+        obs, held = _observation(schema, schema.observation, look, number)
+        action = {name: number(name) for name in schema.action}
+        after, _ = _observation(schema, schema.next_observation, look, number)
+        reward = number(schema.reward) if schema.reward else None
         if reward is not None and reward.shape[1] != 1:
             raise ValueError(f"{source.path}: the reward {schema.reward!r} has {reward.shape[1]} channels, expected 1")
         columns = {
@@ -147,14 +152,14 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
 
 
 def _observation(
-    schema: Schema, names: tuple[str, ...], look: Callable[..., np.ndarray]
+    schema: Schema, names: tuple[str, ...], look: Callable[..., np.ndarray], number: Callable[[str], np.ndarray]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Channels [n, k] by column, those of a category as `column=category`; and the names of the latter."""
     found, held = dict[str, np.ndarray](), list[str]()
     partners = schema.observation if names is schema.next_observation else names
     for name, column in zip(names, partners, strict=False):
         if column not in schema.categorical:
-            found[name] = look(numbers, name)
+            found[name] = number(name)
             continue
         listed = schema.categorical[column]
         codes = look(partial(_codes, listed), name)
@@ -162,7 +167,7 @@ def _observation(
             found[f"{name}={category}"] = (codes == k).astype(np.float64)[:, None]
             held.append(f"{name}={category}")
     for name in names[len(partners) :]:
-        found[name] = look(numbers, name)
+        found[name] = number(name)
     return found, tuple(held)
 
 
@@ -188,6 +193,21 @@ def read(source: Source, use: Callable[[Any], np.ndarray], name: str, chunk: dic
         ) from error
     except ValueError as error:
         raise ValueError(f"{source.path}: column {name!r} {error}") from error
+
+
+def measured(source: Source, schema: Schema, name: str, chunk: dict[str, Any], start: int) -> np.ndarray:
+    """A column of numbers [n, k] of a chunk, with those of its fallback where it has none."""
+    values = read(source, numbers, name, chunk, start)
+    if name not in schema.fallback:
+        return values
+    other = schema.fallback[name]
+    instead = read(source, numbers, other, chunk, start)
+    if instead.shape != values.shape:
+        raise ValueError(
+            f"{source.path}: the fallback {other!r} of {name!r} has {instead.shape[1]} channels, expected as many as"
+            f" {name!r}: {values.shape[1]}"
+        )
+    return np.where(np.isnan(values), instead, values)
 
 
 def _index(source: Npz, name: str) -> np.ndarray:

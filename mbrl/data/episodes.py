@@ -156,6 +156,13 @@ def _out_of_bounds(rows: Rows, space: Box | Discrete) -> str | None:
     )
 
 
+def limited(rows: Rows, space: Box) -> tuple[Rows, int]:
+    """The rows with their actions brought to the bounds; in how many of them one moved by more than rounding."""
+    action = rows.action.clip(space.low, space.high)
+    moved = np.abs(action - rows.action) > ROUNDING * np.maximum(1, np.abs(action))  # false of NaN
+    return replace(rows, action=action), int(moved.any(axis=1).sum())
+
+
 def outside(rows: Rows, bounds: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
     """Rows of the file that leave the physical bounds of a column (all channels of an array), by its name."""
     found = {}

@@ -28,6 +28,9 @@ class Schema:
     A schema file is YAML with these names as keys. `observation` and `action` take one name or a list; an npz
     array or a Parquet list column may be [N, k] and then stands for k channels.
 
+    `fallback` names, for a column that was not always logged, the one to read in its place, and `clip_action` brings
+    actions to their bounds: together they say `what was applied, or else the command as the amplifier limited it`.
+
     `categorical` columns of the observation become one channel per category, and columns of the observation that never
     change are dropped with a notice (unless `keep_constant`).
 
@@ -59,10 +62,12 @@ class Schema:
     units: dict[str, str] = field(default_factory=dict)  # by column, kept with the data set
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)  # physical ones, by column
     categorical: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by column; () for what the log holds
+    fallback: dict[str, str] = field(default_factory=dict)  # by column: the one that is read where it is empty or NaN
     keep_constant: bool = False  # do not drop columns of the observation that never change
     next_observation: tuple[str, ...] = ()
     action_low: tuple[float, ...] | None = None  # declared bounds: one number, or one per action channel
     action_high: tuple[float, ...] | None = None
+    clip_action: bool = False  # bring commands to the bounds of the action, as the actuator did, and count them
     discrete: bool = False  # the action is an integer from 0
     index: str | None = None  # npz layout only: an array with the first row of each episode
 
@@ -112,8 +117,10 @@ class Schema:
             )
         if (self.action_low is None) != (self.action_high is None):
             raise ValueError(f"{where} has one of action_low and action_high: give both or neither")
-        if self.discrete and (self.action_low is not None or len(self.action) != 1):
-            raise ValueError(f"{where}: a discrete action is one column and has no action_low or action_high")
+        if self.discrete and (self.action_low is not None or self.clip_action or len(self.action) != 1):
+            raise ValueError(
+                f"{where}: a discrete action is one column and has no action_low, action_high or clip_action"
+            )
         self._check_time(where)
 
     def _check_roles(self, where: str) -> None:
@@ -134,6 +141,7 @@ class Schema:
             "units": ("observation", "action"),
             "bounds": ("observation", "next_observation", "reward"),
             "categorical": ("observation",),
+            "fallback": ("observation", "next_observation", "action", "reward"),
         }
         for key, wanted in allowed.items():
             for name in getattr(self, key):
@@ -146,6 +154,8 @@ class Schema:
         for name, (low, high) in self.bounds.items():
             if not low < high or name in self.categorical:
                 raise ValueError(f"{where}: bounds of {name!r} are [{low}, {high}], expected numbers with low < high")
+        if both := sorted(set(self.fallback) & set(self.categorical)):
+            raise ValueError(f"{where}: {both[0]!r} is categorical, and fallback is for columns of numbers")
         if self.categorical and self.next_observation and len(self.next_observation) != len(self.observation):
             raise ValueError(f"{where}: with categorical columns, next_observation follows observation one by one")
 
@@ -179,7 +189,7 @@ class Schema:
     def columns(self) -> list[str]:
         """Every name that the schema uses, once."""
         single = (self.reward, self.terminal, self.truncated, self.episode, self.time)
-        names = (*self.observation, *self.action, *self.next_observation, *single)
+        names = (*self.observation, *self.action, *self.next_observation, *single, *self.fallback.values())
         return list(dict.fromkeys(name for name in names if name))
 
 
@@ -235,6 +245,10 @@ def _units(value: Any) -> dict[str, str]:
     return _by_column(value, _name, "units, such as {level: m}")
 
 
+def _fallback(value: Any) -> dict[str, str]:
+    return _by_column(value, _name, "columns, such as {applied_voltage: voltage}")
+
+
 def _bounds(value: Any) -> dict[str, tuple[float, float]]:
     return _by_column(value, _ends, "[low, high], such as {level: [0, 2.5]}; null for an open end")
 
@@ -274,6 +288,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "units": _units,
     "bounds": _bounds,
     "categorical": _categories,
+    "fallback": _fallback,
+    "clip_action": _flag,
     "keep_constant": _flag,
     "next_observation": _names,
     "action_low": _numbers,

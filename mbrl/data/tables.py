@@ -21,7 +21,7 @@ from mbrl.data import minari
 from mbrl.data.cells import numbers
 from mbrl.data.clock import resampled, uneven
 from mbrl.data.columns import MOST_CHOICES, Plan, read, rows, survey
-from mbrl.data.episodes import Rows, cut, fault, outside, to_episode
+from mbrl.data.episodes import Rows, cut, fault, limited, outside, to_episode
 from mbrl.data.findings import ROWS_NAMED
 from mbrl.data.readers import Npz, Source, open_source
 from mbrl.data.schema import STANDARD, Schema, closest
@@ -42,6 +42,7 @@ class _Log:
 class _Tally:
     period: float | None
     gaps: int = 0
+    clipped: int = 0  # rows with an action that was brought to its bounds
     outside: dict[str, list[np.ndarray]] = field(default_factory=dict)
     rows: int = 0
     terminals: int = 0
@@ -78,7 +79,8 @@ def import_log(
 
     Returns:
         what was imported: id, path, episodes, rows, terminals, mean_return, dropped (episode, row, reason), gaps,
-        period, outside_bounds (by column: count and first rows), constant (channels dropped, with their value), ...
+        clipped_actions (rows), period, outside_bounds (by column: count and first rows), constant (channels dropped,
+        with their value), ...
 
     Raises:
         ValueError: the log, the schema, the environment and the id do not fit together; the message names the row
@@ -118,6 +120,7 @@ def import_log(
         "dropped_episodes": len(tally.dropped),
         "dropped": tally.dropped,
         "gaps": tally.gaps,
+        "clipped_actions": tally.clipped,
         "period": tally.period,
         "outside_bounds": {name: tally.outside_of(name) for name in tally.outside},
         "constant": plan.constant,
@@ -176,10 +179,12 @@ def _spaces(source: Source, plan: Plan, first: Rows, env: str | None) -> tuple[B
         )
     declared = _declared(source, schema, first, env)
     if env is None:
+        _check_clip(source, schema, declared)
         dtype = np.float32 if first.obs.dtype == np.float32 else np.float64
         kept = sum(name not in plan.constant for name in first.columns["obs"])
         return Box(-np.inf, np.inf, (kept,), dtype), declared
     spaces = environments.spaces(env)
+    _check_clip(source, schema, spaces[1])
     width = 1 if isinstance(spaces[1], Discrete) else spaces[1].shape[0]
     for what, wanted, found in (
         ("observation", spaces[0].shape[0], first.obs.shape[1]),
@@ -195,6 +200,14 @@ def _spaces(source: Source, plan: Plan, first: Rows, env: str | None) -> tuple[B
     if schema.action_low is not None and declared != spaces[1]:
         raise ValueError(f"the schema declares the action {declared}, and {env} has {spaces[1]}: drop one of them")
     return spaces
+
+
+def _check_clip(source: Source, schema: Schema, space: Box | Discrete) -> None:
+    if schema.clip_action and not (isinstance(space, Box) and space.is_bounded()):
+        raise ValueError(
+            f"{source.path}: the schema says `clip_action: true`, and the action is {space}: give action_low and"
+            " action_high to clip it to"
+        )
 
 
 def _declared(source: Source, schema: Schema, first: Rows, env: str | None) -> Box | Discrete:
@@ -238,7 +251,11 @@ def _episodes(
 ) -> Iterator[Episode]:
     schema, path = log.plan.schema, log.source.path
     before: Rows | None = None
+    space = log.spaces[1]
     for number, logged in enumerate(cut(chunks, schema.gap)):
+        if schema.clip_action and isinstance(space, Box):
+            logged, clipped = limited(logged, space)
+            tally.clipped += clipped
         pause = before is not None and _paused(before, logged, schema.gap)
         tally.gaps += pause
         before = logged
