@@ -49,7 +49,7 @@ class DeterministicEnsemble(Dynamics):
         self.elites = torch.arange(elites)
         self.weight_decay = weight_decay
         self.normaliser = parts.Normaliser(spec)
-        self.mlp = parts.BatchedMLP(members, [spec.obs_dim + spec.action_dim, *[hidden] * layers, spec.obs_dim + 1])
+        self.mlp = parts.BatchedMLP(members, [spec.obs_dim + spec.action_dim, *[hidden] * layers, len(spec.targets)])
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -69,10 +69,7 @@ class DeterministicEnsemble(Dynamics):
     def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
         """Predict one step, with stds of zero; see `Dynamics.predict`."""
         mean = self.mlp(self.normaliser.inputs(obs, action), members)
-        next_obs, reward = self.normaliser.outputs(obs, mean)
-        return Prediction(
-            next_obs, torch.zeros_like(next_obs), reward, torch.zeros_like(reward), self.normaliser.target_std
-        )
+        return self.normaliser.prediction(obs, mean)
 
     def termination(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
         """Probability that the world ends with this transition; see `Dynamics.termination`."""

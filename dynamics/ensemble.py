@@ -59,7 +59,7 @@ class ProbabilisticEnsemble(Dynamics):
         self.elites = torch.arange(elites)
         self.weight_decays = tuple(weight_decays)
         self.logvar_coef = logvar_coef
-        channels = spec.obs_dim + 1
+        channels = len(spec.targets)
         self.normaliser = parts.Normaliser(spec)
         self.mlp = parts.BatchedMLP(members, [spec.obs_dim + spec.action_dim, *[hidden] * layers, 2 * channels])
         self.max_logvar = nn.Parameter(torch.full((members, 1, channels), 0.5))
@@ -67,7 +67,7 @@ class ProbabilisticEnsemble(Dynamics):
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden)
 
     def _gaussian(self, inputs: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the normalised targets, [E', B, O + 1] each, for inputs [B, I] or [E', B, I]."""
+        """Mean and log-variance of the normalised targets, [E', B, P + 1] each, for inputs [B, I] or [E', B, I]."""
         mean, logvar = self.mlp(inputs, members).chunk(2, -1)
         low: Tensor = self.min_logvar
         high: Tensor = self.max_logvar
@@ -93,9 +93,7 @@ class ProbabilisticEnsemble(Dynamics):
     def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
         """Predict one step; see `Dynamics.predict`."""
         mean, logvar = self._gaussian(self.normaliser.inputs(obs, action), members)
-        next_obs, reward = self.normaliser.outputs(obs, mean)
-        std = (0.5 * logvar).exp() * self.normaliser.target_std
-        return Prediction(next_obs, std[..., :-1], reward, std[..., -1], self.normaliser.target_std)
+        return self.normaliser.prediction(obs, mean, (0.5 * logvar).exp())
 
     def termination(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
         """Probability that the world ends with this transition; see `Dynamics.termination`."""

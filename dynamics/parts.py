@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamics import functional
-from mbrl.core import Batch, Spec
+from mbrl.core import Batch, Prediction, Spec
 
 
 class BatchedMLP(nn.Module):
@@ -48,16 +48,23 @@ class Normaliser(nn.Module):
         super().__init__()
         for name in ("obs_mean", "obs_std", "action_mean", "action_std"):
             self.register_buffer(name, torch.tensor(getattr(spec, name), dtype=torch.float32))
-        mean, std = (*spec.delta_mean, spec.reward_mean), (*spec.delta_std, spec.reward_std)
-        self.register_buffer("target_mean", torch.tensor(mean, dtype=torch.float32))
-        self.register_buffer("target_std", torch.tensor(std, dtype=torch.float32))
+        mean = torch.tensor([*spec.delta_mean, spec.reward_mean], dtype=torch.float32)
+        std = torch.tensor([*spec.delta_std, spec.reward_std], dtype=torch.float32)
+        targets = torch.tensor(spec.targets)
+        self.register_buffer("scale", std)
+        self.register_buffer("target_mean", mean[targets])
+        self.register_buffer("target_std", std[targets])
+        partial = len(spec.predicted) < spec.obs_dim
+        self.register_buffer("predicted", torch.tensor(spec.predicted) if partial else None)
 
     obs_mean: Tensor  # [O]
     obs_std: Tensor  # [O]
     action_mean: Tensor  # [A]
     action_std: Tensor  # [A]
-    target_mean: Tensor  # [O + 1] of (next_obs - obs, reward)
-    target_std: Tensor  # [O + 1]
+    scale: Tensor  # [O + 1] std of (next_obs - obs, reward)
+    target_mean: Tensor  # [P + 1] of the predicted channels of (next_obs - obs), and the reward
+    target_std: Tensor  # [P + 1]
+    predicted: Tensor | None  # [P] long: these channels; None where they are all
 
     def obs(self, obs: Tensor) -> Tensor:
         """Observations [..., O] in units of the log's std."""
@@ -68,14 +75,24 @@ class Normaliser(nn.Module):
         return torch.cat([self.obs(obs), (action - self.action_mean) / self.action_std], -1)
 
     def targets(self, batch: Batch) -> Tensor:
-        """What a network learns: the change of the observation and the reward, [..., O + 1]."""
-        raw = torch.cat([batch.next_obs - batch.obs, batch.reward.unsqueeze(-1)], -1)
-        return (raw - self.target_mean) / self.target_std
+        """What a network learns: the change of the predicted channels and the reward, [..., P + 1]."""
+        change = batch.next_obs - batch.obs
+        if self.predicted is not None:
+            change = change.index_select(-1, self.predicted)
+        return (torch.cat([change, batch.reward.unsqueeze(-1)], -1) - self.target_mean) / self.target_std
 
-    def outputs(self, obs: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse of `targets`: next observation [..., O] and reward [...], from obs and mean [..., O + 1]."""
+    def prediction(self, obs: Tensor, mean: Tensor, std: Tensor | None = None) -> Prediction:
+        """The inverse of `targets`: a Prediction, from obs [..., O] and mean and std (None for zeros) [..., P + 1]."""
         raw = mean * self.target_std + self.target_mean
-        return obs + raw[..., :-1], raw[..., -1]
+        wide = torch.zeros_like(raw) if std is None else std * self.target_std
+        change, obs_std = self._placed(raw[..., :-1]), self._placed(wide[..., :-1])
+        return Prediction(obs + change, obs_std, raw[..., -1], wide[..., -1], self.scale)
+
+    def _placed(self, values: Tensor) -> Tensor:
+        """The predicted channels [..., P] among all, [..., O]; the others are 0."""
+        if self.predicted is None:
+            return values
+        return values.new_zeros(*values.shape[:-1], len(self.obs_mean)).index_copy(-1, self.predicted, values)
 
 
 class TerminationHead(nn.Module):

@@ -46,7 +46,7 @@ class Assessment:
     def values(self, policies: dict[str, Policy], data: TransitionDataset, simulator: Simulator) -> dict[str, Estimate]:
         """Each policy's value in a simulator, from logged start states."""
         starts = start_states(data, self.trial.starts, self.seed)
-        return simulated_values(policies, simulator, starts, level=self.trial.level, seed=self.seed)
+        return simulated_values(policies, simulator.replaying(data), starts, level=self.trial.level, seed=self.seed)
 
     def weigh(self, policies: dict[str, Policy], data: TransitionDataset, second: Simulator, stage: RunLog) -> Findings:
         """Value the policies in the second simulator, and decide; `evidence.json` has all that was seen."""

@@ -14,12 +14,13 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from mbrl.spec import Spec as Spec
 
 
 class Batch(NamedTuple):
@@ -41,6 +42,7 @@ def rows_at(batch: Batch, index: Tensor) -> Batch:
 class Prediction(NamedTuple):
     """What a model says of the next step, per member, in the environment's own units.
 
+    A channel that is not among `Spec.predicted` keeps its present value, with a std of 0: the simulator fills it in.
     `scale` [O + 1] is the spread of the log's (observation change, reward): dividing by it makes
     deviations comparable between channels.
     """
@@ -58,59 +60,29 @@ class Prediction(NamedTuple):
         return mean / self.scale, std / self.scale
 
 
-@dataclass(frozen=True)
-class Spec:
-    """All that a network must know of the problem, read from the training split of the log.
+class Memory(NamedTuple):
+    """What a simulated world carries from step to step beside the observation, per row; None where it needs none."""
 
-    Box actions keep their declared bounds (the log's own range where a bound is infinite). For
-    Discrete actions `action_dim` is the number of choices and the bounds are 0 and 1.
-    """
+    cursor: Tensor | None = None  # [B] long: the row of the replayed log that the observation belongs to
+    hidden: Tensor | None = None  # [B, ...]: the state of a recurrent model
 
-    obs_dim: int
-    action_dim: int
-    discrete: bool
-    action_low: tuple[float, ...]  # [A]
-    action_high: tuple[float, ...]  # [A]
-    action_mean: tuple[float, ...]  # [A]
-    action_std: tuple[float, ...]  # [A]
-    obs_mean: tuple[float, ...]  # [O]
-    obs_std: tuple[float, ...]  # [O]; 1 where the channel is constant, as in every std here
-    obs_low: tuple[float, ...]  # [O] smallest logged value, next observations included
-    obs_high: tuple[float, ...]  # [O]
-    delta_mean: tuple[float, ...]  # [O] of next_obs - obs
-    delta_std: tuple[float, ...]  # [O]
-    reward_mean: float
-    reward_std: float
-    reward_low: float
-    reward_high: float
-    terminals: bool  # whether the log holds a true terminal
-    max_episode_steps: int  # the longest logged episode
+    def at(self, rows: Tensor) -> Memory:
+        """The memory of some rows: [B'] long, or [B] bool."""
+        return Memory(*(None if column is None else column[rows] for column in self))
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, tuple):
-                width = self.action_dim if field.name.startswith("action") else self.obs_dim
-                if len(value) != width:
-                    raise ValueError(f"{field.name} has {len(value)} values, expected one a channel: {width}")
+    def put(self, rows: Tensor, part: Memory) -> Memory:
+        """This memory, and `part` in place of its own for some rows: [B'] long, or [B] bool."""
+        pairs = zip(self, part, strict=True)
+        return Memory(*(None if a is None or b is None else a.index_put((rows,), b) for a, b in pairs))
 
-    def to_dict(self) -> dict[str, Any]:
-        """A plain dict of numbers and lists, for checkpoints and JSON."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+    def unless(self, fresh: Tensor, start: Memory) -> Memory:
+        """This memory, and that of `start` in the rows where `fresh` [B] bool is true; without a host read."""
+        pairs = zip(self, start, strict=True)
+        return Memory(*(None if a is None or b is None else _where(fresh, b, a) for a, b in pairs))
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`.
 
-        Raises:
-            ValueError: a field is missing or unknown.
-        """
-        known = {f.name for f in fields(cls)}
-        if known != set(values):
-            odd = sorted(known ^ set(values))
-            raise ValueError(f"the stored spec does not fit this version of mbrl: fields {odd} are missing or unknown")
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**plain)
+def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(rows.view(-1, *[1] * (no.dim() - 1)), yes, no)
 
 
 class Described(nn.Module, ABC):
@@ -163,6 +135,8 @@ class Dynamics(Described):
     @abstractmethod
     def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
         """Predict one step with the given members ([E'] long; default all of them, in order).
+
+        A network has outputs for the channels of `Spec.predicted` and the reward only; see `Prediction` for the others.
 
         Args:
             obs: [B, O], seen by every member, or [E', B, O], where each member has rows of its own.
@@ -235,6 +209,7 @@ class Step(NamedTuple):
     reward: Tensor  # [B]
     terminated: Tensor  # [B] bool
     uncertainty: Tensor  # [B], 1 = its stated quantile on held-out logged transitions
+    memory: Memory | None  # for the next step; None in a world that needs none
 
 
 def build(config: Mapping[str, Any], base: type, spec: Spec) -> Any:

@@ -33,12 +33,15 @@ from mbrl.report.console import tell
 from mbrl.report.dossier import draw_returns, sample_rollouts
 from mbrl.runfolder import RunFolder
 from mbrl.settings import Data, Fit, Imitation, Rehearsal, Trial, World
+from mbrl.simulator import stored
 from mbrl.simulator.card import report_card
+from mbrl.simulator.replay import Replay
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.dynamics import fit_dynamics
 from mbrl.training.policy import PolicyReport, fit_policy
 
 STARTS = 1000  # logged start states, at most, that a simulator carries for those who have no log
+REPLAYED = 200_000  # rows of the episodes, at most, whose exogenous channels go with them
 
 Model = Callable[[Spec], Dynamics]
 Factory = Callable[[Spec], Learner]
@@ -214,7 +217,7 @@ class Pipeline:
         """A simulator fitted on the episodes `learn` until it is best on `held`, and calibrated on `calibrate`."""
         path = desk.folder.path / f"{stage}.ckpt"
         if path.exists():
-            return Simulator.load(files.load(path))
+            return stored.load(files.load(path))
         rows = data.rows(learn)
         with desk.record.stage(stage) as child:
             report = fit_dynamics(
@@ -231,10 +234,13 @@ class Pipeline:
             )
             child.tags({"mbrl.elites": report.elites})
             child.metrics({f"holdout_member_{e}": score for e, score in enumerate(report.scores)}, report.epochs)
-        starts = data.starts[learn[torch.randperm(len(learn), generator=generator(seed, "starts"))[:STARTS]]]
-        simulator = Simulator(model.cpu(), model.spec, **vars(self.world), starts=starts)
+        kept, replay = learn[torch.randperm(len(learn), generator=generator(seed, "starts"))[:STARTS]], None
+        if data.exogenous:
+            kept = kept[: max(1, int((data.lengths[kept].cumsum(0) <= REPLAYED).sum()))]
+            replay = Replay.of(data, kept)
+        simulator = Simulator(model.cpu(), model.spec, **vars(self.world), starts=data.starts[kept], replay=replay)
         simulator.calibrate(data.batch(data.rows(calibrate)))
-        files.save(path, simulator.state())
+        files.save(path, stored.state(simulator))
         best = min(report.scores)
         tell(stage, f"{report.epochs} epochs, hold-out error {best:.3g} (best member), {report.seconds:.0f} s")
         return simulator
@@ -265,7 +271,7 @@ class Pipeline:
             report = fit_policy(
                 learner,
                 log.data.batch(log.data.rows(log.episodes.learn)),
-                world,
+                world and world.replaying(log.data, log.episodes.learn),
                 seed=self.seed,
                 checkpoint=desk.folder.path / f"{stage}.ckpt",
                 accelerator=self.accelerator,

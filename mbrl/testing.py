@@ -58,8 +58,9 @@ def rows_for(spec: Spec, count: int, seed: int = 0) -> Batch:
 def check_dynamics(dynamics: Dynamics | Callable[[Spec], Dynamics], spec: Spec) -> None:
     """A model's contract, for an instance built for `spec` or a class or function that builds one.
 
-    Shapes of `loss`, `predict` and `termination` with and without `members` and with both forms of obs, finite losses
-    and gradients, members that do not touch each other, determinism, and a description to rebuild the model from.
+    Shapes of `loss`, `predict` and `termination` with and without `members` and with both forms of obs, channels that
+    are not to be predicted, finite losses and gradients, members that do not touch each other, determinism, and a
+    description to rebuild the model from.
     """
     with seeded(0, "check"):
         model = dynamics if isinstance(dynamics, Dynamics) else dynamics(spec)
@@ -100,6 +101,10 @@ def _check_predict(model: Dynamics, spec: Spec) -> None:
         everyone = model.predict(batch.obs, batch.action)
         some = model.predict(batch.obs, batch.action, chosen)
     _check_prediction(everyone, model.members, 6, spec)
+    rest = [k for k in range(spec.obs_dim) if k not in spec.predicted]
+    held = torch.equal(everyone.obs[..., rest], batch.obs[:, rest].expand(model.members, -1, -1))
+    assert held, f"Prediction.obs moves channels {rest}, which are not in Spec.predicted: leave them at their value now"
+    assert not everyone.obs_std[..., rest].any(), f"Prediction.obs_std is not 0 for {rest}, not in Spec.predicted"
     _check_prediction(some, len(chosen), 6, spec)
     _same(everyone, model.predict(batch.obs, batch.action), "predict differs between two equal calls in eval mode")
     _same(_select(everyone, chosen), some, "predict with `members` is not what these members say")

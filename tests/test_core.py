@@ -3,14 +3,14 @@
 import copy
 import json
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Dynamics, Learner, Policy, Prediction, Spec, build, generator, locate, seeded
+from mbrl.core import Batch, Dynamics, Learner, Memory, Policy, Prediction, Spec, build, generator, locate, seeded
 
 SPEC = Spec(
     obs_dim=2,
@@ -255,3 +255,41 @@ def test_build_names_what_does_not_fit() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             build(config, Policy, SPEC)
+
+
+def test_what_is_predicted_is_all_but_the_exogenous() -> None:
+    assert (SPEC.predicted, SPEC.targets) == ((0, 1), (0, 1, 2))
+    driven = replace(SPEC, exogenous=(0,), predicted=())
+    assert (driven.predicted, driven.targets) == ((1,), (1, 2))
+    assert Spec.from_dict(json.loads(json.dumps(driven.to_dict()))) == driven
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"predicted": (0, 2)}, r"predicted is \[0, 2\], expected channels from 0 to 1 in order"),
+        ({"predicted": (1, 0)}, r"predicted is \[1, 0\], expected channels from 0 to 1 in order"),
+        ({"exogenous": (-1,), "predicted": ()}, r"exogenous is \[-1\], expected channels from 0 to 1 in order"),
+        ({"exogenous": (1,)}, r"channels \[1\] are predicted and exogenous"),
+        ({"exogenous": (0, 1), "predicted": ()}, "all 2 channels are exogenous, and none is left"),
+    ],
+)
+def test_channels_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SPEC, **change)
+
+
+def test_memory_goes_row_by_row() -> None:
+    one = Memory(torch.arange(4), torch.arange(8.0).view(4, 2))
+    other = Memory(10 + torch.arange(4), 10 + torch.arange(8.0).view(4, 2))
+    fresh = torch.tensor([False, True, False, True])
+    mixed = one.unless(fresh, other)
+    assert mixed.cursor is not None
+    assert mixed.hidden is not None
+    assert mixed.cursor.tolist() == [0, 11, 2, 13]
+    assert mixed.hidden.tolist() == [[0, 1], [12, 13], [4, 5], [16, 17]]
+    assert one.at(fresh).cursor.tolist() == [1, 3]  # type: ignore[union-attr]
+    again = one.put(fresh, other.at(fresh))
+    assert torch.equal(again.cursor, mixed.cursor)  # type: ignore[arg-type]
+    assert torch.equal(again.hidden, mixed.hidden)  # type: ignore[arg-type]
+    assert Memory().at(fresh) == Memory().unless(fresh, Memory()) == Memory().put(fresh, Memory()) == Memory()

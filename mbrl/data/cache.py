@@ -13,7 +13,7 @@ from pathlib import Path
 from mbrl import files
 from mbrl.data.dataset import TransitionDataset
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def read(id: str, folder: Path, source: str) -> TransitionDataset | None:

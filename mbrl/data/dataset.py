@@ -42,7 +42,8 @@ class TransitionDataset:
     units: tuple[str, ...]  # [O] their units, "" where nothing is said
     action_channels: tuple[str, ...]  # [A] names; of a Discrete action, those of its choices
     action_units: tuple[str, ...]  # [A]
-    fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, the bounds and `discrete`
+    exogenous: tuple[int, ...]  # channels of the observation that nothing in the world decides, such as the weather
+    fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, the bounds, `discrete` and `exogenous`
 
     @classmethod
     def create(
@@ -64,6 +65,7 @@ class TransitionDataset:
         units: Sequence[str] = (),
         action_channels: Sequence[str] = (),
         action_units: Sequence[str] = (),
+        exogenous: Sequence[int] = (),
     ) -> Self:
         """Check the tensors, resolve infinite action bounds to the log's own range, and take the fingerprint.
 
@@ -91,6 +93,7 @@ class TransitionDataset:
             units=tuple(units) or ("",) * obs.shape[-1],
             action_channels=tuple(action_channels) or tuple(f"action {k}" for k in range(action.shape[-1])),
             action_units=tuple(action_units) or ("",) * action.shape[-1],
+            exogenous=tuple(exogenous),
             fingerprint="",
         )
         data._check()
@@ -201,6 +204,7 @@ class TransitionDataset:
             reward_high=reward.high[0],
             terminals=bool(self.terminated[rows].any()),
             max_episode_steps=int(self.lengths[episodes].max()),
+            exogenous=self.exogenous,
         )
 
     def to(self, device: torch.device | str) -> Self:
@@ -214,6 +218,8 @@ class TransitionDataset:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         digest.update(f"{self.discrete} {self.action_low} {self.action_high}".encode())
+        if self.exogenous:
+            digest.update(f"exogenous {self.exogenous}".encode())
         return digest.hexdigest()
 
     def _check(self) -> None:
@@ -244,6 +250,12 @@ class TransitionDataset:
             found, count = getattr(self, name), self.tensors[width].shape[1]
             if len(found) != count:
                 raise ValueError(f"{self.id}: {len(found)} {name} for {count} channels: {', '.join(found)}")
+        channels = self.obs.shape[1]
+        if list(self.exogenous) != sorted(set(self.exogenous)) or not set(self.exogenous) < set(range(channels)):
+            raise ValueError(
+                f"{self.id}: exogenous is {list(self.exogenous)}, expected some of the channels 0 to {channels - 1}, in"
+                " order, and not all of them"
+            )
         steps = self.episode.diff()
         if self.episode[0] != 0 or not bool(((steps == 0) | (steps == 1)).all()):
             raise ValueError(f"{self.id}: episode numbers must be 0, 1, 2, ... with the rows of each one together")

@@ -21,6 +21,7 @@ class Starts(NamedTuple):
 
     obs: Tensor  # [B, O]
     limit: Tensor  # [B] long, steps
+    rows: Tensor  # [B] long, of the data set
 
 
 def start_states(data: TransitionDataset, most: int, seed: int) -> Starts:
@@ -39,7 +40,7 @@ def start_states(data: TransitionDataset, most: int, seed: int) -> Starts:
     chosen = order[:most].to(data.obs.device)
     cut = data.truncated[data.first + data.lengths - 1] & ~data.terminated[data.first + data.lengths - 1]
     limit = torch.where(cut, data.lengths, data.lengths.max())
-    return Starts(data.starts[chosen], limit[chosen])
+    return Starts(data.starts[chosen], limit[chosen], data.first[chosen])
 
 
 def simulated_values(
@@ -52,13 +53,15 @@ def simulated_values(
 ) -> dict[str, Estimate]:
     """Each policy's undiscounted value, with an interval over the start states.
 
-    All policies meet the same starts and the same stream of noise; uncertainty is neither computed nor penalised.
+    All policies meet the same starts, the same exogenous channels and the same stream of noise; uncertainty is neither
+    computed nor penalised. A simulator of a log with exogenous channels has to replay the log that `starts` are of:
+    `simulator.replaying(data)`.
     """
     plain = simulator.plain().to(starts.obs.device)
     values = {}
     for name, policy in policies.items():
         rng = generator(seed, "trial/noise", starts.obs.device)
-        returns = simulated_returns(policy, plain, starts.obs, starts.limit, rng)
+        returns = simulated_returns(policy, plain, starts.obs, starts.limit, rng, starts.rows)
         values[name] = bootstrap(returns.cpu().numpy(), level, seed)
     return values
 

@@ -55,7 +55,7 @@ def log_policy(log: RunLog, policy: Policy, name: str, lineage: Lineage) -> str:
     inputs = {"obs": spec.obs_dim}
     answer = TensorSpec(np.dtype("int64"), (-1,)) if spec.discrete else _floats(spec.action_dim)
     signature = ModelSignature(Schema([_floats(spec.obs_dim)]), Schema([answer]))
-    sample = export.example(spec)[0].numpy()
+    sample = export.example(spec)["obs"].numpy()
     with tempfile.TemporaryDirectory() as folder:
         export.export_policy(policy, Path(folder))
         return _register(log, "policy", name, Path(folder), spec, lineage, inputs, signature, sample)
@@ -64,7 +64,8 @@ def log_policy(log: RunLog, policy: Policy, name: str, lineage: Lineage) -> str:
 def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage) -> str:
     """Log the simulator as a model of the run, register it as `NAME-simulator`, and return the new version.
 
-    Served, it answers {obs, action} with its expected step: see `mbrl.serving.export.OneStep`.
+    Served, it answers {obs, action} (and exogenous, if a channel is) with its expected step: see
+    `mbrl.serving.export.OneStep`.
 
     Raises:
         ValueError: the name is malformed, or the simulator cannot be rebuilt or exported.
@@ -72,14 +73,14 @@ def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage
     """
     check_name(name)
     spec = simulator.spec
-    inputs = {"obs": spec.obs_dim, "action": spec.action_dim}
+    sample = {name: rows.numpy() for name, rows in export.example(spec).items()}
+    inputs = {name: rows.shape[1] for name, rows in sample.items()}
     row = TensorSpec(np.dtype("float32"), (-1,), "")
     outputs = [_floats(spec.obs_dim, column) for column in ("next_obs", "next_obs_low", "next_obs_high")] + [
         TensorSpec(row.type, row.shape, column)
         for column in ("reward", "reward_low", "reward_high", "terminated", "uncertainty")
     ]
     signature = ModelSignature(Schema([_floats(v, k) for k, v in inputs.items()]), Schema(outputs))
-    sample = {k: v.numpy() for k, v in zip(inputs, export.example(spec), strict=True)}
     with tempfile.TemporaryDirectory() as folder:
         export.export_simulator(simulator, Path(folder))
         return _register(log, "simulator", name, Path(folder), spec, lineage, inputs, signature, sample)

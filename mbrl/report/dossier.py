@@ -59,8 +59,8 @@ def sample_rollouts(
     """
     rng = generator(seed, "dossier")
     rows = log.rows(episodes)
-    start = log.obs[rows[torch.randint(len(rows), (TABLE_STARTS,), generator=rng)]]
-    dreamt = imagine(policy, simulator, start, horizon, 0.0, rng)
+    simulator, chosen = simulator.replaying(log), rows[torch.randint(len(rows), (TABLE_STARTS,), generator=rng)]
+    dreamt = imagine(policy, simulator, log.obs[chosen], horizon, 0.0, rng, chosen)
     columns = {name: column.flatten(0, 1).numpy() for name, column in dreamt._asdict().items()}
     steps = {"step": np.repeat(np.arange(horizon), TABLE_STARTS), "rollout": np.tile(np.arange(TABLE_STARTS), horizon)}
     record.table({**steps, **columns}, "rollouts.parquet")
@@ -75,10 +75,12 @@ def sample_rollouts(
 def _fan(
     policy: Policy, simulator: Simulator, log: TransitionDataset, episode: int, steps: int, rng: torch.Generator
 ) -> Fan:
-    """Rollouts from a third of the way into one episode; a row that terminates ends there."""
+    """Rollouts from a third of the way into one episode; a row that terminates, or whose replay ends, ends there."""
     rows = log.rows(torch.tensor([episode]))
     logged = torch.cat([log.obs[rows], log.next_obs[rows[-1:]]])
     start = len(rows) // 3
-    dreamt = imagine(policy, simulator, logged[start].expand(ROLLOUTS, -1), steps, 0.0, rng)
+    steps = min(steps, len(rows) - start) if log.exogenous else steps
+    begun = logged[start].expand(ROLLOUTS, -1)
+    dreamt = imagine(policy, simulator, begun, steps, 0.0, rng, rows[start].expand(ROLLOUTS))
     ends = [int(column.nonzero()[0]) + 1 if column.any() else steps for column in dreamt.terminated.T]
     return Fan(episode, logged.numpy(), start, [dreamt.next_obs[:end, k].numpy() for k, end in enumerate(ends)])

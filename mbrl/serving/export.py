@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mbrl import files
 from mbrl.core import Policy, Spec, build
+from mbrl.simulator import stored
 from mbrl.simulator.simulator import Simulator
 
 TOLERANCE = 1e-5  # between the program and the module it was made from
@@ -18,23 +19,27 @@ LEVEL = 0.9  # coverage of the served intervals
 class OneStep(nn.Module):
     """The simulator's expected step: mean over elites, without noise, as a function of tensors.
 
+    Where channels are exogenous, their next values are a third input, exogenous [B, X]: whoever asks knows the weather,
+    or assumes one.
+
     Returns next_obs [B, O] and reward [B], and the ends of their recalibrated 90 % intervals, NAME_low and NAME_high,
-    all clipped to the log's widened range as in `Simulator.step`; terminated, the probability that the world ends,
-    [B]; uncertainty [B] of all members, 0 for a simulator without one.
+    all clipped to the log's widened range and filled in as in `Simulator.step`; terminated, the probability that the
+    world ends, [B]; uncertainty [B] of all members, 0 for a simulator without one.
     """
 
     def __init__(self, simulator: Simulator) -> None:
         super().__init__()
         self.simulator = simulator
 
-    def forward(self, obs: Tensor, action: Tensor) -> dict[str, Tensor]:
+    def forward(self, obs: Tensor, action: Tensor, exogenous: Tensor | None = None) -> dict[str, Tensor]:
         simulator = self.simulator
         dynamics, elites = simulator.dynamics, simulator.dynamics.elites
         everyone = dynamics.predict(obs, action)
         forecast = simulator.forecast(everyone)
         ends = simulator.recalibration.interval(forecast, LEVEL)
-        mean, low, high = (x.clamp(simulator.low, simulator.high) for x in (forecast.mean, *ends))
-        next_obs, reward = mean[..., :-1], mean[..., -1]
+        mean, low, high = (simulator.clip(x) for x in (forecast.mean, *ends))
+        next_obs, least, most = (simulator.filling.complete(obs, x[..., :-1], exogenous) for x in (mean, low, high))
+        reward = mean[..., -1]
         if simulator.termination is not None:
             terminated = simulator.termination(obs, action, next_obs).to(obs.dtype)
         elif simulator.spec.terminals:
@@ -47,8 +52,8 @@ class OneStep(nn.Module):
             uncertainty = simulator.uncertainty(everyone) / simulator.uncertainty_scale
         return {
             "next_obs": next_obs,
-            "next_obs_low": low[..., :-1],
-            "next_obs_high": high[..., :-1],
+            "next_obs_low": least,
+            "next_obs_high": most,
             "reward": reward,
             "reward_low": low[..., -1],
             "reward_high": high[..., -1],
@@ -57,13 +62,16 @@ class OneStep(nn.Module):
         }
 
 
-def example(spec: Spec) -> tuple[Tensor, Tensor]:
-    """Rows that the log vouches for, obs [3, O] and action [3, A]: its mean, its smallest and its largest values."""
+def example(spec: Spec) -> dict[str, Tensor]:
+    """Rows [3, ...] that the log vouches for, by `OneStep`'s inputs: its mean, its smallest and its largest values."""
     obs = torch.tensor([spec.obs_mean, spec.obs_low, spec.obs_high])
     if spec.discrete:
         choices = torch.tensor([0, spec.action_dim - 1, 0])
-        return obs, nn.functional.one_hot(choices, spec.action_dim).float()
-    return obs, torch.tensor([spec.action_mean, spec.action_low, spec.action_high])
+        action = nn.functional.one_hot(choices, spec.action_dim).float()
+    else:
+        action = torch.tensor([spec.action_mean, spec.action_low, spec.action_high])
+    rows = {"obs": obs, "action": action}
+    return rows | {"exogenous": obs[:, spec.exogenous].clone()} if spec.exogenous else rows
 
 
 def export_policy(policy: Policy, folder: Path) -> None:
@@ -77,7 +85,7 @@ def export_policy(policy: Policy, folder: Path) -> None:
     content = {"config": policy.config, "spec": policy.spec.to_dict(), "state_dict": policy.state_dict()}
     files.save(folder / "policy.ckpt", content)
     rebuilt = policy_from(folder / "policy.ckpt")
-    obs, _ = example(policy.spec)
+    obs = example(policy.spec)["obs"]
     _export(rebuilt, (obs,), folder / "policy.pt2", policy.config["class_path"])
     with torch.no_grad():
         action = rebuilt(obs)
@@ -111,11 +119,10 @@ def export_simulator(simulator: Simulator, folder: Path) -> None:
     Raises:
         ValueError: the simulator cannot be rebuilt or exported.
     """
-    files.save(folder / "simulator.ckpt", simulator.state())
+    files.save(folder / "simulator.ckpt", stored.state(simulator))
     rebuilt = simulator_from(folder / "simulator.ckpt")
-    _export(
-        OneStep(rebuilt), example(simulator.spec), folder / "simulator.pt2", simulator.dynamics.config["class_path"]
-    )
+    rows = tuple(example(simulator.spec).values())
+    _export(OneStep(rebuilt), rows, folder / "simulator.pt2", simulator.dynamics.config["class_path"])
 
 
 def simulator_from(path: Path) -> Simulator:
@@ -125,7 +132,7 @@ def simulator_from(path: Path) -> Simulator:
         CorruptFileError: the file is truncated or altered.
         ValueError: its dynamics class, uncertainty or termination is not importable here.
     """
-    return Simulator.load(files.load(path)).eval()
+    return stored.load(files.load(path)).eval()
 
 
 def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, name: str) -> None:

@@ -71,9 +71,9 @@ def report_card(
     rows = data.rows(episodes)
     batch, rng = data.batch(rows), generator(seed, "card")
     seen = look(simulator, batch, rng)
-    names = [*data.channels, "reward"]
+    names, units = ([column[k] for k in spec.targets] for column in ((*data.channels, "reward"), (*data.units, "")))
     followed = _follow(simulator, data, episodes, horizon, rng)
-    spread = outcome(batch).std(0, correction=0)
+    spread = outcome(batch, simulator.targets).std(0, correction=0)
     numbers: dict[str, Any] = {
         "about": dict(about),
         "data": {
@@ -85,7 +85,8 @@ def report_card(
             "measured_on_calibration": bool(torch.isin(episodes, calibrated_on).any()),
         },
         "channels": names,
-        "units": [*data.units, ""],
+        "units": units,
+        "exogenous": [data.channels[k] for k in spec.exogenous],
         "spread": spread.tolist(),
         "one_step": one_step(simulator, seen),
         "open_loop": _open_loop(followed, spread),

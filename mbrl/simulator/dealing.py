@@ -1,11 +1,15 @@
-"""Which member of an ensemble steps which row, and how many rows it predicts at once."""
+"""Which member of an ensemble steps which row, how many rows it predicts at once, and what it says of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from mbrl.core import Dynamics, Prediction
+from mbrl.simulator.recalibration import moments
 
 CACHE_ROWS = 8192  # rows times members predicted at once on a CPU: the activations then stay in its cache
 
@@ -33,3 +37,31 @@ def deal(count: int, elites: Tensor, rng: torch.Generator) -> Deal:
 def chunk_rows(obs: Tensor, members: int) -> int:
     """Rows per member to predict at once: on a CPU few enough for its cache, elsewhere all of them."""
     return max(1, CACHE_ROWS // members) if obs.device.type == "cpu" else max(1, len(obs))
+
+
+def own(dynamics: Dynamics, obs: Tensor, action: Tensor, deal: Deal, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and std [B, C] of `targets` by each row's own member; nothing else is computed."""
+    chunk = chunk_rows(obs, len(deal.members))
+    parts = [moments(dynamics.predict(obs[r], action[r], deal.members), targets) for r in deal.rows.split(chunk, 1)]
+    mean, std = (torch.cat(p, 1).flatten(0, 1)[deal.slots] for p in zip(*parts, strict=True))
+    return mean, std
+
+
+def own_among_all(
+    dynamics: Dynamics,
+    obs: Tensor,
+    action: Tensor,
+    deal: Deal,
+    targets: Tensor | None,
+    uncertainty: Callable[[Prediction], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and std [B, C] of `targets` by each row's own member, and the raw uncertainty [B] of all members."""
+    chunk = chunk_rows(obs, dynamics.members)
+    parts = []
+    for o, a, member in zip(obs.split(chunk), action.split(chunk), deal.member.split(chunk), strict=True):
+        prediction = dynamics.predict(o, a)
+        mean, std = moments(prediction, targets)
+        mine = (member, torch.arange(len(o), device=o.device))
+        parts.append((mean[mine], std[mine], uncertainty(prediction)))
+    mean, std, raw = (torch.cat(p) for p in zip(*parts, strict=True))
+    return mean, std, raw

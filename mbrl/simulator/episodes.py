@@ -7,7 +7,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from mbrl.core import generator
+from mbrl.core import Memory, Step, generator
 from mbrl.simulator.simulator import Simulator
 
 
@@ -17,7 +17,7 @@ class Moment(NamedTuple):
     obs: Tensor  # [N, O]
     reward: Tensor  # [N], raw: no penalty; 0 where an episode began
     terminated: Tensor  # [N] bool: the world ended
-    truncated: Tensor  # [N] bool: the world went on, the episode was cut at the horizon
+    truncated: Tensor  # [N] bool: the world went on; the episode was cut at the horizon, or where the replayed log ends
     uncertainty: Tensor  # [N], in the simulator's unit; 0 where an episode began
     began: Tensor  # [N] bool
 
@@ -61,15 +61,23 @@ class Episodes:
         self.obs = torch.zeros(count, simulator.spec.obs_dim, device=device)  # [N, O] now
         self.elapsed = torch.zeros(count, dtype=torch.long, device=device)  # [N] steps of the running episode
         self.over = torch.ones(count, dtype=torch.bool, device=device)  # [N] to begin anew at the next step
+        self.memory: Memory | None = None  # what the world carries beside obs
         self._starts, self._noise = (generator(seed, f"episodes/{s}", device) for s in ("starts", "noise"))
 
     def begin(self, obs: Tensor | None = None) -> Tensor:
         """Start all episodes anew, from `obs` [N, O] or from stored start states, and return what is seen, [N, O].
 
+        Exogenous channels are replayed from the episode that the stored start state began; after an `obs` of the
+        caller's own, from the beginning of a stored episode drawn at random.
+
         Raises:
             ValueError: no `obs` is given, and the simulator carries no start states.
         """
-        self.obs = self._drawn(len(self.obs)) if obs is None else obs.to(self.obs.device, copy=True)
+        if obs is None:
+            self.obs, self.memory = self._drawn(len(self.obs))
+        else:
+            self.obs = obs.to(self.obs.device, copy=True)
+            self.memory = self.simulator.begin(self.obs, self._starts)
         self.elapsed, self.over = torch.zeros_like(self.elapsed), torch.zeros_like(self.over)
         return self.obs.clone()
 
@@ -80,27 +88,42 @@ class Episodes:
             ValueError: an episode has to begin, and the simulator carries no start states.
         """
         action = action.to(self.obs.device)
-        began, some = self.over, bool(self.over.any())
-        reward, uncertainty = torch.zeros_like(self.obs[:, 0]), torch.zeros_like(self.obs[:, 0])
-        terminated, obs = torch.zeros_like(began), torch.empty_like(self.obs)
-        if some:
-            obs[began] = self._drawn(int(began.sum()))
-        if not (some and began.all()):
-            rows = ~began if some else slice(None)
-            obs[rows], reward[rows], terminated[rows], uncertainty[rows] = self.simulator.step(
-                self.obs[rows], action[rows], self._noise
-            )
-        self.obs, self.elapsed = obs, (self.elapsed + 1).masked_fill_(began, 0)
-        truncated = (self.elapsed >= self.horizon) & ~terminated
+        began = self.over
+        if began.any():
+            step = self._some_anew(action, began)
+        else:
+            step = self.simulator.step(self.obs, action, self._noise, self.memory)
+        self.obs, reward, terminated, uncertainty, self.memory = step
+        self.elapsed = (self.elapsed + 1).masked_fill_(began, 0)
+        cut, ended = self.elapsed >= self.horizon, self.simulator.ended(self.memory)
+        truncated = (cut if ended is None else cut | ended) & ~terminated
         self.over = terminated | truncated
-        return Moment(obs.clone(), reward, terminated, truncated, uncertainty, began)
+        return Moment(self.obs.clone(), reward, terminated, truncated, uncertainty, began)
 
-    def _drawn(self, count: int) -> Tensor:
-        """Stored start states [count, O], drawn with replacement."""
+    def _some_anew(self, action: Tensor, began: Tensor) -> Step:
+        """A step of the rows that go on, and a new episode in the rows `began` [N] bool."""
+        start, memory = self._drawn(int(began.sum()))
+        nothing = torch.zeros_like(self.obs[:, 0])
+        step = Step(torch.empty_like(self.obs), nothing, torch.zeros_like(began), nothing.clone(), memory)
+        step.next_obs[began] = start
+        if began.all():
+            return step
+        rows = ~began
+        on = self.simulator.step(self.obs[rows], action[rows], self._noise, self.memory and self.memory.at(rows))
+        for column, values in zip(step[:4], on[:4], strict=True):
+            column[rows] = values
+        if self.memory is None or memory is None or on.memory is None:
+            return step
+        return step._replace(memory=self.memory.put(rows, on.memory).put(began, memory))
+
+    def _drawn(self, count: int) -> tuple[Tensor, Memory | None]:
+        """Stored start states [count, O], drawn with replacement, and what goes with them."""
         starts = self.simulator.starts
         if starts is None:
             raise ValueError(
                 "this simulator carries no start states: give reset(options={'obs': ...}), or register it anew with"
                 " `mbrl run`, which keeps a sample of the log's"
             )
-        return starts[torch.randint(len(starts), (count,), generator=self._starts, device=starts.device)]
+        chosen = torch.randint(len(starts), (count,), generator=self._starts, device=starts.device)
+        obs = starts[chosen]
+        return obs, self.simulator.begin(obs, self._starts, self.simulator.first_rows(chosen))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mbrl import files
 from mbrl.core import Spec
+from mbrl.simulator import stored
 from mbrl.simulator.simulator import Simulator
 
 Source: TypeAlias = Simulator | str | Path
@@ -22,7 +23,7 @@ def open_simulator(source: Source) -> Simulator:
 
     Args:
         source: a Simulator, `models:/NAME-simulator@ALIAS`, `models:/NAME-simulator/VERSION`, or the path of a file
-            that `mbrl.files.save` wrote from `Simulator.state()`, such as a run's `simulator.ckpt`.
+            that `mbrl.files.save` wrote from `mbrl.simulator.stored.state`, such as a run's `simulator.ckpt`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -44,7 +45,7 @@ def open_simulator(source: Source) -> Simulator:
     content = files.load(Path(source))
     if "dynamics" not in content:
         raise ValueError(f"{source} holds no simulator but {sorted(content)}: give a simulator.ckpt")
-    return Simulator.load(content).eval()
+    return stored.load(content).eval()
 
 
 def action_rows(given: Any, spec: Spec, lead: tuple[int, ...]) -> Tensor:

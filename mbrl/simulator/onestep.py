@@ -36,7 +36,7 @@ def look(simulator: Simulator, batch: Batch, rng: torch.Generator) -> Seen:
         forecast = simulator.forecast(prediction)
         foreign = simulator.dynamics.predict(part.obs, _foreign(simulator, len(part.obs), rng))
         doubts = (_doubt(simulator, p) for p in (prediction, foreign))
-        parts.append((*forecast, outcome(part), *doubts, _chance(simulator, part)))
+        parts.append((*forecast, outcome(part, simulator.targets), *doubts, _chance(simulator, part)))
     mean, std, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
     return Seen(Forecast(mean, std), *rest)
 
@@ -54,7 +54,7 @@ def _doubt(simulator: Simulator, prediction: Prediction) -> Tensor:
     """The simulator's own uncertainty [B]; of one that has none, the size of its forecast's std."""
     if simulator.uncertainty is not None:
         return simulator.uncertainty(prediction) / simulator.uncertainty_scale
-    return torch.linalg.vector_norm(simulator.forecast(prediction).std / prediction.scale, dim=-1)
+    return torch.linalg.vector_norm(simulator.forecast(prediction).std / simulator.unit(prediction), dim=-1)
 
 
 def _chance(simulator: Simulator, batch: Batch) -> Tensor:
@@ -105,7 +105,7 @@ def one_step(simulator: Simulator, seen: Seen) -> dict[str, Any]:
 
 def uncertainty_worth(simulator: Simulator, seen: Seen) -> dict[str, Any]:
     (mean, _), target = seen.forecast, seen.target
-    unit = target.new_tensor([*simulator.spec.delta_std, simulator.spec.reward_std])
+    unit = target.new_tensor([*simulator.spec.delta_std, simulator.spec.reward_std])[[*simulator.spec.targets]]
     error = torch.linalg.vector_norm((target - mean) / unit, dim=-1)
     score = torch.cat([seen.uncertainty, seen.foreign])
     foreign = torch.arange(len(score)) >= len(error)

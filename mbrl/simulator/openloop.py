@@ -15,7 +15,7 @@ LEVEL = 0.9  # of the particles' band
 
 
 class OpenLoop(NamedTuple):
-    """S start rows followed for T steps; C channels are the observation's and the reward, [O + 1].
+    """S start rows followed for T steps; C channels are those that a model predicts, and the reward: `Spec.targets`.
 
     Where `valid` is false the logged episode had ended, and the other columns hold nothing of use.
     """
@@ -59,19 +59,23 @@ def open_loop(
     """Follow the logged actions from the states of `rows` ([S] long) for `horizon` steps.
 
     Each elite carries `particles` of its own from every start to the end: what one member believes is one world, so
-    that disagreement adds up as an error would (TS-infinity of PETS, Chua et al. 2018, section 5.1).
+    that disagreement adds up as an error would (TS-infinity of PETS, Chua et al. 2018, section 5.1). Exogenous channels
+    are the logged ones.
     """
+    simulator, targets = simulator.replaying(data), simulator.targets
     elites, count = len(simulator.dynamics.elites), len(rows)
     last = data.first[data.episode[rows]] + data.lengths[data.episode[rows]] - 1
     obs = data.obs[rows].repeat(particles, 1).expand(elites, -1, -1)
+    memory = simulator.begin(obs[0], rng, rows.repeat(particles))
     ends = _ends(elites * particles).to(obs.device)
     steps = []
     for step in range(horizon):
         here = torch.minimum(rows + step, last)
-        obs, reward = simulator.propagate(obs, data.action[here].repeat(particles, 1), rng)
+        obs, reward, memory = simulator.propagate(obs, data.action[here].repeat(particles, 1), rng, memory)
         cloud = torch.cat([obs, reward.unsqueeze(-1)], -1).view(elites * particles, count, -1)
+        cloud = cloud if targets is None else cloud.index_select(-1, targets)
         low, high = torch.quantile(cloud, ends, dim=0)
-        steps.append((rows + step <= last, outcome(data.batch(here)), cloud.mean(0), low, high))
+        steps.append((rows + step <= last, outcome(data.batch(here), targets), cloud.mean(0), low, high))
     return OpenLoop(rows, *(torch.stack(column) for column in zip(*steps, strict=True)))
 
 

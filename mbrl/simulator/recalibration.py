@@ -1,6 +1,6 @@
 """What the simulator's stated intervals are made of: members' Gaussians, merged, scaled and made to fit held-out rows.
 
-C channels are the next observation's and the reward, [O + 1].
+C channels are those of (next observation, reward) that a model predicts, `Spec.targets`: [P + 1].
 """
 
 from __future__ import annotations
@@ -38,15 +38,17 @@ class Residuals(NamedTuple):
     target: Tensor
 
 
-def moments(prediction: Prediction) -> tuple[Tensor, Tensor]:
-    """Mean and std of (next observation, reward), [..., O + 1] each."""
+def moments(prediction: Prediction, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and std of (next observation, reward), [..., O + 1] each; of `targets` ([C] long) alone, [..., C]."""
     mean = torch.cat([prediction.obs, prediction.reward.unsqueeze(-1)], -1)
-    return mean, torch.cat([prediction.obs_std, prediction.reward_std.unsqueeze(-1)], -1)
+    std = torch.cat([prediction.obs_std, prediction.reward_std.unsqueeze(-1)], -1)
+    return (mean, std) if targets is None else (mean.index_select(-1, targets), std.index_select(-1, targets))
 
 
-def outcome(batch: Batch) -> Tensor:
-    """What happened: next observation and reward, [..., O + 1]."""
-    return torch.cat([batch.next_obs, batch.reward.unsqueeze(-1)], -1)
+def outcome(batch: Batch, targets: Tensor | None = None) -> Tensor:
+    """What happened: next observation and reward, [..., O + 1]; of `targets` ([C] long) alone, [..., C]."""
+    both = torch.cat([batch.next_obs, batch.reward.unsqueeze(-1)], -1)
+    return both if targets is None else both.index_select(-1, targets)
 
 
 def residuals(mean: Tensor, std: Tensor, target: Tensor, unit: Tensor) -> Residuals:

@@ -32,13 +32,16 @@ def imagine(
     horizon: int,
     penalty: float,
     rng: torch.Generator,
+    rows: Tensor | None = None,
 ) -> Batch:
     """Roll the policy out for `horizon` steps from logged states `start` [B, O]: a Batch of [T, B, ...].
 
     The reward is penalised as in MOPO (Yu et al. 2020, eq. 7), r - penalty * (reward spread of the log) * u, where u
     is the simulator's uncertainty, 1 at its stated quantile on held-out rows: one coefficient means the same on every
     log. A row that terminates starts again from its own logged state, so every row of the result is a transition of
-    a living world, and the shapes are known without reading from the device.
+    a living world, and the shapes are known without reading from the device. So does a row whose replayed episode has
+    come to its end, without being called terminated: its last next_obs was logged, and may be bootstrapped from, while
+    one after it would have to be invented.
 
     Args:
         policy: acts with noise.
@@ -47,6 +50,7 @@ def imagine(
         horizon: T, at least 1.
         penalty: at least 0.
         rng: of the policy's and the simulator's noise; a generator of their own gives the start states.
+        rows: [B] long, which transitions of the replayed log these states are of; see `Simulator.begin`.
 
     Raises:
         ValueError: horizon or penalty out of range, or a penalty without an uncertainty to scale it by.
@@ -54,13 +58,19 @@ def imagine(
     if horizon < 1:
         raise ValueError(f"horizon is {horizon}, expected at least 1")
     unit = price(simulator, penalty)
-    obs, rows = start, []
+    first = simulator.begin(start, rng, rows)
+    obs, memory, steps = start, first, []
     for _ in range(horizon):
         action = policy.act(obs, rng)
-        next_obs, reward, terminated, uncertainty = simulator.step(obs, action, rng)
-        rows.append(Batch(obs, action, reward - unit * uncertainty, next_obs, terminated))
-        obs = torch.where(terminated.unsqueeze(-1), start, next_obs)
-    return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+        next_obs, reward, terminated, uncertainty, memory = simulator.step(obs, action, rng, memory)
+        steps.append(Batch(obs, action, reward - unit * uncertainty, next_obs, terminated))
+        fresh, ended = terminated, simulator.ended(memory)
+        if ended is not None:
+            fresh = fresh | ended
+        obs = torch.where(fresh.unsqueeze(-1), start, next_obs)
+        if memory is not None and first is not None:
+            memory = memory.unless(fresh, first)
+    return Batch(*(torch.stack(column) for column in zip(*steps, strict=True)))
 
 
 @torch.no_grad()
@@ -70,16 +80,22 @@ def simulated_returns(
     start: Tensor,
     limit: Tensor,
     rng: torch.Generator,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """Undiscounted returns [B] of the policy's mode from `start` [B, O], unpenalised.
 
-    A row earns nothing after it has terminated, nor after `limit` [B] long steps, where its episode is cut.
+    A row earns nothing after it has terminated, nor after `limit` [B] long steps, where its episode is cut; `rows` as
+    in `imagine`. Where exogenous channels are replayed, the end of the replayed episode cuts it as well, at the same
+    step for every policy, so that values stay comparable: what the weather did next is not known.
     """
-    obs, total = start, start.new_zeros(len(start))
+    obs, total, memory = start, start.new_zeros(len(start)), simulator.begin(start, rng, rows)
     alive = torch.ones_like(total, dtype=torch.bool)
     for step in range(int(limit.max())):
-        obs, reward, terminated, _ = simulator.step(obs, policy.act(obs, None), rng)
+        obs, reward, terminated, _, memory = simulator.step(obs, policy.act(obs, None), rng, memory)
         alive &= step < limit
         total += torch.where(alive, reward, 0.0)
         alive &= ~terminated
+        ended = simulator.ended(memory)
+        if ended is not None:
+            alive &= ~ended
     return total

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Self, get_args
+from collections.abc import Callable
+from typing import Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from mbrl.core import Batch, Dynamics, Prediction, Spec, Step, build, locate, seeded
-from mbrl.simulator.dealing import Deal, chunk_rows, deal
+from mbrl.core import Batch, Dynamics, Memory, Prediction, Spec, Step
+from mbrl.data.dataset import TransitionDataset
+from mbrl.simulator.dealing import Deal, deal, own, own_among_all
+from mbrl.simulator.filling import Filling
 from mbrl.simulator.recalibration import (
     FLOOR,
     Forecast,
@@ -22,6 +24,7 @@ from mbrl.simulator.recalibration import (
     outcome,
     residuals,
 )
+from mbrl.simulator.replay import Replay
 
 Uncertainty = Callable[[Prediction], Tensor]  # Prediction of all members -> [B]
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs -> bool [B]
@@ -33,8 +36,8 @@ class Simulator(nn.Module):
     """Steps a learned world honestly: the reward carries no penalty, and the uncertainty stands beside it.
 
     Every row is stepped by one elite member, drawn anew at every step; rows are dealt to the elites at random and in
-    equal numbers. The next observation and the reward are samples of that member's Gaussian, clipped to the range of
-    the log, widened.
+    equal numbers. The predicted channels of the next observation and the reward are samples of that member's Gaussian,
+    clipped to the range of the log, widened. Exogenous channels are replayed from a logged episode as they were.
 
     Args:
         dynamics: the model, already trained.
@@ -49,14 +52,17 @@ class Simulator(nn.Module):
             "isotonic", that factor and an empirical quantile function a channel for the stated intervals.
         starts: logged start states [S, O], kept with the simulator for those who have no log.
         trusted_horizon: steps up to which its report card trusts it, 0 where not even one; None where there is no card.
+        replay: logged episodes for those who have no log, where a channel is exogenous: start state k begins episode k.
 
     Raises:
         ValueError: margin or trusted_horizon is negative, quantile is not within (0, 1], there is no such
-            recalibration, or starts are not [S >= 1, O] within the range that predictions are clipped to.
+            recalibration, starts are not [S >= 1, O] within the range that predictions are clipped to, or the replay
+            does not go with them or with the spec.
     """
 
     low: Tensor  # [O + 1] of next observation and reward, log's range and margin
     high: Tensor  # [O + 1]
+    targets: Tensor | None  # [P + 1] long: which of these a model predicts; None where it predicts all
     uncertainty_scale: Tensor  # [] raw uncertainty that counts as 1
     starts: Tensor | None  # [S, O]
 
@@ -71,6 +77,7 @@ class Simulator(nn.Module):
         recalibration: Method = "isotonic",
         starts: Tensor | None = None,
         trusted_horizon: int | None = None,
+        replay: Replay | None = None,
     ) -> None:
         super().__init__()
         if not margin >= 0:
@@ -90,7 +97,10 @@ class Simulator(nn.Module):
         self.method = recalibration
         self.trusted_horizon = trusted_horizon
         self.calibrated = False
-        self.recalibration = Recalibration(spec.obs_dim + 1)
+        self.recalibration = Recalibration(len(spec.targets))
+        self.filling = Filling(spec, replay)
+        partial = len(spec.predicted) < spec.obs_dim
+        self.register_buffer("targets", torch.tensor(spec.targets) if partial else None, persistent=False)
         low = torch.tensor([*spec.obs_low, spec.reward_low])
         high = torch.tensor([*spec.obs_high, spec.reward_high])
         self.register_buffer("low", low - margin * (high - low))
@@ -112,6 +122,14 @@ class Simulator(nn.Module):
                 f"start state {row} has {float(self.starts[row, channel])} in channel {channel}, expected"
                 f" {float(low[channel])} to {float(high[channel])}: give starts of the episodes that made the spec"
             )
+        replay = self.filling.replay
+        if replay is not None:
+            begun, seen = replay.values[replay.start], self.starts[:, self.spec.exogenous]
+            if begun.shape != seen.shape or not torch.equal(begun, seen):
+                raise ValueError(
+                    f"the {len(seen)} start states are not the beginnings of the {len(begun)} replayed episodes: give"
+                    " both of the same episodes, in the same order"
+                )
 
     @torch.no_grad()
     def calibrate(self, holdout: Batch) -> None:
@@ -131,14 +149,14 @@ class Simulator(nn.Module):
         for chunk in zip(*(column.split(CALIBRATION_ROWS) for column in holdout), strict=True):
             batch = Batch(*chunk)
             everyone = self.dynamics.predict(batch.obs, batch.action)
-            mean, std = (moment[self.dynamics.elites] for moment in moments(everyone))
-            parts.append(residuals(mean, std, outcome(batch), everyone.scale))
+            mean, std = (moment[self.dynamics.elites] for moment in moments(everyone, self.targets))
+            parts.append(residuals(mean, std, outcome(batch, self.targets), self.unit(everyone)))
             if self.uncertainty is not None:
                 raw.append(self.uncertainty(everyone))
         if raw:
             self.uncertainty_scale.copy_(self._unit(torch.cat(raw)))
         held = Residuals(*(torch.cat(column) for column in zip(*parts, strict=True)))
-        self.recalibration.fit(held, everyone.scale, self.method)
+        self.recalibration.fit(held, self.unit(everyone), self.method)
         self.calibrated = True
 
     def _unit(self, raw: Tensor) -> Tensor:
@@ -153,73 +171,131 @@ class Simulator(nn.Module):
         return raw.kthvalue(rank).values.clamp_min(FLOOR)
 
     def forecast(self, prediction: Prediction) -> Forecast:
-        """Mean and std [B, O + 1] of next observation and reward, from the prediction of all members.
+        """Mean and std [B, P + 1] of the predicted channels and the reward, from the prediction of all members.
 
         `recalibration` turns it into intervals. The mean is not clipped to the log's range.
         """
-        mean, std = (moment[self.dynamics.elites] for moment in moments(prediction))
-        return self.recalibration.forecast(mean, std, prediction.scale)
+        mean, std = (moment[self.dynamics.elites] for moment in moments(prediction, self.targets))
+        return self.recalibration.forecast(mean, std, self.unit(prediction))
+
+    def unit(self, prediction: Prediction) -> Tensor:
+        """The log's spread of what a model predicts, [P + 1]."""
+        return prediction.scale if self.targets is None else prediction.scale[self.targets]
+
+    def begin(self, obs: Tensor, rng: torch.Generator, rows: Tensor | None = None) -> Memory | None:
+        """What rollouts from obs [B, O] carry beside the observation; None in a world that needs nothing.
+
+        Args:
+            obs: [B, O], where they begin.
+            rng: draws logged episodes, from whose beginning exogenous channels are replayed where `rows` is None.
+            rows: [B] long, the transitions of the replayed log that they begin with (see `replaying`; of a simulator
+                that has been stored, those of its own sample). Exogenous channels go on from these very rows.
+
+        Raises:
+            ValueError: a channel is exogenous, and the simulator has nothing to replay it from.
+        """
+        return self.filling.begin(len(obs), rng, rows)
+
+    def replaying(self, data: TransitionDataset, episodes: Tensor | None = None) -> Self:
+        """The same world, its tensors shared, with exogenous channels replayed from (some episodes of) a log.
+
+        `rows` of `begin` are then those of `data.rows(episodes)`, in this order. A world without exogenous channels is
+        returned as it is.
+
+        Raises:
+            ValueError: the log has other exogenous channels.
+        """
+        if data.exogenous != self.spec.exogenous:
+            raise ValueError(
+                f"{data.id} has exogenous channels {list(data.exogenous)}, and the simulator was fitted with"
+                f" {list(self.spec.exogenous)}: import the log with the same schema"
+            )
+        if not data.exogenous:
+            return self
+        world = copy.copy(self)
+        world._modules = {**self._modules, "filling": Filling(self.spec, Replay.of(data, episodes))}
+        return world
+
+    def check_replays(self, obs: Tensor) -> None:
+        """Refuse, where a channel is exogenous, if `obs` [n, O] are not those of the replayed transitions, in order.
+
+        Raises:
+            ValueError: they are not, so that rows of one are not rows of the other.
+        """
+        replay = self.filling.replay
+        if not self.spec.exogenous:
+            return
+        if replay is None or not torch.equal(replay.values[replay.rows], obs[:, self.spec.exogenous]):
+            raise ValueError(
+                f"the simulator does not replay the {len(obs)} logged rows that it is to start from: give"
+                " `simulator.replaying(data, episodes)`, with the episodes that the rows are of"
+            )
+
+    def first_rows(self, starts: Tensor) -> Tensor | None:
+        """For `begin`: the transitions [B] with which the stored start states ([B] long) begin; None where unknown."""
+        return None if self.filling.replay is None else self.filling.replay.first[starts]
+
+    def ended(self, memory: Memory | None) -> Tensor | None:
+        """Rows [B] bool whose replayed episode has no further row, None in a world that replays nothing.
+
+        The world goes on there, but nobody knows how: whoever rolls out stops, or begins anew.
+        """
+        if memory is None or memory.cursor is None or self.filling.replay is None:
+            return None
+        return self.filling.replay.ended(memory.cursor)
 
     @torch.no_grad()
-    def propagate(self, obs: Tensor, action: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def propagate(
+        self, obs: Tensor, action: Tensor, rng: torch.Generator, memory: Memory | None = None
+    ) -> tuple[Tensor, Tensor, Memory | None]:
         """One step of particles that keep their member: obs [K, B, O], one row of particles for each of the K elites.
 
-        `action` is [B, A], the same for every member. Sampled and clipped as in `step`; nothing terminates.
+        `action` is [B, A], the same for every member, and so is `memory`. Sampled, clipped and filled in as in `step`;
+        nothing terminates.
 
         Returns:
-            next_obs [K, B, O] and reward [K, B].
+            next_obs [K, B, O], reward [K, B], and the memory for the next step.
         """
         prediction = self.dynamics.predict(obs, action.expand(len(obs), -1, -1), self.dynamics.elites)
-        sample = self._sample(*moments(prediction), rng)
-        return sample[..., :-1], sample[..., -1]
+        sample = self._sample(*moments(prediction, self.targets), rng)
+        next_obs, memory = self.filling(obs, sample[..., :-1], memory)
+        return next_obs, sample[..., -1], memory
 
     @torch.no_grad()
-    def step(self, obs: Tensor, action: Tensor, rng: torch.Generator) -> Step:
+    def step(self, obs: Tensor, action: Tensor, rng: torch.Generator, memory: Memory | None = None) -> Step:
         """One step from obs [B, O] with action [B, A]; pure, and decided by `rng` (on the device of obs) alone.
 
-        No host synchronisation: no `.item()`, no Python branch on a tensor.
+        `memory` is that of `begin` or of the step before. No host synchronisation: no `.item()`, no Python branch on a
+        tensor.
 
         Raises:
             RuntimeError: the simulator has an uncertainty but was never calibrated.
+            ValueError: the world needs a memory, and there is none.
         """
         if self.uncertainty is not None and not self.calibrated:
             raise RuntimeError("the uncertainty has no unit yet: call calibrate(holdout) before the first step")
         dealt = deal(len(obs), self.dynamics.elites, rng)
         if self.uncertainty is None:
-            mean, std = self._own(obs, action, dealt)
+            mean, std = own(self.dynamics, obs, action, dealt, self.targets)
             uncertainty = obs.new_zeros(len(obs))
         else:
-            mean, std, raw = self._own_among_all(obs, action, dealt, self.uncertainty)
+            mean, std, raw = own_among_all(self.dynamics, obs, action, dealt, self.targets, self.uncertainty)
             uncertainty = raw / self.uncertainty_scale
         sample = self._sample(mean, std, rng)
-        next_obs, reward = sample[:, :-1], sample[:, -1]
-        return Step(next_obs, reward, self._terminated(obs, action, next_obs, dealt, rng), uncertainty)
+        reward = sample[:, -1]
+        next_obs, memory = self.filling(obs, sample[:, :-1], memory)
+        return Step(next_obs, reward, self._terminated(obs, action, next_obs, dealt, rng), uncertainty, memory)
 
     def _sample(self, mean: Tensor, std: Tensor, rng: torch.Generator) -> Tensor:
-        """Next observation and reward [..., O + 1] from a member's Gaussian, clipped to the log's widened range."""
+        """Predicted channels and reward [..., P + 1] from a member's Gaussian, clipped to the log's widened range."""
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        return torch.clamp(mean + std * self.recalibration.scale * noise, self.low, self.high)
+        return self.clip(mean + std * self.recalibration.scale * noise)
 
-    def _own(self, obs: Tensor, action: Tensor, deal: Deal) -> tuple[Tensor, Tensor]:
-        """Mean and std [B, O + 1] of each row's own member; nothing else is computed."""
-        chunk = chunk_rows(obs, len(deal.members))
-        parts = [moments(self.dynamics.predict(obs[r], action[r], deal.members)) for r in deal.rows.split(chunk, 1)]
-        mean, std = (torch.cat(p, 1).flatten(0, 1)[deal.slots] for p in zip(*parts, strict=True))
-        return mean, std
-
-    def _own_among_all(
-        self, obs: Tensor, action: Tensor, deal: Deal, uncertainty: Uncertainty
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and std [B, O + 1] of each row's own member, and the raw uncertainty [B] of all members."""
-        chunk = chunk_rows(obs, self.dynamics.members)
-        parts = []
-        for o, a, member in zip(obs.split(chunk), action.split(chunk), deal.member.split(chunk), strict=True):
-            prediction = self.dynamics.predict(o, a)
-            mean, std = moments(prediction)
-            own = (member, torch.arange(len(o), device=o.device))
-            parts.append((mean[own], std[own], uncertainty(prediction)))
-        mean, std, raw = (torch.cat(p) for p in zip(*parts, strict=True))
-        return mean, std, raw
+    def clip(self, values: Tensor) -> Tensor:
+        """Predicted channels and reward [..., P + 1] within the range that no prediction leaves."""
+        if self.targets is None:
+            return torch.clamp(values, self.low, self.high)
+        return torch.clamp(values, self.low[self.targets], self.high[self.targets])
 
     def _terminated(self, obs: Tensor, action: Tensor, next_obs: Tensor, deal: Deal, rng: torch.Generator) -> Tensor:
         """Whether the world ended, [B] bool: by rule, by the head of each row's member, or never."""
@@ -237,64 +313,3 @@ class Simulator(nn.Module):
         world = copy.copy(self)
         world.uncertainty = None
         return world
-
-    def state(self) -> dict[str, Any]:
-        """Plain values and tensors from which `load` rebuilds this simulator; for `mbrl.files.save`.
-
-        Raises:
-            ValueError: the uncertainty or the termination is not reachable by a dotted path (a lambda, a closure).
-        """
-        return {
-            "dynamics": self.dynamics.config,
-            "spec": self.spec.to_dict(),
-            "uncertainty": _path(self.uncertainty),
-            "termination": _path(self.termination),
-            "margin": self.margin,
-            "quantile": self.quantile,
-            "recalibration": self.method,
-            "calibrated": self.calibrated,
-            "starts": self.starts,
-            "trusted_horizon": self.trusted_horizon,
-            "state_dict": self.state_dict(),
-        }
-
-    @classmethod
-    def load(cls, content: Mapping[str, Any]) -> Self:
-        """The inverse of `state`; what older content lacks is None (start states, trusted horizon) or an identity.
-
-        Raises:
-            ValueError: a dotted path leads nowhere, or the spec is of another version.
-            RuntimeError: the state dict does not fit the model that the configuration builds.
-        """
-        spec = Spec.from_dict(content["spec"])
-        uncertainty, termination = (locate(content[k]) if content[k] else None for k in ("uncertainty", "termination"))
-        with seeded(0, "load"):  # the random weights of a new model are about to be overwritten
-            dynamics = build(content["dynamics"], Dynamics, spec)
-        simulator = cls(
-            dynamics,
-            spec,
-            uncertainty,
-            termination,
-            content["margin"],
-            content["quantile"],
-            content.get("recalibration", "scale"),
-            content.get("starts"),
-            content.get("trusted_horizon"),
-        )
-        identity = {} if "recalibration" in content else simulator.recalibration.state_dict(prefix="recalibration.")
-        simulator.load_state_dict({**identity, **content["state_dict"]})
-        simulator.calibrated = content["calibrated"]
-        return simulator
-
-
-def _path(function: Callable[..., Tensor] | None) -> str | None:
-    if function is None:
-        return None
-    path = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', '?')}"
-    try:
-        found = locate(path)
-    except ValueError:
-        found = None
-    if found is not function:
-        raise ValueError(f"{function!r} cannot be saved: {path!r} does not lead to it. Give a function of a module")
-    return path

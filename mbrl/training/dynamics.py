@@ -45,16 +45,18 @@ def holdout_score(dynamics: Dynamics, holdout: Batch) -> Tensor:
 
     The geometric mean, over channels, of the mean squared error in units of the log's spread (`Prediction.scale`):
     neither a channel of large scale nor one that nobody can predict (noise, a set-point that jumps) decides, and an
-    improvement by 1 % is one by 1 % of the average channel.
+    improvement by 1 % is one by 1 % of the average channel. Channels that no model predicts do not count.
     """
-    total = torch.zeros(dynamics.members, holdout.obs.shape[-1] + 1, device=holdout.obs.device)
+    device = holdout.obs.device
+    targets = torch.tensor(dynamics.spec.targets, device=device)
+    total = torch.zeros(dynamics.members, dynamics.spec.obs_dim + 1, device=device)
     for chunk in zip(*(t.split(SCORE_ROWS) for t in holdout), strict=True):
         rows = Batch(*chunk)
         prediction = dynamics.predict(rows.obs, rows.action)
         mean, _ = prediction.normalised()
         truth = torch.cat([rows.next_obs, rows.reward.unsqueeze(-1)], -1) / prediction.scale
         total += (mean - truth).square().sum(-2)
-    return (total / len(holdout.obs)).clamp_min(SCORE_FLOOR).log().mean(-1).exp()
+    return (total / len(holdout.obs)).index_select(-1, targets).clamp_min(SCORE_FLOOR).log().mean(-1).exp()
 
 
 class _Settings(NamedTuple):

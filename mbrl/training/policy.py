@@ -61,7 +61,8 @@ def fit_policy(
     Args:
         learner: built; its weights move to the accelerator's device.
         real: logged transitions [N, ...], training split only.
-        simulator: None where the learner imagines nothing.
+        simulator: None where the learner imagines nothing. Where a channel is exogenous, it has to replay the log that
+            the rows are of: `simulator.replaying(data, episodes)`.
         seed: of row choice, start states, imagination and the learner's own noise, a stream each.
         updates: in all, those before a resumption included.
         batch_size: rows an update, logged and imagined together.
@@ -79,7 +80,8 @@ def fit_policy(
 
     Raises:
         Interrupted: after Ctrl-C, with the checkpoint written.
-        ValueError: an argument out of range, or a learner that imagines without a simulator.
+        ValueError: an argument out of range, a learner that imagines without a simulator, or a simulator that replays
+            another log.
         FloatingPointError: a metric became NaN or infinite; the last checkpoint is from before.
     """
     imagines = learner.imagines and real_ratio < 1
@@ -111,7 +113,7 @@ def fit_policy(
     first = state.restore(updates)
     started, imagining = time.perf_counter(), 0.0
     if world is not None:
-        world.to(device)
+        world.to(device).check_replays(real.obs)
     learner.train()
     try:
         with noted_interrupt() as heard, _Bar(updates, first, label) as bar:
@@ -120,7 +122,8 @@ def fit_policy(
                     begun = time.perf_counter()
                     index = torch.randint(len(real.reward), (rollout_starts,), generator=rngs["start"], device=device)
                     learner.eval()
-                    ring.add(imagine(learner.policy, world, real.obs[index], horizon, penalty, rngs["imagination"]))
+                    start, rng = real.obs[index], rngs["imagination"]
+                    ring.add(imagine(learner.policy, world, start, horizon, penalty, rng, index))
                     learner.train()
                     imagining += time.perf_counter() - begun
                 chosen = torch.randint(len(real.reward), (real_rows,), generator=rngs["rows"], device=device)

@@ -123,6 +123,6 @@ def test_normaliser_makes_the_log_standard_and_inverts() -> None:
     for standard in (normaliser.inputs(log.obs, log.action), normaliser.targets(log)):
         torch.testing.assert_close(standard.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
         torch.testing.assert_close(standard.std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
-    next_obs, reward = normaliser.outputs(log.obs, normaliser.targets(log))
+    next_obs, _, reward, *_ = normaliser.prediction(log.obs, normaliser.targets(log))
     torch.testing.assert_close(next_obs, log.next_obs, atol=1e-2, rtol=1e-5)
     torch.testing.assert_close(reward, log.reward)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from registry_toys import Drift, Fickle, Line, Overshoot, far, simulator, spec
+from weather_world import driven, simulator_of
 
 import dynamics.uncertainty
 import policies
@@ -10,10 +11,10 @@ from mbrl.simulator.simulator import Simulator
 
 
 def test_the_example_is_the_logs_mean_smallest_and_largest_values():
-    obs, action = export.example(spec())
+    obs, action = export.example(spec()).values()
     assert obs.tolist() == [[10.0, -5.0, 0.0], [6.0, -8.0, -1.0], [14.0, -2.0, 1.0]]
     assert action.tolist() == [[0.5, 0.5], [-1.0, 0.0], [3.0, 4.0]]
-    _, action = export.example(spec(discrete=True))
+    action = export.example(spec(discrete=True))["action"]
     assert action.tolist() == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
 
 
@@ -138,7 +139,23 @@ def test_every_model_and_uncertainty_of_the_house_can_be_served(tmp_path, model,
     made.calibrated = True
     export.export_simulator(made, tmp_path)
     program = torch.export.load(tmp_path / "simulator.pt2").module()
-    obs, action = export.example(spec())
+    obs, action = export.example(spec()).values()
     wanted, found = export.OneStep(made)(obs, action), program(obs, action)
     for key in wanted:
         torch.testing.assert_close(found[key], wanted[key])
+
+
+def test_exogenous_channels_are_an_input_of_the_program(tmp_path):
+    made = simulator_of(driven(), std=0.1)
+    export.export_simulator(made, tmp_path)
+    rows = export.example(made.spec)
+    assert list(rows) == ["obs", "action", "exogenous"]
+    program = torch.export.load(tmp_path / "simulator.pt2").module()
+    obs, action, ahead = torch.tensor([[0.5, 1.0]]), torch.tensor([[0.0]]), torch.tensor([[-0.75]])
+    found = program(obs, action, ahead)
+    for name in ("next_obs", "next_obs_low", "next_obs_high"):
+        assert found[name][0, 0] == -0.75
+    assert found["next_obs"][0, 1] == pytest.approx(1.3)
+    assert found["next_obs_high"][0, 1] - found["next_obs_low"][0, 1] == pytest.approx(2 * 0.1 * 1.6449, rel=0.01)
+    with pytest.raises(ValueError, match=r"channels \[0\] are exogenous: their next values are needed"):
+        export.OneStep(made)(obs, action)

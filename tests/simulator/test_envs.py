@@ -18,6 +18,7 @@ from dynamics import ProbabilisticEnsemble
 from dynamics.uncertainty import ensemble_std
 from mbrl import files
 from mbrl.core import Batch, generator, seeded
+from mbrl.simulator import stored
 from mbrl.simulator.envs import SimulatorEnv, SimulatorVectorEnv, UncertaintyPenalty, UncertaintyVectorPenalty
 from mbrl.simulator.episodes import Episodes
 from mbrl.simulator.rollout import imagine
@@ -323,7 +324,7 @@ def test_it_draws_itself() -> None:
 
 def test_a_simulator_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "simulator.ckpt"
-    files.save(path, world().state())
+    files.save(path, stored.state(world()))
     assert played(SimulatorEnv(path), 1) == played(SimulatorEnv(str(path)), 1) == played(SimulatorEnv(world()), 1)
     altered = bytearray(path.read_bytes())
     altered[-100] ^= 1

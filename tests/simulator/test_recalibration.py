@@ -8,6 +8,7 @@ from torch import Tensor
 from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
 from mbrl.core import generator, seeded
 from mbrl.evaluation import scores
+from mbrl.simulator import stored
 from mbrl.simulator.recalibration import Forecast, Recalibration, outcome, residuals
 from mbrl.simulator.simulator import Simulator
 
@@ -125,7 +126,7 @@ def test_the_scale_is_what_a_step_samples_with_and_is_kept() -> None:
     after = simulator.step(log.obs, log.action, generator(0, "test"))
     simulator.recalibration.scale.zero_()
     mean = simulator.step(log.obs, log.action, generator(0, "test"))
-    scale = Simulator.load(simulator.state()).recalibration.scale
+    scale = stored.load(stored.state(simulator)).recalibration.scale
     assert scale.eq(0).all()
     ratio = (after.next_obs - mean.next_obs) / (before.next_obs - mean.next_obs)
     assert ratio.std(0).max() < 1e-2

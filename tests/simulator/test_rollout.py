@@ -19,6 +19,7 @@ SPEC = replace(
     **dict.fromkeys(("action_low",), (-1.0,)),
     **dict.fromkeys(("action_high", "action_std"), (1.0,)),
     obs_dim=1,
+    predicted=(),
     action_dim=1,
     action_mean=(0.0,),
     obs_low=(-10.0,),

@@ -1,0 +1,86 @@
+"""The problem as a network sees it, in numbers read from the log. `mbrl.core` has it with the other nouns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+CHANNEL_LISTS = ("predicted", "exogenous")  # fields that name channels, and have not one value a channel
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that a network must know of the problem, read from the training split of the log.
+
+    Box actions keep their declared bounds (the log's own range where a bound is infinite). For
+    Discrete actions `action_dim` is the number of choices and the bounds are 0 and 1.
+
+    Raises:
+        ValueError: a field has not one value a channel, no channel is predicted, or a channel is named twice, does not
+            exist, or is both predicted and exogenous.
+    """
+
+    obs_dim: int
+    action_dim: int
+    discrete: bool
+    action_low: tuple[float, ...]  # [A]
+    action_high: tuple[float, ...]  # [A]
+    action_mean: tuple[float, ...]  # [A]
+    action_std: tuple[float, ...]  # [A]
+    obs_mean: tuple[float, ...]  # [O]
+    obs_std: tuple[float, ...]  # [O]; 1 where the channel is constant, as in every std here
+    obs_low: tuple[float, ...]  # [O] smallest logged value, next observations included
+    obs_high: tuple[float, ...]  # [O]
+    delta_mean: tuple[float, ...]  # [O] of next_obs - obs
+    delta_std: tuple[float, ...]  # [O]
+    reward_mean: float
+    reward_std: float
+    reward_low: float
+    reward_high: float
+    terminals: bool  # whether the log holds a true terminal
+    max_episode_steps: int  # the longest logged episode
+    exogenous: tuple[int, ...] = ()  # channels that nothing inside the world decides (weather): replayed from a log
+    predicted: tuple[int, ...] = ()  # channels that a model predicts, in order; () for all that are not exogenous
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple) and field.name not in CHANNEL_LISTS:
+                width = self.action_dim if field.name.startswith("action") else self.obs_dim
+                if len(value) != width:
+                    raise ValueError(f"{field.name} has {len(value)} values, expected one a channel: {width}")
+        if not self.predicted:
+            left = tuple(k for k in range(self.obs_dim) if k not in self.exogenous)
+            object.__setattr__(self, "predicted", left)  # frozen for everybody else
+        for name in CHANNEL_LISTS:
+            value = getattr(self, name)
+            if list(value) != sorted(set(value)) or not set(value) <= set(range(self.obs_dim)):
+                raise ValueError(f"{name} is {list(value)}, expected channels from 0 to {self.obs_dim - 1} in order")
+        if both := set(self.predicted) & set(self.exogenous):
+            raise ValueError(f"channels {sorted(both)} are predicted and exogenous: a channel is one of them")
+        if not self.predicted:
+            raise ValueError(f"all {self.obs_dim} channels are exogenous, and none is left for a model to predict")
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """Which of (next observation, reward), [O + 1], a model predicts: the last is the reward."""
+        return (*self.predicted, self.obs_dim)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict of numbers and lists, for checkpoints and JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is missing or unknown.
+        """
+        known = {f.name for f in fields(cls)}
+        if known != set(values):
+            odd = sorted(known ^ set(values))
+            raise ValueError(f"the stored spec does not fit this version of mbrl: fields {odd} are missing or unknown")
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
