@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+BOUNDS = ("bound_low", "bound_high")  # fields with one value a channel, and one for the reward
 CHANNEL_LISTS = ("predicted", "exogenous")  # fields that name channels, and have not one value a channel
 
 
@@ -41,18 +42,23 @@ class Spec:
     terminals: bool  # whether the log holds a true terminal
     max_episode_steps: int  # the longest logged episode
     exogenous: tuple[int, ...] = ()  # channels that nothing inside the world decides (weather): replayed from a log
+    bound_low: tuple[float | None, ...] = ()  # [O + 1] physical bounds of observation and reward, None without one
+    bound_high: tuple[float | None, ...] = ()  # [O + 1]; () for no bounds at all
     predicted: tuple[int, ...] = ()  # channels that a model predicts, in order; () for all that are not exogenous
 
     def __post_init__(self) -> None:
+        for name in BOUNDS:
+            if not getattr(self, name):
+                object.__setattr__(self, name, (None,) * (self.obs_dim + 1))  # frozen for everybody else
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple) and field.name not in CHANNEL_LISTS:
-                width = self.action_dim if field.name.startswith("action") else self.obs_dim
+                width = self.action_dim if field.name.startswith("action") else self.obs_dim + (field.name in BOUNDS)
                 if len(value) != width:
                     raise ValueError(f"{field.name} has {len(value)} values, expected one a channel: {width}")
         if not self.predicted:
             left = tuple(k for k in range(self.obs_dim) if k not in self.exogenous)
-            object.__setattr__(self, "predicted", left)  # frozen for everybody else
+            object.__setattr__(self, "predicted", left)
         for name in CHANNEL_LISTS:
             value = getattr(self, name)
             if list(value) != sorted(set(value)) or not set(value) <= set(range(self.obs_dim)):

@@ -61,10 +61,10 @@ def survey(source: Source, schema: Schema, drop: bool) -> Plan:
     """
     if not schema.categorical and not drop:
         return Plan(schema, {})
-    after = dict(zip(schema.next_observation, schema.observation, strict=False))
-    seen = {name: _Seen() for name in schema.observation}
+    after = dict(zip(schema.next_observation, schema.seen, strict=False))
+    seen = {name: _Seen() for name in schema.seen}
     start = 0
-    names = dict.fromkeys((*schema.observation, *schema.next_observation))
+    names = dict.fromkeys((*schema.seen, *schema.next_observation))
     others = [schema.fallback[name] for name in names if name in schema.fallback]
     for chunk in source.chunks(list(dict.fromkeys([*names, *others]))):
         for name in names:
@@ -88,18 +88,20 @@ def survey(source: Source, schema: Schema, drop: bool) -> Plan:
 
 
 def _constant(source: Source, schema: Schema, seen: dict[str, _Seen]) -> dict[str, str]:
-    found, count = dict[str, str](), 0
-    for name in schema.observation:
+    found, moving = dict[str, str](), False
+    for name in schema.seen:
         listed, low = schema.categorical.get(name), seen[name].low
         width = len(listed) if listed is not None else 1 if low is None else len(low)
-        count += width
-        for k, value in seen[name].constant().items():
+        constant = seen[name].constant()
+        moving |= name in schema.observation and len(constant) < (width if listed is None else 1)
+        for k, value in constant.items():
             if listed is not None:
                 found |= {f"{name}={category}": value for category in listed}
             else:
                 found[name if width == 1 else f"{name}[{k}]"] = value
-    if found and len(found) == count:
-        raise ValueError(f"{source.path}: no column of the observation ever changes: {', '.join(found)}")
+    if found and not moving:
+        left = f"; {', '.join(schema.exogenous)} are exogenous, and not to be predicted" if schema.exogenous else ""
+        raise ValueError(f"{source.path}: no column of the observation ever changes: {', '.join(found)}{left}")
     return found
 
 
@@ -116,13 +118,14 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
         look = partial(read, source, chunk=chunk, start=start)
         number = partial(measured, source, schema, chunk=chunk, start=start)
         obs, held = _observation(schema, schema.observation, look, number)
+        given, also = _observation(schema, schema.exogenous, look, number)
         action = {name: number(name) for name in schema.action}
         after, _ = _observation(schema, schema.next_observation, look, number)
         reward = number(schema.reward) if schema.reward else None
         if reward is not None and reward.shape[1] != 1:
             raise ValueError(f"{source.path}: the reward {schema.reward!r} has {reward.shape[1]} channels, expected 1")
         columns = {
-            "obs": _channels(obs),
+            "obs": _channels(obs | given),
             "action": _channels(action),
             "reward": [schema.reward or ""],
             "next_obs": _channels(after),
@@ -137,7 +140,7 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
             episode = np.searchsorted(index, np.arange(start, start + size), side="right")
         yield Rows(
             first=start,
-            obs=np.concatenate(list(obs.values()), axis=1),
+            obs=np.concatenate([*obs.values(), *given.values()], axis=1),
             action=np.concatenate(list(action.values()), axis=1),
             reward=None if reward is None else reward[:, 0],
             next_obs=np.concatenate(list(after.values()), axis=1) if after else None,
@@ -146,7 +149,8 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
             episode=episode,
             time=look(times, schema.time) if schema.time else None,
             columns=columns,
-            held=held,
+            held=(*held, *also),
+            given=tuple(_channels(given)),
         )
         start += size
 
@@ -156,7 +160,7 @@ def _observation(
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Channels [n, k] by column, those of a category as `column=category`; and the names of the latter."""
     found, held = dict[str, np.ndarray](), list[str]()
-    partners = schema.observation if names is schema.next_observation else names
+    partners = schema.seen if names is schema.next_observation else names
     for name, column in zip(names, partners, strict=False):
         if column not in schema.categorical:
             found[name] = number(name)

@@ -43,7 +43,9 @@ class TransitionDataset:
     action_channels: tuple[str, ...]  # [A] names; of a Discrete action, those of its choices
     action_units: tuple[str, ...]  # [A]
     exogenous: tuple[int, ...]  # channels of the observation that nothing in the world decides, such as the weather
-    fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, the bounds, `discrete` and `exogenous`
+    bound_low: tuple[float | None, ...]  # [O + 1] physical bounds of the observation and the reward, None without one
+    bound_high: tuple[float | None, ...]  # [O + 1]
+    fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, bounds, `discrete` and `exogenous`
 
     @classmethod
     def create(
@@ -66,6 +68,8 @@ class TransitionDataset:
         action_channels: Sequence[str] = (),
         action_units: Sequence[str] = (),
         exogenous: Sequence[int] = (),
+        bound_low: Sequence[float | None] = (),
+        bound_high: Sequence[float | None] = (),
     ) -> Self:
         """Check the tensors, resolve infinite action bounds to the log's own range, and take the fingerprint.
 
@@ -73,7 +77,8 @@ class TransitionDataset:
         fingerprint does not change with them.
 
         Raises:
-            ValueError: a shape, dtype, the order of the episodes or a count of names is not as the class promises.
+            ValueError: a shape, dtype, the order of the episodes or a count of names is not as the class promises, or
+                a row leaves the physical bounds.
         """
         low, high = _bounds(action, action_low, action_high)
         data = cls(
@@ -94,6 +99,8 @@ class TransitionDataset:
             action_channels=tuple(action_channels) or tuple(f"action {k}" for k in range(action.shape[-1])),
             action_units=tuple(action_units) or ("",) * action.shape[-1],
             exogenous=tuple(exogenous),
+            bound_low=tuple(bound_low) or (None,) * (obs.shape[-1] + 1),
+            bound_high=tuple(bound_high) or (None,) * (obs.shape[-1] + 1),
             fingerprint="",
         )
         data._check()
@@ -205,6 +212,8 @@ class TransitionDataset:
             terminals=bool(self.terminated[rows].any()),
             max_episode_steps=int(self.lengths[episodes].max()),
             exogenous=self.exogenous,
+            bound_low=self.bound_low,
+            bound_high=self.bound_high,
         )
 
     def to(self, device: torch.device | str) -> Self:
@@ -218,8 +227,9 @@ class TransitionDataset:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         digest.update(f"{self.discrete} {self.action_low} {self.action_high}".encode())
-        if self.exogenous:
-            digest.update(f"exogenous {self.exogenous}".encode())
+        for name in ("exogenous", "bound_low", "bound_high"):
+            if any(entry is not None for entry in getattr(self, name)):
+                digest.update(f"{name} {getattr(self, name)}".encode())
         return digest.hexdigest()
 
     def _check(self) -> None:
@@ -250,6 +260,7 @@ class TransitionDataset:
             found, count = getattr(self, name), self.tensors[width].shape[1]
             if len(found) != count:
                 raise ValueError(f"{self.id}: {len(found)} {name} for {count} channels: {', '.join(found)}")
+        self._check_bounds()
         channels = self.obs.shape[1]
         if list(self.exogenous) != sorted(set(self.exogenous)) or not set(self.exogenous) < set(range(channels)):
             raise ValueError(
@@ -262,6 +273,25 @@ class TransitionDataset:
         last = torch.cat([steps == 1, torch.ones(1, dtype=torch.bool)])
         if not bool((self.terminated | self.truncated)[last].all()):
             raise ValueError(f"{self.id}: the last row of every episode must be terminated or truncated")
+
+    def _check_bounds(self) -> None:
+        """No row leaves the physical bounds."""
+        for name, sign in ("bound_low", -1), ("bound_high", 1):
+            ends = getattr(self, name)
+            if len(ends) != self.obs.shape[1] + 1:
+                raise ValueError(f"{self.id}: {name} has {len(ends)} values, expected {self.obs.shape[1] + 1}")
+            if all(end is None for end in ends):
+                continue
+            limit = torch.tensor([math.inf * sign if end is None else end for end in ends])
+            for seen in (self.obs, self.next_obs):
+                beyond = sign * (torch.cat([seen, self.reward[:, None]], 1) - limit.to(seen)) > 0
+                if beyond.any():
+                    row, k = beyond.nonzero()[0].tolist()
+                    what = "the reward" if k == self.obs.shape[1] else self.channels[k]
+                    raise ValueError(
+                        f"{self.id}: {what} is beyond its {name} {ends[k]} in {int(beyond[:, k].sum())} rows, first row"
+                        f" {row}: correct the rows or the schema's bounds, and import the log again"
+                    )
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Rows:
     time: np.ndarray | None  # [n]
     columns: dict[str, list[str]]  # what the file calls each channel of a field
     held: tuple[str, ...] = ()  # channels of obs that are categories: never interpolated
+    given: tuple[str, ...] = ()  # channels of obs that are exogenous
 
     def __len__(self) -> int:
         return len(self.obs)

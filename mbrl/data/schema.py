@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
+from mbrl.data.entries import CHECKS
+
 RULES = ("last", "linear")  # of resampling
+ROLES = (
+    "observation",
+    "exogenous",
+    "next_observation",
+    "action",
+    "reward",
+    "terminal",
+    "truncated",
+    "episode",
+    "time",
+)
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -27,6 +40,10 @@ class Schema:
 
     A schema file is YAML with these names as keys. `observation` and `action` take one name or a list; an npz
     array or a Parquet list column may be [N, k] and then stands for k channels.
+
+    Columns of the observation that nothing in the plant decides (weather, demand, set-points) are `exogenous` in place
+    of `observation`: policies and models see them, behind the others; no model predicts them, and imagined rollouts
+    replay them from a logged episode.
 
     `fallback` names, for a column that was not always logged, the one to read in its place, and `clip_action` brings
     actions to their bounds: together they say `what was applied, or else the command as the amplifier limited it`.
@@ -46,12 +63,13 @@ class Schema:
     terminal or truncated flag belongs to the transition that leads to it.
     """
 
-    observation: tuple[str, ...]
+    observation: tuple[str, ...]  # what the plant decides; see also `exogenous`
     action: tuple[str, ...]
     reward: str | None = None  # a column, or else:
     reward_function: str | None = (
         None  # dotted path: (obs [n, O], action [n, A], next_obs [n, O]) -> reward [n], tensors
     )
+    exogenous: tuple[str, ...] = ()  # what is observed, and decided elsewhere
     terminal: str | None = None  # 1 or true where the world ended with this row
     truncated: str | None = None  # 1 or true where the episode was cut after this row
     episode: str | None = None  # an id; the rows of one episode are together
@@ -100,7 +118,7 @@ class Schema:
         values: dict[str, Any] = {}
         for key, value in content.items():
             try:
-                values[key] = _CHECKS[key](value)
+                values[key] = CHECKS[key](value)
             except TypeError as error:
                 raise ValueError(f"the schema {path}: {key} is {value!r}, expected {error}") from error
         schema = cls(**values)
@@ -126,7 +144,7 @@ class Schema:
     def _check_roles(self, where: str) -> None:
         """Every column has one role, and what is said by column is said of columns that can have it."""
         roles: dict[str, str] = {}
-        for key in ("observation", "next_observation", "action", "reward", "terminal", "truncated", "episode", "time"):
+        for key in ROLES:
             value = getattr(self, key)
             for name in value if isinstance(value, tuple) else [value] if value else []:
                 if name in roles:
@@ -138,17 +156,17 @@ class Schema:
         if self.reward and self.reward_function:
             raise ValueError(f"{where} has a reward and a reward_function: give one of them")
         allowed = {
-            "units": ("observation", "action"),
-            "bounds": ("observation", "next_observation", "reward"),
-            "categorical": ("observation",),
-            "fallback": ("observation", "next_observation", "action", "reward"),
+            "units": ("observation", "exogenous", "action"),
+            "bounds": ("observation", "exogenous", "next_observation", "reward"),
+            "categorical": ("observation", "exogenous"),
+            "fallback": ("observation", "exogenous", "next_observation", "action", "reward"),
         }
         for key, wanted in allowed.items():
             for name in getattr(self, key):
                 if roles.get(name) not in wanted:
                     hint = "; the bounds of an action are action_low and action_high" if key == "bounds" else ""
                     raise ValueError(
-                        f"{where}: {key} names {name!r}, expected a column of {' or '.join(wanted)}{hint}: "
+                        f"{where}: {key} names {name!r}, expected a column of {', '.join(wanted)}{hint}: "
                         f"{closest(name, [n for n, role in roles.items() if role in wanted])}"
                     )
         for name, (low, high) in self.bounds.items():
@@ -156,8 +174,10 @@ class Schema:
                 raise ValueError(f"{where}: bounds of {name!r} are [{low}, {high}], expected numbers with low < high")
         if both := sorted(set(self.fallback) & set(self.categorical)):
             raise ValueError(f"{where}: {both[0]!r} is categorical, and fallback is for columns of numbers")
-        if self.categorical and self.next_observation and len(self.next_observation) != len(self.observation):
-            raise ValueError(f"{where}: with categorical columns, next_observation follows observation one by one")
+        if self.categorical and self.next_observation and len(self.next_observation) != len(self.seen):
+            raise ValueError(
+                f"{where}: with categorical columns, next_observation follows observation and exogenous one by one"
+            )
 
     def _check_time(self, where: str) -> None:
         for key in ("period", "max_gap", "resample"):
@@ -180,6 +200,11 @@ class Schema:
             raise ValueError(f"{where}: resample takes the next observation from the grid: drop next_observation")
 
     @property
+    def seen(self) -> tuple[str, ...]:
+        """The columns of what a policy sees: the observation's, and behind them the exogenous ones."""
+        return (*self.observation, *self.exogenous)
+
+    @property
     def gap(self) -> float | None:
         """The step in time beyond which an episode ends, None where none is said."""
         if self.max_gap is None and self.period is not None:
@@ -189,7 +214,7 @@ class Schema:
     def columns(self) -> list[str]:
         """Every name that the schema uses, once."""
         single = (self.reward, self.terminal, self.truncated, self.episode, self.time)
-        names = (*self.observation, *self.action, *self.next_observation, *single, *self.fallback.values())
+        names = (*self.seen, *self.action, *self.next_observation, *single, *self.fallback.values())
         return list(dict.fromkeys(name for name in names if name))
 
 
@@ -201,98 +226,3 @@ STANDARD = Schema(  # the layout of an npz that needs no schema
     terminal="done",
     truncated="truncated",
 )
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("the name of one column")
-    return value
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
-        raise TypeError("one name, or a list of different names")
-    return tuple(names)
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    numbers: Sequence[Any] = value if isinstance(value, list) else [value]
-    if not numbers or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
-        raise TypeError("a number, or a list with one number per action channel")
-    return tuple(float(n) for n in numbers)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError("true or false")
-    return value
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError("a number")
-    return float(value)
-
-
-def _by_column(value: Any, use: Callable[[Any], Any], what: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise TypeError(f"a mapping from columns to {what}")
-    return {name: use(entry) for name, entry in value.items()}
-
-
-def _units(value: Any) -> dict[str, str]:
-    return _by_column(value, _name, "units, such as {level: m}")
-
-
-def _fallback(value: Any) -> dict[str, str]:
-    return _by_column(value, _name, "columns, such as {applied_voltage: voltage}")
-
-
-def _bounds(value: Any) -> dict[str, tuple[float, float]]:
-    return _by_column(value, _ends, "[low, high], such as {level: [0, 2.5]}; null for an open end")
-
-
-def _ends(value: Any) -> tuple[float, float]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise TypeError("[low, high] for each column; null for an open end")
-    low, high = value
-    return (-math.inf if low is None else _number(low)), (math.inf if high is None else _number(high))
-
-
-def _categories(value: Any) -> dict[str, tuple[str, ...]]:
-    """A list of columns, or a mapping from columns to their categories in order."""
-    if isinstance(value, dict):
-        return _by_column(value, lambda names: tuple(str(n) for n in _listed(names)), "lists of categories")
-    return dict.fromkeys(_names(value), ())
-
-
-def _listed(value: Any) -> list[Any]:
-    if not isinstance(value, list) or len(value) < 2 or len({str(v) for v in value}) < len(value):
-        raise TypeError("a list of two or more different categories for each column")
-    return value
-
-
-_CHECKS: dict[str, Callable[[Any], Any]] = {
-    "observation": _names,
-    "action": _names,
-    "reward": _name,
-    "reward_function": _name,
-    "terminal": _name,
-    "truncated": _name,
-    "episode": _name,
-    "time": _name,
-    "period": _number,
-    "max_gap": _number,
-    "resample": _name,
-    "units": _units,
-    "bounds": _bounds,
-    "categorical": _categories,
-    "fallback": _fallback,
-    "clip_action": _flag,
-    "keep_constant": _flag,
-    "next_observation": _names,
-    "action_low": _numbers,
-    "action_high": _numbers,
-    "discrete": _flag,
-}

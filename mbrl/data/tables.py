@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from mbrl import environments
 from mbrl.core import locate
 from mbrl.data import minari
-from mbrl.data.cells import numbers
 from mbrl.data.clock import resampled, uneven
-from mbrl.data.columns import MOST_CHOICES, Plan, read, rows, survey
+from mbrl.data.columns import Plan, rows, survey
+from mbrl.data.declared import about, spaces
 from mbrl.data.episodes import Rows, cut, fault, limited, outside, to_episode
 from mbrl.data.findings import ROWS_NAMED
 from mbrl.data.readers import Npz, Source, open_source
@@ -102,11 +100,11 @@ def import_log(
     first = next(chunks, None)
     if first is None:
         raise ValueError(f"{source.path} holds no row")
-    log = _Log(source, plan, _spaces(source, plan, first, env), _rule(columns))
+    log = _Log(source, plan, spaces(source, plan, first, env), _rule(columns))
     tally = _Tally(period=columns.period)
     episodes = _episodes(log, _shown(chain([first], chunks), source.rows), on_bad_rows, tally)
     note = f"imported from {source.path.name} by mbrl"
-    names = _names(columns, first, plan.constant, log.spaces[1])
+    names = about(columns, first, plan.constant, log.spaces[1])
     made = minari.write(id, episodes, *log.spaces, env_id=env, description=note, names=names)
     data = minari.load(id)
     return {
@@ -157,93 +155,6 @@ def _rule(schema: Schema) -> Callable[..., Any] | None:
             f"reward_function {schema.reward_function!r} does not take (obs, action, next_obs): {error}"
         ) from error
     return rule
-
-
-def _names(schema: Schema, first: Rows, constant: Container[str], action: Box | Discrete) -> dict[str, list[str]]:
-    """Names and units of the channels that are kept."""
-    channels = [name for name in first.columns["obs"] if name not in constant]
-    acted = first.columns["action"]
-    if isinstance(action, Discrete):
-        acted = [f"{acted[0]}={k}" for k in range(action.start, action.start + int(action.n))]
-    units = [[schema.units.get(re.sub(r"\[\d+\]$", "", n), "") for n in names] for names in (channels, acted)]
-    return {"channels": channels, "units": units[0], "action_channels": acted, "action_units": units[1]}
-
-
-def _spaces(source: Source, plan: Plan, first: Rows, env: str | None) -> tuple[Box, Box | Discrete]:
-    """Flat spaces: those of the environment, or what the log and its schema declare."""
-    schema = plan.schema
-    if first.next_obs is not None and first.next_obs.shape != first.obs.shape:
-        raise ValueError(
-            f"{source.path}: the observation has {first.obs.shape[1]} channels and the next observation "
-            f"{first.next_obs.shape[1]}"
-        )
-    declared = _declared(source, schema, first, env)
-    if env is None:
-        _check_clip(source, schema, declared)
-        dtype = np.float32 if first.obs.dtype == np.float32 else np.float64
-        kept = sum(name not in plan.constant for name in first.columns["obs"])
-        return Box(-np.inf, np.inf, (kept,), dtype), declared
-    spaces = environments.spaces(env)
-    _check_clip(source, schema, spaces[1])
-    width = 1 if isinstance(spaces[1], Discrete) else spaces[1].shape[0]
-    for what, wanted, found in (
-        ("observation", spaces[0].shape[0], first.obs.shape[1]),
-        ("action", width, first.action.shape[1]),
-    ):
-        if wanted != found:
-            raise ValueError(
-                f"{source.path}: the {what} has {found} channels and that of {env} {wanted}: "
-                f"change the schema's {what}, or --env"
-            )
-    if schema.discrete and not isinstance(spaces[1], Discrete):
-        raise ValueError(f"the schema says `discrete: true`, and the action of {env} is {spaces[1]}")
-    if schema.action_low is not None and declared != spaces[1]:
-        raise ValueError(f"the schema declares the action {declared}, and {env} has {spaces[1]}: drop one of them")
-    return spaces
-
-
-def _check_clip(source: Source, schema: Schema, space: Box | Discrete) -> None:
-    if schema.clip_action and not (isinstance(space, Box) and space.is_bounded()):
-        raise ValueError(
-            f"{source.path}: the schema says `clip_action: true`, and the action is {space}: give action_low and"
-            " action_high to clip it to"
-        )
-
-
-def _declared(source: Source, schema: Schema, first: Rows, env: str | None) -> Box | Discrete:
-    """The action space of the schema; infinite bounds where it declares none."""
-    width = first.action.shape[1]
-    if schema.discrete and env is None:
-        return _counted(source, schema.action[0])
-    if env is None and replace(schema, index=None) == STANDARD and isinstance(source, Npz) and source.integer("action"):
-        raise ValueError(
-            f"{source.path}: the action is an array of integers: say what it is with --env, "
-            "or with `discrete: true` (or action_low and action_high) in a --schema"
-        )
-    bounds = []
-    for key, default in (("action_low", -np.inf), ("action_high", np.inf)):
-        values = getattr(schema, key) or (default,)
-        if len(values) not in (1, width):
-            raise ValueError(f"the schema's {key} has {len(values)} numbers for {width} action channels")
-        bounds.append(np.broadcast_to(np.asarray(values, np.float32), (width,)))
-    if not (bounds[0] < bounds[1]).all():
-        raise ValueError(f"the schema's action_low {bounds[0].tolist()} is not below action_high {bounds[1].tolist()}")
-    return Box(bounds[0], bounds[1], dtype=np.float32)
-
-
-def _counted(source: Source, name: str) -> Discrete:
-    """As many choices as the log shows, by a pass over the action column alone."""
-    start, most = 0, 0.0
-    for chunk in source.chunks([name]):
-        values = read(source, numbers, name, chunk, start)
-        most = max(most, values.max(initial=0, where=np.isfinite(values)))
-        start += len(values)
-    if most >= MOST_CHOICES:
-        raise ValueError(
-            f"{source.path}: the discrete action {name!r} goes up to {most:.0f}, expected an integer from 0 and below "
-            f"{MOST_CHOICES}: number the choices, or drop `discrete: true`"
-        )
-    return Discrete(int(most) + 1)
 
 
 def _episodes(

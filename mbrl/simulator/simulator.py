@@ -37,7 +37,8 @@ class Simulator(nn.Module):
 
     Every row is stepped by one elite member, drawn anew at every step; rows are dealt to the elites at random and in
     equal numbers. The predicted channels of the next observation and the reward are samples of that member's Gaussian,
-    clipped to the range of the log, widened. Exogenous channels are replayed from a logged episode as they were.
+    clipped to the range of the log, widened, but never beyond physical bounds. Exogenous channels are replayed from a
+    logged episode as they were.
 
     Args:
         dynamics: the model, already trained.
@@ -60,7 +61,7 @@ class Simulator(nn.Module):
             does not go with them or with the spec.
     """
 
-    low: Tensor  # [O + 1] of next observation and reward, log's range and margin
+    low: Tensor  # [O + 1] of next observation and reward: log's range and margin, and physical bounds where tighter
     high: Tensor  # [O + 1]
     targets: Tensor | None  # [P + 1] long: which of these a model predicts; None where it predicts all
     uncertainty_scale: Tensor  # [] raw uncertainty that counts as 1
@@ -103,8 +104,10 @@ class Simulator(nn.Module):
         self.register_buffer("targets", torch.tensor(spec.targets) if partial else None, persistent=False)
         low = torch.tensor([*spec.obs_low, spec.reward_low])
         high = torch.tensor([*spec.obs_high, spec.reward_high])
-        self.register_buffer("low", low - margin * (high - low))
-        self.register_buffer("high", high + margin * (high - low))
+        floor = torch.tensor([-math.inf if bound is None else bound for bound in spec.bound_low])
+        ceiling = torch.tensor([math.inf if bound is None else bound for bound in spec.bound_high])
+        self.register_buffer("low", torch.maximum(low - margin * (high - low), floor))
+        self.register_buffer("high", torch.minimum(high + margin * (high - low), ceiling))
         self.register_buffer("uncertainty_scale", torch.ones(()))
         self.register_buffer("starts", None if starts is None else starts.clone(), persistent=False)
         self._check_starts()

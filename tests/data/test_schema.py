@@ -67,7 +67,7 @@ LEAST = "observation: x\naction: a\nreward: r\nepisode: e\n"
         (LEAST + "bounds: {x: [2, 1]}", r"bounds of 'x' are \[2.0, 1.0\]"),
         (LEAST + "bounds: {y: [0, 1]}", "bounds names 'y', expected a column of observation"),
         (LEAST + "bounds: {a: [0, 1]}", "the bounds of an action are action_low and action_high"),
-        (LEAST + "units: {y: m}", "units names 'y', expected a column of observation or action"),
+        (LEAST + "units: {y: m}", "units names 'y', expected a column of observation, exogenous, action"),
         (LEAST + "units: m", "units is 'm', expected a mapping from columns"),
         (LEAST + "categorical: [a]", "categorical names 'a', expected a column of observation"),
         (LEAST + "categorical: {x: [on]}", "two or more different categories"),

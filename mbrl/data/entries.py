@@ -1,0 +1,103 @@
+"""What a schema file may say under each of its keys: YAML values, checked and made immutable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("the name of one column")
+    return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+        raise TypeError("one name, or a list of different names")
+    return tuple(names)
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    numbers: Sequence[Any] = value if isinstance(value, list) else [value]
+    if not numbers or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+        raise TypeError("a number, or a list with one number per action channel")
+    return tuple(float(n) for n in numbers)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("true or false")
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError("a number")
+    return float(value)
+
+
+def _by_column(value: Any, use: Callable[[Any], Any], what: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"a mapping from columns to {what}")
+    return {name: use(entry) for name, entry in value.items()}
+
+
+def _units(value: Any) -> dict[str, str]:
+    return _by_column(value, _name, "units, such as {level: m}")
+
+
+def _fallback(value: Any) -> dict[str, str]:
+    return _by_column(value, _name, "columns, such as {applied_voltage: voltage}")
+
+
+def _bounds(value: Any) -> dict[str, tuple[float, float]]:
+    return _by_column(value, _ends, "[low, high], such as {level: [0, 2.5]}; null for an open end")
+
+
+def _ends(value: Any) -> tuple[float, float]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise TypeError("[low, high] for each column; null for an open end")
+    low, high = value
+    return (-math.inf if low is None else _number(low)), (math.inf if high is None else _number(high))
+
+
+def _categories(value: Any) -> dict[str, tuple[str, ...]]:
+    """A list of columns, or a mapping from columns to their categories in order."""
+    if isinstance(value, dict):
+        return _by_column(value, lambda names: tuple(str(n) for n in _listed(names)), "lists of categories")
+    return dict.fromkeys(_names(value), ())
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list) or len(value) < 2 or len({str(v) for v in value}) < len(value):
+        raise TypeError("a list of two or more different categories for each column")
+    return value
+
+
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "observation": _names,
+    "exogenous": _names,
+    "action": _names,
+    "reward": _name,
+    "reward_function": _name,
+    "terminal": _name,
+    "truncated": _name,
+    "episode": _name,
+    "time": _name,
+    "period": _number,
+    "max_gap": _number,
+    "resample": _name,
+    "units": _units,
+    "bounds": _bounds,
+    "categorical": _categories,
+    "fallback": _fallback,
+    "clip_action": _flag,
+    "keep_constant": _flag,
+    "next_observation": _names,
+    "action_low": _numbers,
+    "action_high": _numbers,
+    "discrete": _flag,
+}
