@@ -37,6 +37,7 @@ from mbrl.simulator import stored
 from mbrl.simulator.card import report_card
 from mbrl.simulator.replay import Replay
 from mbrl.simulator.simulator import Simulator
+from mbrl.simulator.structure import channel_numbers, without
 from mbrl.training.dynamics import fit_dynamics
 from mbrl.training.policy import PolicyReport, fit_policy
 
@@ -83,7 +84,7 @@ class Pipeline:
         """All stages; returns what `mbrl run --json` prints. A run that was finished before is told again."""
         models.check_name(self.name)
         log = self._read()
-        spec = log.data.spec(log.episodes.learn)
+        spec = self._spec(log.data, log.episodes.learn)
         if self.env is not None:
             environments.check_fits(self.env, spec.obs_dim, spec.action_dim, spec.discrete, f"the log {log.data.id}")
         model = _built("simulator", dynamics, spec, self.seed)
@@ -120,7 +121,7 @@ class Pipeline:
         steps = self.rehearsal.steps(card["trusted_horizon"]["steps"])
         report = self._fit("policy", candidate, log, world, desk, **{**vars(self.rehearsal), "horizon": steps})
         seed = self.seed + 1
-        other = _built("judge", dynamics, data.spec(judge), seed)
+        other = _built("judge", dynamics, self._spec(data, judge), seed)
         second = self._simulator("judge", other, data, judge, judge_held, judge_held, seed, desk)
         policies = {BASELINE: cloning.policy, CANDIDATE: candidate.policy}
         assessment = Assessment(self.name, self.env, self.seed, self.trial)
@@ -160,6 +161,10 @@ class Pipeline:
         said = f"{len(data):,} rows, {data.episodes:,} episodes, mean return {data.returns().mean():.1f}"
         tell("log", f"{data.id}: {said}")
         return _Log(data, episodes)
+
+    def _spec(self, data: TransitionDataset, episodes: Tensor) -> Spec:
+        """The spec of the episodes, without the channels that the known structure computes."""
+        return without(data.spec(episodes), channel_numbers(self.world.computed, data.channels))
 
     def _check_penalty(self, learner: Learner) -> None:
         imagines = learner.imagines and self.rehearsal.real_ratio < 1
@@ -238,7 +243,8 @@ class Pipeline:
         if data.exogenous:
             kept = kept[: max(1, int((data.lengths[kept].cumsum(0) <= REPLAYED).sum()))]
             replay = Replay.of(data, kept)
-        simulator = Simulator(model.cpu(), model.spec, **vars(self.world), starts=data.starts[kept], replay=replay)
+        world = vars(self.world) | {"computed": channel_numbers(self.world.computed, data.channels)}
+        simulator = Simulator(model.cpu(), model.spec, **world, starts=data.starts[kept], replay=replay)
         simulator.calibrate(data.batch(data.rows(calibrate)))
         files.save(path, stored.state(simulator))
         best = min(report.scores)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mbrl.core import Prediction
 
-# Both return a Tensor. Not said so, because jsonargparse would then offer the subclasses of Tensor as values.
+# All return a Tensor. Not said so, because jsonargparse would then offer the subclasses of Tensor as values.
 Uncertainty = Callable[[Prediction], Any]
 Termination = Callable[..., Any]
+Structure = Callable[..., Any]
 
 
 def _expect(good: bool, name: str, value: object, expected: str) -> None:
@@ -116,12 +117,17 @@ class World:
             null for the learned head where the log has terminals, and for a world without end where it has none.
         margin: how far predictions may leave the log's range, as a share of that range.
         quantile: the uncertainty that this share of the held-out rows does not exceed counts as 1.
+        structure: dotted path of a function from obs, action and next_obs to the channels `computed`, [..., C], such as
+            the integral of a speed or a mass balance; null for none. The rest of next_obs is filled in.
+        computed: channels that it computes, by name or number, in its order; no model predicts them.
         recalibration: of the stated intervals on held-out episodes; isotonic: the errors' own quantiles, a table per
             channel; scale: one factor per channel, which no heavy tail can be repaired with.
     """
 
     uncertainty: Uncertainty | None = None
     termination: Termination | None = None
+    structure: Structure | None = None
+    computed: list[int | str] = field(default_factory=list)
     margin: float = 0.1
     quantile: float = 0.95
     recalibration: Literal["isotonic", "scale"] = "isotonic"
@@ -129,6 +135,9 @@ class World:
     def __post_init__(self) -> None:
         _callable_with("simulator.uncertainty", self.uncertainty, "prediction")
         _callable_with("simulator.termination", self.termination, "obs", "action", "next_obs")
+        _callable_with("simulator.structure", self.structure, "obs", "action", "next_obs")
+        both = (self.structure is None) == (not self.computed)
+        _expect(both, "simulator.computed", self.computed, "channels if simulator.structure is given, and only then")
         _expect(0 <= self.margin < math.inf, "simulator.margin", self.margin, "0 or more")
         _expect(0 < self.quantile <= 1, "simulator.quantile", self.quantile, "a share above 0, up to 1")
 

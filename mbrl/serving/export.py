@@ -23,8 +23,9 @@ class OneStep(nn.Module):
     or assumes one.
 
     Returns next_obs [B, O] and reward [B], and the ends of their recalibrated 90 % intervals, NAME_low and NAME_high,
-    all clipped to the log's widened range and filled in as in `Simulator.step`; terminated, the probability that the
-    world ends, [B]; uncertainty [B] of all members, 0 for a simulator without one.
+    all clipped to the log's widened range and filled in as in `Simulator.step` (both ends of a channel that is filled
+    in are its value); terminated, the probability that the world ends, [B]; uncertainty [B] of all members, 0 for a
+    simulator without one.
     """
 
     def __init__(self, simulator: Simulator) -> None:
@@ -38,7 +39,8 @@ class OneStep(nn.Module):
         forecast = simulator.forecast(everyone)
         ends = simulator.recalibration.interval(forecast, LEVEL)
         mean, low, high = (simulator.clip(x) for x in (forecast.mean, *ends))
-        next_obs, least, most = (simulator.filling.complete(obs, x[..., :-1], exogenous) for x in (mean, low, high))
+        next_obs = simulator.filling.complete(obs, action, mean[..., :-1], exogenous)
+        least, most = (simulator.filling.place(next_obs, x[..., :-1]) for x in (low, high))
         reward = mean[..., -1]
         if simulator.termination is not None:
             terminated = simulator.termination(obs, action, next_obs).to(obs.dtype)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mbrl.core import generator
+from mbrl.core import Batch, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.simulator.onestep import look, one_step, reward_bias, termination_skill, uncertainty_worth
 from mbrl.simulator.openloop import LEVEL, OpenLoop, open_loop, start_rows, trusted_steps
@@ -87,6 +87,7 @@ def report_card(
         "channels": names,
         "units": units,
         "exogenous": [data.channels[k] for k in spec.exogenous],
+        "computed": _computed(simulator, data, batch),
         "spread": spread.tolist(),
         "one_step": one_step(simulator, seen),
         "open_loop": _open_loop(followed, spread),
@@ -119,6 +120,19 @@ def _open_loop(followed: OpenLoop, spread: Tensor) -> dict[str, Any]:
         "share": _share(error, spread),
         "coverage": followed.coverage()[:enough],
     }
+
+
+def _computed(simulator: Simulator, data: TransitionDataset, rows: Batch) -> list[dict[str, Any]]:
+    """How far the known structure is from the log, given the other channels as logged, by computed channel."""
+    error = simulator.structure_error(rows)
+    if error is None:
+        return []
+    names = [data.channels[k] for k in simulator.filling.computed.tolist()]
+    units = [data.units[k] for k in simulator.filling.computed.tolist()]
+    change = (rows.next_obs - rows.obs)[:, simulator.filling.computed].std(0, correction=0)
+    columns = (names, units, error.abs().mean(0).tolist(), change.tolist())
+    keys = ("channel", "unit", "mean_absolute_error", "spread_of_change")
+    return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _share(error: Tensor, spread: Tensor) -> Tensor:

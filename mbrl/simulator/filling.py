@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -9,37 +11,73 @@ from torch import Tensor, nn
 
 from mbrl.core import Memory, Spec
 from mbrl.simulator.replay import Replay
+from mbrl.simulator.structure import Structure, compute
 
 
 @final
 class Filling(nn.Module):
     """Completes a next observation, of which a model has given the predicted channels.
 
+    Exogenous channels come from a log as they are; then `structure` computes what is left from the observation, the
+    action and the next observation as far as it is known (what is not yet has its present value), within the bounds.
+
     Args:
         spec: says which channels are predicted, and which are exogenous.
+        low: [O] of what is computed.
+        high: [O]
         replay: the logged episodes that exogenous channels are replayed from; without one, no step can be made where
             there are such channels.
+        structure: obs, action, next_obs -> the channels `computed`, [..., C].
+        computed: channels, in the order in which the function gives them.
 
     Raises:
-        ValueError: the replay has other channels than the spec, or nothing fills a channel in.
+        ValueError: the replay has other channels than the spec, a channel has two origins or none, or the structure
+            gives anything but [..., C].
     """
 
     predicted: Tensor | None  # [P] long; None where these are all channels
     exogenous: Tensor  # [X] long
+    computed: Tensor  # [C] long
+    low: Tensor  # [C]
+    high: Tensor  # [C]
 
-    def __init__(self, spec: Spec, replay: Replay | None = None) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        low: Tensor,
+        high: Tensor,
+        replay: Replay | None = None,
+        structure: Structure | None = None,
+        computed: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         if replay is not None and replay.values.shape[1] != len(spec.exogenous):
             raise ValueError(
                 f"the replayed log has {replay.values.shape[1]} exogenous channels, expected {len(spec.exogenous)}"
             )
-        unknown = sorted(set(range(spec.obs_dim)) - {*spec.predicted, *spec.exogenous})
-        if unknown:
-            raise ValueError(f"channels {unknown} are not predicted, and nothing fills them in")
+        _check(spec, structure, computed)
         partial = len(spec.predicted) < spec.obs_dim
-        self.register_buffer("predicted", torch.tensor(spec.predicted) if partial else None, persistent=False)
-        self.register_buffer("exogenous", torch.tensor(spec.exogenous, dtype=torch.long), persistent=False)
+        places = torch.tensor(list(computed), dtype=torch.long)
+        columns = {
+            "predicted": torch.tensor(spec.predicted) if partial else None,
+            "exogenous": torch.tensor(spec.exogenous, dtype=torch.long),
+            "computed": places,
+            "low": low[places.to(low.device)],
+            "high": high[places.to(high.device)],
+        }
+        for name, column in columns.items():
+            self.register_buffer(name, None if column is None else column.to(low.device), persistent=False)
         self.replay = replay
+        self.structure = structure
+        if structure is not None:
+            one = torch.tensor([spec.obs_mean], device=low.device)
+            compute(structure, len(computed), one, one.new_tensor([spec.action_mean]), one)
+
+    def replaying(self, replay: Replay) -> Filling:
+        """The same one, with another log to replay."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "replay": replay}
+        return other
 
     def begin(self, count: int, rng: torch.Generator, rows: Tensor | None) -> Memory | None:
         """See `Simulator.begin`."""
@@ -52,11 +90,14 @@ class Filling(nn.Module):
             )
         return Memory(cursor=self.replay.begin(count, rng, rows))
 
-    def forward(self, obs: Tensor, values: Tensor, memory: Memory | None) -> tuple[Tensor, Memory | None]:
+    def forward(
+        self, obs: Tensor, action: Tensor, values: Tensor, memory: Memory | None
+    ) -> tuple[Tensor, Memory | None]:
         """The whole next observation [..., O], and the memory for the step after it.
 
         Args:
             obs: [..., O] now.
+            action: [..., A].
             values: [..., P] of the predicted channels.
             memory: [B], B the last axis of rows; None where nothing is exogenous.
 
@@ -64,23 +105,41 @@ class Filling(nn.Module):
             ValueError: there is no memory, and a channel is exogenous.
         """
         if not len(self.exogenous):
-            return self.complete(obs, values), memory
+            return self.complete(obs, action, values), memory
         if self.replay is None or memory is None or memory.cursor is None:
             raise ValueError("exogenous channels are replayed from a logged row: pass the memory of `begin` on")
         cursor, logged = self.replay(memory.cursor)
-        return self.complete(obs, values, logged), memory._replace(cursor=cursor)
+        return self.complete(obs, action, values, logged), memory._replace(cursor=cursor)
 
-    def complete(self, obs: Tensor, values: Tensor, exogenous: Tensor | None = None) -> Tensor:
+    def complete(self, obs: Tensor, action: Tensor, values: Tensor, exogenous: Tensor | None = None) -> Tensor:
         """The whole next observation [..., O], with the next `exogenous` channels [B, X] as they are given.
 
         Raises:
             ValueError: a channel is exogenous, and none are given.
         """
-        if self.predicted is None:
-            return values
-        next_obs = obs.index_copy(-1, self.predicted, values)
+        next_obs = self.place(obs, values)
         if len(self.exogenous):
             if exogenous is None:
                 raise ValueError(f"channels {self.exogenous.tolist()} are exogenous: their next values are needed")
             next_obs = next_obs.index_copy(-1, self.exogenous, exogenous.expand(*obs.shape[:-1], -1))
+        if self.structure is not None:
+            found = compute(self.structure, len(self.computed), obs, action, next_obs)
+            next_obs = next_obs.index_copy(-1, self.computed, torch.clamp(found, self.low, self.high))
         return next_obs
+
+    def place(self, obs: Tensor, values: Tensor) -> Tensor:
+        """The predicted channels [..., P] in `obs` [..., O], the others as they are there."""
+        return values if self.predicted is None else obs.index_copy(-1, self.predicted, values)
+
+
+def _check(spec: Spec, structure: Structure | None, computed: Sequence[int]) -> None:
+    """Every channel comes from one place."""
+    if (structure is None) != (not computed):
+        raise ValueError(
+            f"simulator.structure is {structure} and simulator.computed is {list(computed)}: give both, the function"
+            " and the channels that it computes, or neither"
+        )
+    if twice := sorted({*spec.predicted, *spec.exogenous} & set(computed)):
+        raise ValueError(f"channels {twice} are computed, and predicted or exogenous as well: a channel is one of them")
+    if unknown := sorted(set(range(spec.obs_dim)) - {*spec.predicted, *spec.exogenous, *computed}):
+        raise ValueError(f"channels {unknown} are not predicted, and nothing fills them in")

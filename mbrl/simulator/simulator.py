@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self, get_args
 
 import torch
@@ -25,6 +25,8 @@ from mbrl.simulator.recalibration import (
     residuals,
 )
 from mbrl.simulator.replay import Replay
+from mbrl.simulator.starts import check_starts
+from mbrl.simulator.structure import Structure, residual
 
 Uncertainty = Callable[[Prediction], Tensor]  # Prediction of all members -> [B]
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs -> bool [B]
@@ -54,11 +56,14 @@ class Simulator(nn.Module):
         starts: logged start states [S, O], kept with the simulator for those who have no log.
         trusted_horizon: steps up to which its report card trusts it, 0 where not even one; None where there is no card.
         replay: logged episodes for those who have no log, where a channel is exogenous: start state k begins episode k.
+        structure: (obs, action, next_obs) -> [..., C], what is known of the plant: it computes the channels `computed`
+            of the next observation from the others, which it is given; see `mbrl.simulator.filling`.
+        computed: these channels, which are not among `spec.predicted`, in the function's order.
 
     Raises:
         ValueError: margin or trusted_horizon is negative, quantile is not within (0, 1], there is no such
-            recalibration, starts are not [S >= 1, O] within the range that predictions are clipped to, or the replay
-            does not go with them or with the spec.
+            recalibration, starts are not [S >= 1, O] within the range that predictions are clipped to, the replay does
+            not go with them or with the spec, or a channel comes from two places or from none.
     """
 
     low: Tensor  # [O + 1] of next observation and reward: log's range and margin, and physical bounds where tighter
@@ -79,6 +84,8 @@ class Simulator(nn.Module):
         starts: Tensor | None = None,
         trusted_horizon: int | None = None,
         replay: Replay | None = None,
+        structure: Structure | None = None,
+        computed: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if not margin >= 0:
@@ -99,7 +106,6 @@ class Simulator(nn.Module):
         self.trusted_horizon = trusted_horizon
         self.calibrated = False
         self.recalibration = Recalibration(len(spec.targets))
-        self.filling = Filling(spec, replay)
         partial = len(spec.predicted) < spec.obs_dim
         self.register_buffer("targets", torch.tensor(spec.targets) if partial else None, persistent=False)
         low = torch.tensor([*spec.obs_low, spec.reward_low])
@@ -109,30 +115,9 @@ class Simulator(nn.Module):
         self.register_buffer("low", torch.maximum(low - margin * (high - low), floor))
         self.register_buffer("high", torch.minimum(high + margin * (high - low), ceiling))
         self.register_buffer("uncertainty_scale", torch.ones(()))
+        self.filling = Filling(spec, self.low[:-1], self.high[:-1], replay, structure, computed)
         self.register_buffer("starts", None if starts is None else starts.clone(), persistent=False)
-        self._check_starts()
-
-    def _check_starts(self) -> None:
-        if self.starts is None:
-            return
-        if self.starts.ndim != 2 or not len(self.starts) or self.starts.shape[1] != self.spec.obs_dim:
-            raise ValueError(f"starts have shape {list(self.starts.shape)}, expected [S >= 1, {self.spec.obs_dim}]")
-        low, high = self.low[:-1], self.high[:-1]
-        outside = ~((low <= self.starts) & (self.starts <= high))  # true of NaN
-        if outside.any():
-            row, channel = (int(i) for i in outside.nonzero()[0])
-            raise ValueError(
-                f"start state {row} has {float(self.starts[row, channel])} in channel {channel}, expected"
-                f" {float(low[channel])} to {float(high[channel])}: give starts of the episodes that made the spec"
-            )
-        replay = self.filling.replay
-        if replay is not None:
-            begun, seen = replay.values[replay.start], self.starts[:, self.spec.exogenous]
-            if begun.shape != seen.shape or not torch.equal(begun, seen):
-                raise ValueError(
-                    f"the {len(seen)} start states are not the beginnings of the {len(begun)} replayed episodes: give"
-                    " both of the same episodes, in the same order"
-                )
+        check_starts(self.starts, spec, self.low[:-1], self.high[:-1], replay)
 
     @torch.no_grad()
     def calibrate(self, holdout: Batch) -> None:
@@ -143,7 +128,7 @@ class Simulator(nn.Module):
         zero instead of amplified rounding.
 
         Raises:
-            ValueError: there are no rows, or a prediction or an uncertainty of some is not finite.
+            ValueError: there are no rows, or a prediction, an uncertainty or a computed channel of some is not finite.
         """
         rows = len(holdout.obs)
         if rows == 0:
@@ -156,6 +141,7 @@ class Simulator(nn.Module):
             parts.append(residuals(mean, std, outcome(batch, self.targets), self.unit(everyone)))
             if self.uncertainty is not None:
                 raw.append(self.uncertainty(everyone))
+            self.structure_error(batch)
         if raw:
             self.uncertainty_scale.copy_(self._unit(torch.cat(raw)))
         held = Residuals(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -180,6 +166,15 @@ class Simulator(nn.Module):
         """
         mean, std = (moment[self.dynamics.elites] for moment in moments(prediction, self.targets))
         return self.recalibration.forecast(mean, std, self.unit(prediction))
+
+    def structure_error(self, rows: Batch) -> Tensor | None:
+        """What the known structure computes minus what was logged, [N, C]; None without one.
+
+        Raises:
+            ValueError: it computes NaN or infinity for one of these transitions [N, ...].
+        """
+        filling = self.filling
+        return None if filling.structure is None else residual(filling.structure, filling.computed, rows)
 
     def unit(self, prediction: Prediction) -> Tensor:
         """The log's spread of what a model predicts, [P + 1]."""
@@ -216,7 +211,7 @@ class Simulator(nn.Module):
         if not data.exogenous:
             return self
         world = copy.copy(self)
-        world._modules = {**self._modules, "filling": Filling(self.spec, Replay.of(data, episodes))}
+        world._modules = {**self._modules, "filling": self.filling.replaying(Replay.of(data, episodes))}
         return world
 
     def check_replays(self, obs: Tensor) -> None:
@@ -259,9 +254,10 @@ class Simulator(nn.Module):
         Returns:
             next_obs [K, B, O], reward [K, B], and the memory for the next step.
         """
-        prediction = self.dynamics.predict(obs, action.expand(len(obs), -1, -1), self.dynamics.elites)
+        action = action.expand(len(obs), -1, -1)
+        prediction = self.dynamics.predict(obs, action, self.dynamics.elites)
         sample = self._sample(*moments(prediction, self.targets), rng)
-        next_obs, memory = self.filling(obs, sample[..., :-1], memory)
+        next_obs, memory = self.filling(obs, action, sample[..., :-1], memory)
         return next_obs, sample[..., -1], memory
 
     @torch.no_grad()
@@ -286,7 +282,7 @@ class Simulator(nn.Module):
             uncertainty = raw / self.uncertainty_scale
         sample = self._sample(mean, std, rng)
         reward = sample[:, -1]
-        next_obs, memory = self.filling(obs, sample[:, :-1], memory)
+        next_obs, memory = self.filling(obs, action, sample[:, :-1], memory)
         return Step(next_obs, reward, self._terminated(obs, action, next_obs, dealt, rng), uncertainty, memory)
 
     def _sample(self, mean: Tensor, std: Tensor, rng: torch.Generator) -> Tensor:

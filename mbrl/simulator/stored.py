@@ -16,7 +16,8 @@ def state(simulator: Simulator) -> dict[str, Any]:
     """Plain values and tensors from which `load` rebuilds this simulator.
 
     Raises:
-        ValueError: the uncertainty or the termination is not reachable by a dotted path (a lambda, a closure).
+        ValueError: the uncertainty, the termination or the structure is not reachable by a dotted path (a lambda, a
+            closure).
     """
     replay = simulator.filling.replay
     return {
@@ -31,6 +32,8 @@ def state(simulator: Simulator) -> dict[str, Any]:
         "starts": simulator.starts,
         "trusted_horizon": simulator.trusted_horizon,
         "replay": None if replay is None else replay.state(),
+        "structure": _path(simulator.filling.structure),
+        "computed": simulator.filling.computed.tolist(),
         "state_dict": simulator.state_dict(),
     }
 
@@ -43,7 +46,8 @@ def load(content: Mapping[str, Any]) -> Simulator:
         RuntimeError: the state dict does not fit the model that the configuration builds.
     """
     spec = Spec.from_dict(content["spec"])
-    uncertainty, termination = (locate(content[k]) if content[k] else None for k in ("uncertainty", "termination"))
+    functions = ("uncertainty", "termination", "structure")
+    uncertainty, termination, structure = (locate(content[k]) if content[k] else None for k in functions)
     with seeded(0, "load"):  # the random weights of a new model are about to be overwritten
         dynamics = build(content["dynamics"], Dynamics, spec)
     simulator = Simulator(
@@ -57,6 +61,8 @@ def load(content: Mapping[str, Any]) -> Simulator:
         content["starts"],
         content["trusted_horizon"],
         None if content["replay"] is None else Replay(**content["replay"]),
+        structure,
+        content["computed"],
     )
     simulator.load_state_dict(content["state_dict"])
     simulator.calibrated = content["calibrated"]

@@ -1,0 +1,96 @@
+"""Known structure: channels of the next observation that are computed, and need no model (integrators, balances)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from mbrl.core import Batch, Spec
+
+Structure = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs [..., O] -> computed channels [..., C]
+
+
+def channel_numbers(named: Sequence[int | str], channels: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of channels that a configuration gives by name or number, in its order.
+
+    Raises:
+        ValueError: there is no such channel, or it is named twice.
+    """
+    numbers: list[int] = []
+    for entry in named:
+        if isinstance(entry, str) and entry in channels:
+            number = list(channels).index(entry)
+        elif isinstance(entry, int) and 0 <= entry < len(channels):
+            number = entry
+        else:
+            raise ValueError(
+                f"simulator.computed names {entry!r}, expected a channel of the observation, by name or from 0 to"
+                f" {len(channels) - 1}: {', '.join(channels)}"
+            )
+        if number in numbers:
+            raise ValueError(f"simulator.computed names {channels[number]!r} twice")
+        numbers.append(number)
+    return tuple(numbers)
+
+
+def without(spec: Spec, computed: Sequence[int]) -> Spec:
+    """The spec of a model that leaves the `computed` channels to a function.
+
+    Raises:
+        ValueError: a channel is exogenous as well, or nothing is left for the model.
+    """
+    if both := sorted(set(computed) & set(spec.exogenous)):
+        raise ValueError(
+            f"channels {both} are both exogenous and computed: a channel is one of them, so remove it from the schema's"
+            " exogenous or from simulator.computed"
+        )
+    left = tuple(k for k in spec.predicted if k not in computed)
+    if not left:
+        raise ValueError(
+            f"simulator.computed names all {len(spec.predicted)} channels that are not exogenous, and none is left for"
+            " a model to predict"
+        )
+    return replace(spec, predicted=left)
+
+
+def compute(structure: Structure, width: int, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """The computed channels [..., C], for obs and next_obs [..., O] and action [..., A]; no value is looked at.
+
+    Raises:
+        ValueError: the function gives anything but a tensor [..., C].
+    """
+    found = structure(obs, action, next_obs)
+    shape = [*obs.shape[:-1], width]
+    if not isinstance(found, Tensor) or list(found.shape) != shape:
+        got = f"shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"simulator.structure {_name(structure)} returned {got} for obs {list(obs.shape)}, expected a tensor"
+            f" {shape}, one column for each of simulator.computed"
+        )
+    return found.to(obs.dtype)
+
+
+def residual(structure: Structure, computed: Tensor, rows: Batch) -> Tensor:
+    """What the function gives minus what was logged, for transitions [N, ...] with the others as logged: [N, C].
+
+    Raises:
+        ValueError: the function gives another shape, or NaN or infinity for a logged transition.
+    """
+    action = rows.action
+    hidden = rows.next_obs.index_copy(-1, computed, rows.obs.index_select(-1, computed))  # it must not copy the answer
+    found = compute(structure, len(computed), rows.obs, action, hidden)
+    bad = ~found.isfinite()
+    if bad.any():
+        row, k = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"simulator.structure {_name(structure)} returned {float(found[row, k])} for channel {int(computed[k])} in"
+            f" {int(bad.any(-1).sum())} of {len(found)} logged transitions, the first from obs"
+            f" {rows.obs[row].tolist()} with action {action[row].tolist()}: expected finite numbers"
+        )
+    return found - rows.next_obs.index_select(-1, computed)
+
+
+def _name(structure: Structure) -> str:
+    return f"{getattr(structure, '__module__', '?')}.{getattr(structure, '__qualname__', structure)}"
