@@ -38,6 +38,7 @@ class Audit:
         data, free = self.data, self.freedom
         return {
             "data": {"id": data.id, "fingerprint": data.fingerprint, "rows": len(data), "episodes": data.episodes},
+            "exogenous": [data.channels[k] for k in data.exogenous],
             "counts": {severity: sum(f.severity == severity for f in self.findings) for severity in SEVERITIES},
             "findings": [finding.to_dict() for finding in self.findings],
             "action_freedom": None

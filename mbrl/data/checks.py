@@ -149,10 +149,13 @@ def uneven_cuts(data: TransitionDataset) -> Iterator[Finding]:
 
 
 def sensors(data: TransitionDataset) -> Iterator[Finding]:
-    """Channels of the observation that are constant, saturated, or stuck for a while."""
+    """Channels of the observation that are constant, saturated, or stuck for a while.
+
+    An exogenous channel may rest as it likes: a set-point holds, and the sun does not shine at night.
+    """
     obs, same = data.obs.numpy(), np.zeros(len(data), bool)
     same[1:] = data.episode.diff().numpy() == 0
-    for name, column in zip(data.channels, obs.T, strict=True):
+    for k, (name, column) in enumerate(zip(data.channels, obs.T, strict=True)):
         distinct = np.unique(column)
         if len(distinct) == 1:
             yield Finding(
@@ -163,7 +166,7 @@ def sensors(data: TransitionDataset) -> Iterator[Finding]:
                 "leave the column out of the schema, or find out why it was not recorded",
                 channels=(name,),
             )
-        elif len(distinct) > DISTINCT:
+        elif len(distinct) > DISTINCT and k not in data.exogenous:
             yield from _saturated(name, column, distinct)
             yield from _stuck(name, column, same)
 

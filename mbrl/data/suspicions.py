@@ -50,6 +50,11 @@ class Refit:
         same = np.diff(self.episode) == 0
         return np.concatenate([[False], same]) & np.concatenate([same, [False]])
 
+    @cached_property
+    def inside(self) -> list[int]:
+        """The channels of the observation that the plant decides: what an exogenous one does next, no row can say."""
+        return [k for k in range(self.data.obs.shape[1]) if k not in self.data.exogenous]
+
     def _take(self, tensor: torch.Tensor) -> Floats:
         return tensor.numpy()[self.rows].astype(np.float64)
 
@@ -70,11 +75,14 @@ class Refit:
 
     @cached_property
     def left(self) -> tuple[Floats, Floats]:
-        """What the observation leaves unexplained: of its change [n, O], and of the action before, of and after it."""
+        """What the observation leaves unexplained: of its change [n, I], and of the action before, of and after it.
+
+        I are the channels `inside`.
+        """
         around = [np.roll(self.action, k, 0) for k in (1, 0, -1)]
-        y = np.concatenate([self.delta, *around], 1)
+        y, count = np.concatenate([self.delta[:, self.inside], *around], 1), len(self.inside)
         residual = y - out_of_fold(self.obs, y, self.episode, self.seed)
-        return residual[:, : self.obs.shape[1]], residual[:, self.obs.shape[1] :].reshape(len(y), 3, -1)
+        return residual[:, :count], residual[:, count:].reshape(len(y), 3, -1)
 
     @cached_property
     def determined(self) -> Floats:
@@ -188,17 +196,17 @@ def _odd_rewards(refit: Refit, first: Floats, predicted: Floats, trusted: Flags)
 def missing_ends(refit: Refit) -> Iterator[Finding]:
     """Jumps within an episode, in most channels at once and to where episodes start: a reset without an end."""
     known = np.concatenate([refit.obs, refit.action], 1)
-    left = np.abs(refit.delta - out_of_fold(known, refit.delta, refit.episode, refit.seed))
-    spread = refit.obs.std(0)
+    delta, spread = refit.delta[:, refit.inside], refit.obs.std(0)[refit.inside]
+    left = np.abs(delta - out_of_fold(known, delta, refit.episode, refit.seed))
     moving = spread > 0
     if not moving.any():
         return
     jump = np.quantile(left[:, moving] / spread[moving], 0.5, axis=1, method="lower")
     bad = jump > max(0.25, 12 * np.quantile(jump, 0.9))
-    starts = refit.data.starts.numpy()
+    starts = refit.data.starts.numpy()[:, refit.inside]
     low, high = starts.min(0), starts.max(0)
     room = 0.25 * (high - low) + 0.05 * spread
-    after = refit.obs + refit.delta
+    after = refit.obs[:, refit.inside] + delta
     bad &= ((after > low - room) & (after < high + room)).all(1)
     alone = ~(np.roll(bad, 1) | np.roll(bad, -1))  # one outlier jumps there and back
     bad &= alone

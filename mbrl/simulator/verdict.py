@@ -22,6 +22,7 @@ def judge(numbers: Mapping[str, Any]) -> dict[str, Any]:
         numbers: of `mbrl.simulator.card.report_card`, without the verdict.
     """
     reasons = [*_intervals(numbers["one_step"]["mean"]), _horizon(numbers["trusted_horizon"])]
+    reasons += [_structure(row) for row in numbers["computed"] if row["mean_absolute_error"] > row["spread_of_change"]]
     reasons += [_ranking(numbers["uncertainty"]), *_ends(numbers["termination"])]
     if numbers["data"]["measured_on_calibration"]:
         text = "the intervals were measured on the same episodes that they were fitted to, so they look better than"
@@ -64,6 +65,14 @@ def _horizon(trusted: Mapping[str, Any]) -> dict[str, Any]:
         f"its 90% band covers {LEAST_COVERAGE:.0%} and its error stays under {MOST_SHARE:.0%} of each channel's spread"
         f" up to {end}",
     )
+
+
+def _structure(row: Mapping[str, Any]) -> dict[str, Any]:
+    error, spread = row["mean_absolute_error"], row["spread_of_change"]
+    text = (
+        f"its known structure is {error:.3g} off the log in {row['channel']} on average, which changes by {spread:.3g}:"
+    )
+    return _reason(False, f"{text} look at simulator.structure, its units and its time step")
 
 
 def _ranking(uncertainty: Mapping[str, Any]) -> dict[str, Any]:
