@@ -21,6 +21,7 @@ from mbrl.simulator.simulator import Simulator
 from mbrl.simulator.verdict import LEAST_COVERAGE, MOST_SHARE, judge
 
 HORIZON, STARTS, PARTICLES = 50, 200, 50  # steps followed; start states; particles from each, at least
+ROUNDING = 1e-5  # of a computed channel's size, by which it may be off whatever it changes by
 FEW = 20  # starts: a step that fewer of them reach is not reported
 
 
@@ -130,8 +131,10 @@ def _computed(simulator: Simulator, data: TransitionDataset, rows: Batch) -> lis
     names = [data.channels[k] for k in simulator.filling.computed.tolist()]
     units = [data.units[k] for k in simulator.filling.computed.tolist()]
     change = (rows.next_obs - rows.obs)[:, simulator.filling.computed].std(0, correction=0)
-    columns = (names, units, error.abs().mean(0).tolist(), change.tolist())
-    keys = ("channel", "unit", "mean_absolute_error", "spread_of_change")
+    off = error.abs().mean(0)
+    rounding = ROUNDING * rows.next_obs[:, simulator.filling.computed].abs().amax(0)
+    columns = (names, units, off.tolist(), change.tolist(), (off <= torch.maximum(change, rounding)).tolist())
+    keys = ("channel", "unit", "mean_absolute_error", "spread_of_change", "agrees")
     return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
 
 

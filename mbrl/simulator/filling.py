@@ -40,6 +40,7 @@ class Filling(nn.Module):
     computed: Tensor  # [C] long
     low: Tensor  # [C]
     high: Tensor  # [C]
+    replay: Replay | None
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Filling(nn.Module):
         }
         for name, column in columns.items():
             self.register_buffer(name, None if column is None else column.to(low.device), persistent=False)
-        self.replay = replay
+        self.register_module("replay", replay)
         self.structure = structure
         if structure is not None:
             one = torch.tensor([spec.obs_mean], device=low.device)

@@ -22,7 +22,7 @@ def judge(numbers: Mapping[str, Any]) -> dict[str, Any]:
         numbers: of `mbrl.simulator.card.report_card`, without the verdict.
     """
     reasons = [*_intervals(numbers["one_step"]["mean"]), _horizon(numbers["trusted_horizon"])]
-    reasons += [_structure(row) for row in numbers["computed"] if row["mean_absolute_error"] > row["spread_of_change"]]
+    reasons += [_structure(row) for row in numbers["computed"] if not row["agrees"]]
     reasons += [_ranking(numbers["uncertainty"]), *_ends(numbers["termination"])]
     if numbers["data"]["measured_on_calibration"]:
         text = "the intervals were measured on the same episodes that they were fitted to, so they look better than"

@@ -87,6 +87,7 @@ def test_brier_and_auroc_by_hand() -> None:
     assert scores.auroc(chance, ended) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
     assert scores.auroc(chance, ~ended) == pytest.approx(1 - 3.5 / 4)
     assert scores.auroc(chance, torch.zeros(4, dtype=torch.bool)) is None
+    assert scores.auroc(torch.ones(500), torch.arange(500) < 250) == 0.5  # a score that never varies
 
 
 def test_rank_correlation_sees_ranks_only_and_says_when_there_are_none() -> None:

@@ -1,0 +1,228 @@
+"""Known structure: computed channels, where they come from, what bounds them, and every way to get it wrong."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dynamics_toys import Known, unit_spec
+from torch import Tensor
+from weather_world import Driven, Rest, driven
+
+from dynamics import ProbabilisticEnsemble
+from mbrl import files
+from mbrl.core import Batch, Spec, generator
+from mbrl.data.dataset import TransitionDataset
+from mbrl.serving import export
+from mbrl.settings import World
+from mbrl.simulator import stored
+from mbrl.simulator.card import report_card
+from mbrl.simulator.replay import Replay
+from mbrl.simulator.rollout import imagine
+from mbrl.simulator.simulator import Simulator
+from mbrl.simulator.structure import channel_numbers, without
+from mbrl.testing import no_host_reads
+
+SPEC = replace(unit_spec(2), predicted=(1,))  # a position, computed, and a speed
+
+
+def integrated(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """A position, 0.1 s of the new speed further on."""
+    del action
+    return obs[..., :1] + 0.1 * next_obs[..., 1:]
+
+
+def distance(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """How far the level (channel 1) is above the weather (channel 0)."""
+    del obs, action
+    return next_obs[..., 1:2] - next_obs[..., :1]
+
+
+def raised(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return 5 + distance(obs, action, next_obs)
+
+
+def root(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    del action, next_obs
+    return obs[..., :1].sqrt()
+
+
+def rng() -> torch.Generator:
+    return generator(0, "test")
+
+
+def moving(spec: Spec = SPEC, structure: Any = integrated, **arguments: Any) -> Simulator:
+    """The speed rises by 1 at every step, whoever is asked."""
+    return Simulator(Known(spec, 1), spec, structure=structure, computed=(0,), **arguments)
+
+
+def above(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    del obs, action
+    return next_obs[..., 0] > 1
+
+
+OBS, STILL = torch.tensor([[0.0, 2.0], [1.0, -3.0]]), torch.zeros(2, 1)
+
+
+def test_a_position_is_the_integral_of_the_predicted_speed() -> None:
+    step = moving(termination=above).step(OBS, STILL, rng())
+    torch.testing.assert_close(step.next_obs, torch.tensor([[0.3, 3.0], [0.8, -2.0]]))
+    assert step.terminated.tolist() == [False, False]
+    later = moving(termination=above).step(step.next_obs + torch.tensor([0.7, 0.0]), STILL, rng())
+    assert later.terminated.tolist() == [True, True]  # the rule reads what was computed
+    particles = moving().propagate(OBS.expand(1, 2, 2), STILL, rng())
+    assert torch.equal(particles[0][0], step.next_obs)
+    batch = imagine(Rest(SPEC), moving(), OBS, 5, 0.0, rng())
+    torch.testing.assert_close(batch.next_obs[..., 0], batch.obs[..., 0] + 0.1 * batch.next_obs[..., 1])
+    with no_host_reads():
+        moving().step(OBS, STILL, rng())
+
+
+def test_what_is_computed_and_predicted_stays_within_hard_bounds() -> None:
+    bounded = replace(SPEC, bound_low=(None, -2.5, None), bound_high=(0.25, None, 0.5))
+    world = moving(bounded)
+    step = world.step(OBS, STILL, rng())
+    torch.testing.assert_close(step.next_obs, torch.tensor([[0.25, 3.0], [0.25, -2.0]]))
+    assert step.reward.tolist() == [0.0, 0.5]
+    assert world.step(OBS - 3, STILL, rng()).next_obs[1].tolist() == [-2.25, -2.5]
+    assert world.low.tolist() == [-1.2e6, -2.5, -1.2e6]
+    wide = replace(unit_spec(1, low=0.0, high=10.0), bound_low=(-0.5, None), bound_high=(99.0, None))
+    assert (Simulator(Known(wide, 1), wide).low[0], Simulator(Known(wide, 1), wide).high[0]) == (-0.5, 11.0)
+
+
+def above_weather(lengths: tuple[int, ...] = (6, 4, 9)) -> TransitionDataset:
+    """The driven world with a third channel, `distance` of the other two."""
+    data = driven(lengths, std=0.1)
+    obs, after = (torch.cat([x, x[:, 1:] - x[:, :1]], 1) for x in (data.obs, data.next_obs))
+    columns = {**data.tensors, "obs": obs, "next_obs": after, "discrete": False}
+    names = {"channels": ["weather", "level", "above"], "units": ["", "m", "m"], "exogenous": [0]}
+    return TransitionDataset.create("toy/above-v0", **columns, action_low=[-1.0], action_high=[1.0], **names)  # type: ignore[arg-type]
+
+
+class Wide(Driven):
+    """`Driven`, which is not asked for the third channel either."""
+
+    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Any:
+        known = super().predict(obs[..., :2], action, members)
+        rest = obs[..., 2:].expand(*known.obs.shape[:-1], 1)
+        wide, std = torch.cat([known.obs, rest], -1), torch.cat([known.obs_std, 0 * rest], -1)
+        return known._replace(obs=wide, obs_std=std, scale=torch.ones(4))
+
+
+def whole(structure: Any = distance, data: TransitionDataset | None = None, **arguments: Any) -> Simulator:
+    data = data or above_weather()
+    spec = without(data.spec(torch.arange(data.episodes)), (2,))
+    return Simulator(Wide(spec, 0.1), spec, margin=9.0, structure=structure, computed=(2,), **arguments)
+
+
+def test_the_function_sees_the_replayed_weather() -> None:
+    data = above_weather()
+    world, rows = whole().replaying(data), torch.tensor([0, 10])
+    batch = imagine(Rest(world.spec), world, data.obs[rows], 4, 0.0, rng(), rows)
+    assert torch.equal(batch.next_obs[:, 1, 0], data.next_obs[10:14, 0])
+    assert torch.equal(batch.next_obs[..., 2], batch.next_obs[..., 1] - batch.next_obs[..., 0])
+    assert (world.spec.predicted, world.spec.exogenous, world.targets.tolist()) == ((1,), (0,), [1, 3])  # type: ignore[union-attr]
+
+
+def test_stored_and_served_it_is_the_same_structure(tmp_path: Path) -> None:
+    data = above_weather()
+    world = whole(starts=data.starts, replay=Replay.of(data))
+    world.calibrate(data.batch())
+    files.save(tmp_path / "world.ckpt", stored.state(world))
+    loaded = stored.load(files.load(tmp_path / "world.ckpt"))
+    assert loaded.filling.structure is distance
+    steps = [w.step(data.starts, torch.zeros(3, 1), rng(), w.begin(data.starts, rng())) for w in (world, loaded)]
+    assert torch.equal(steps[0].next_obs, steps[1].next_obs)
+    export.export_simulator(world, tmp_path)
+    program = torch.export.load(tmp_path / "simulator.pt2").module()
+    found = program(data.starts, torch.zeros(3, 1), torch.full((3, 1), 0.5))
+    for name in ("next_obs", "next_obs_low", "next_obs_high"):
+        torch.testing.assert_close(found[name][:, 2], found["next_obs"][:, 1] - 0.5)
+        assert found[name][:, 0].eq(0.5).all()
+    assert (found["next_obs_low"][:, 1] < found["next_obs"][:, 1]).all()
+    with pytest.raises(ValueError, match="does not lead to it"):
+        stored.state(whole(lambda obs, action, next_obs: obs[..., :1]))
+
+
+def test_the_card_says_what_is_computed_and_how_well() -> None:
+    data, sides = above_weather((25,) * 20), (torch.arange(10), torch.arange(10, 20))
+    for structure, off in (distance, 0.0), (raised, 5.0):
+        world = whole(structure, data)
+        world.calibrate(data.batch(data.rows(sides[0])))
+        numbers = report_card(world, data, sides[1], calibrated_on=sides[0], seed=0, about={}, horizon=5).numbers
+        assert numbers["channels"] == ["level", "reward"]
+        (row,) = numbers["computed"]
+        assert (row["channel"], row["unit"], row["agrees"]) == ("above", "m", not off)
+        assert row["mean_absolute_error"] == pytest.approx(off, abs=1e-5)
+        reasons = [reason["text"] for reason in numbers["verdict"]["reasons"] if not reason["good"]]
+        told = "its known structure is 5 off the log in above on average"
+        assert any(text.startswith(told) and "look at simulator.structure" in text for text in reasons) is bool(off)
+
+
+@pytest.mark.parametrize(
+    ("structure", "message"),
+    [
+        (lambda obs, action, next_obs: obs, r"returned shape \[1, 2\] for obs \[1, 2\], expected a tensor \[1, 1\]"),
+        (
+            lambda obs, action, next_obs: obs[..., 0],
+            r"returned shape \[1\] for obs \[1, 2\], expected a tensor \[1, 1\]",
+        ),
+        (lambda obs, action, next_obs: 0.0, r"returned float for obs \[1, 2\], expected a tensor \[1, 1\]"),
+    ],
+)
+def test_a_function_of_another_shape_is_refused_at_once(structure: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        moving(structure=structure)
+
+
+def test_a_function_that_gives_nan_is_refused_with_the_row() -> None:
+    rows = torch.tensor([[4.0, 0.0], [-1.0, 0.5], [-9.0, 0.0]])
+    held = Batch(rows, torch.zeros(3, 1), rows[:, 0], rows, torch.zeros(3, dtype=torch.bool))
+    message = r"test_structure\.root returned nan for channel 0 in 2 of 3 logged transitions, the first from obs"
+    with pytest.raises(ValueError, match=message + r" \[-1\.0, 0\.5\] with action \[0\.0\]: expected finite numbers"):
+        moving(structure=root).calibrate(held)
+
+
+def test_channels_of_two_origins_or_none_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"channels \[1\] are computed, and predicted or exogenous as well"):
+        Simulator(Known(SPEC, 1), SPEC, structure=integrated, computed=(0, 1))
+    with pytest.raises(ValueError, match=r"simulator\.computed is \[\]: give both"):
+        Simulator(Known(SPEC, 1), SPEC, structure=integrated)
+    with pytest.raises(ValueError, match=r"simulator\.structure is None and simulator\.computed is \[0\]: give both"):
+        Simulator(Known(SPEC, 1), SPEC, computed=(0,))
+    driven_spec = above_weather().spec(torch.arange(3))
+    with pytest.raises(ValueError, match=r"channels \[0\] are both exogenous and computed.*remove it from the schema"):
+        without(driven_spec, (0, 2))
+    with pytest.raises(ValueError, match="names all 2 channels that are not exogenous, and none is left"):
+        without(driven_spec, (1, 2))
+    assert without(driven_spec, ()) == driven_spec
+
+
+def test_channels_are_named_or_numbered() -> None:
+    assert channel_numbers(["above", 0], ("weather", "level", "above")) == (2, 0)
+    for named, message in (
+        (
+            ["abve"],
+            "names 'abve', expected a channel of the observation, by name or from 0 to 2: weather, level, above",
+        ),
+        ([3], "names 3, expected a channel"),
+        ([-1], "names -1, expected a channel"),
+        ([2, "above"], "names 'above' twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            channel_numbers(named, ("weather", "level", "above"))  # type: ignore[arg-type]
+
+
+def test_the_settings_ask_for_both_or_neither() -> None:
+    assert World(structure=integrated, computed=[0]).computed == [0]
+    for given in {"structure": integrated}, {"computed": ["x"]}:
+        with pytest.raises(ValueError, match=r"simulator\.computed is .*, expected channels if simulator\.structure"):
+            World(**given)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"simulator\.structure is .*which does not take \(obs, action, next_obs\)"):
+        World(structure=abs, computed=[0])
+
+
+def test_a_model_of_the_rest_is_fitted_with_fewer_outputs() -> None:
+    model = ProbabilisticEnsemble(without(above_weather().spec(torch.arange(3)), (2,)), 2, 2, hidden=4, layers=1)
+    assert model.mlp.weights[-1].shape == (2, 4, 4)  # mean and log-variance of the level and the reward
