@@ -218,13 +218,14 @@ class Pipeline:
         path = desk.folder.path / f"{stage}.ckpt"
         if path.exists():
             return stored.load(files.load(path))
-        rows = data.rows(learn)
+        rows, other = data.rows(learn), data.rows(held)
         with desk.record.stage(stage) as child:
             report = fit_dynamics(
                 model,
                 data.batch(rows),
                 data.episode[rows],
-                data.batch(data.rows(held)),
+                data.batch(other),
+                data.episode[other],
                 seed=seed,
                 folder=desk.folder.path / stage,
                 accelerator=self.accelerator,

@@ -85,6 +85,9 @@ class Fit:
         max_epochs: epochs at most.
         patience: epochs without improvement after which a member is done.
         min_improvement: what counts as an improvement, as a share of the hold-out error.
+        multistep: steps that a model is followed through its own predictions and its error there is trained and scored;
+            1 trains one step ahead only, more costs about three times the time of an epoch.
+        multistep_weight: of that error beside the likelihood of one step.
         devices: how many of the accelerator's devices share the work.
         precision: of the arithmetic; the weights are float32 in all of them.
         strategy: of Lightning's Trainer, how several devices work together.
@@ -95,14 +98,17 @@ class Fit:
     max_epochs: int = 100
     patience: int = 5
     min_improvement: float = 0.01
+    multistep: int = 1
+    multistep_weight: float = 1.0
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
-        _at_least(1, "fit", self, "batch_size", "max_epochs", "patience", "devices")
+        _at_least(1, "fit", self, "batch_size", "max_epochs", "patience", "multistep", "devices")
         _expect(self.lr > 0, "fit.lr", self.lr, "a number above 0")
         _expect(0 <= self.min_improvement < 1, "fit.min_improvement", self.min_improvement, "a share of 0 or more")
+        _expect(0 < self.multistep_weight < math.inf, "fit.multistep_weight", self.multistep_weight, "a number above 0")
 
 
 @dataclass
