@@ -29,7 +29,7 @@ class FitReport(NamedTuple):
 
     epochs: int
     updates: int
-    scores: list[float]  # [E] best hold-out error of each member: see `Drift.score`
+    scores: list[float]  # [E] best hold-out error of each member: see `Lookahead.score`
     elites: list[int]  # [K] best member first
     seconds: float  # of this process; a resumed fit does not know how long the part before it took
 
@@ -65,7 +65,7 @@ def fit_dynamics(
     many as before.
 
     With `multistep` h above 1 the loss adds the error of following the model's own mean for up to h steps along the
-    logged actions (`Drift.loss`), for any model, through its `predict`. An update then costs about
+    logged actions (`Lookahead.loss`), for any model, through its `predict`. An update then costs about
     three times as much as without.
 
     Every trainable parameter of the model must have the member axis first, [E, ...].

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mbrl.core import Batch, Dynamics, generator
 from mbrl.training.bootstrap import BootstrapBatches, Dealt, Runs
-from mbrl.training.drift import Drift
+from mbrl.training.lookahead import Lookahead
 
 Log = Callable[[dict[str, float], int], None]
 
@@ -48,7 +48,7 @@ class Shell(pl.LightningModule):
     def __init__(self, dynamics: Dynamics, train: Batch, episode: Tensor, holdout: Runs, settings: Settings) -> None:
         super().__init__()
         self.dynamics = dynamics
-        self.drift = Drift(dynamics.spec)
+        self.lookahead = Lookahead(dynamics.spec, settings.multistep)
         self.best = copy.deepcopy(dynamics).requires_grad_(False)
         self.rows, self.episode, self.holdout, self.settings = train, episode, holdout, settings
         self.report: Log | None = None
@@ -92,13 +92,13 @@ class Shell(pl.LightningModule):
     def training_step(self, batch: Dealt) -> Tensor:
         loss = self.dynamics.loss(batch.rows).sum()
         if batch.runs is not None:
-            loss = loss + self.settings.multistep_weight * self.drift.loss(self.dynamics, batch.runs).sum()
+            loss = loss + self.settings.multistep_weight * self.lookahead.loss(self.dynamics, batch.runs).sum()
         self.loss_sum += loss.detach()
         return loss
 
     def on_train_epoch_end(self) -> None:
         self.dynamics.eval()
-        score = self.drift.score(self.dynamics, self.holdout)
+        score = self.lookahead.score(self.dynamics, self.holdout)
         self.dynamics.train()
         self._keep_best(score)
         self.epochs += 1

@@ -13,8 +13,8 @@ from dynamics.uncertainty import combined, max_pairwise
 from mbrl.core import Batch, Dynamics, Prediction, Spec, generator, seeded
 from mbrl.testing import check_dynamics
 from mbrl.training.bootstrap import held_runs
-from mbrl.training.drift import Drift
 from mbrl.training.dynamics import fit_dynamics
+from mbrl.training.lookahead import Lookahead
 
 MODELS = [ProbabilisticEnsemble, DeterministicEnsemble]
 SMALL = {"members": 3, "elites": 2, "hidden": 16, "layers": 1}
@@ -67,8 +67,7 @@ def test_the_others_cost_no_output_and_count_for_nothing(model: Callable[..., Dy
     assert made.mlp.weights[-1].shape[-1] == 3 * (2 if model is ProbabilisticEnsemble else 1)  # type: ignore[union-attr,index]
     other = batch._replace(next_obs=batch.next_obs + torch.tensor([0.0, 1e6, 0.0]))
     assert torch.equal(made.normaliser.targets(batch), made.normaliser.targets(other))  # type: ignore[operator,union-attr]
-    alone, drift = torch.arange(len(batch.obs)), Drift(replace(spec, exogenous=(1,)))
-    scores = [drift.score(made, held_runs(rows, alone, 1)) for rows in (batch, other)]
+    scores = [Lookahead(spec, 1).score(made, held_runs(rows, torch.arange(400), 1)) for rows in (batch, other)]
     assert torch.equal(*scores)
 
 

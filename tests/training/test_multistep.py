@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from dynamics import ProbabilisticEnsemble
 from mbrl.core import Batch, Dynamics, Prediction, Spec, seeded
 from mbrl.training.bootstrap import Runs, held_runs
-from mbrl.training.drift import Drift
 from mbrl.training.dynamics import FitReport, fit_dynamics
+from mbrl.training.lookahead import Lookahead
 
 
 class Slope(Dynamics):
@@ -47,26 +47,26 @@ def test_squared_errors_by_hand() -> None:
     # from 1, member 0 says 2, 4, 8 and member 1 says 1/2, 1/4, 1/8; the log went to 1, 3, 8
     runs = runs_of([1.0, 1.0, 3.0], [1.0, 3.0, 8.0], 3)
     model = Slope(unit_spec())
-    found = Drift(model.spec).squares(model, runs)
+    found = Lookahead(model.spec, 3).squares(model, runs)
     assert found.shape == (2, 1, 3, 2)
     expected = [[1 / 16, 1 / 16, 0], [0.25 / 16, 2.75**2 / 16, 7.875**2 / 16]]
     torch.testing.assert_close(found[:, 0, :, 0], torch.tensor(expected))
     assert found[..., 1].eq(0).all()
-    torch.testing.assert_close(Drift(model.spec).squares(model, to_members(runs, 2)), found)
+    torch.testing.assert_close(Lookahead(model.spec, 3).squares(model, to_members(runs, 2)), found)
 
 
 def test_followed_states_stay_within_the_logs_widened_range() -> None:
     # 10 -> 20 is clipped to 10 + 10 % of 20 = 12, from where 24 follows; the error itself is not clipped
     runs = runs_of([10.0, 0.0], [0.0, 0.0], 2)
     model = Slope(unit_spec(low=-10.0, high=10.0))
-    found = Drift(model.spec).squares(model, runs)
+    found = Lookahead(model.spec, 2).squares(model, runs)
     assert found[0, 0, :, 0].tolist() == [20**2 / 16, 24**2 / 16]
 
 
 def test_multistep_loss_by_hand_counts_later_steps_and_leaves_padding_out() -> None:
     # mean squared errors over both runs: step 2 ((4 - 3)^2 + (8 - 3)^2) / 2 = 13, step 3 (8 - 8)^2 + 1 = 1 of one run
     runs = runs_of([1.0, 1.0, 3.0, 2.0, 1.0], [1.0, 3.0, 9.0, 1.0, 3.0], 3, [0, 0, 0, 1, 1])
-    loss = Drift(unit_spec()).loss(Slope(unit_spec()), to_members(runs, 2))
+    loss = Lookahead(unit_spec(), 3).loss(Slope(unit_spec()), to_members(runs, 2))
     channel = [(2 * math.log(13 / 16) + math.log(1 / 16)) / 3]
     reward = math.log(1e-8)  # exact
     assert loss[0].item() == pytest.approx((channel[0] + reward) / 2, rel=1e-5)
@@ -74,13 +74,13 @@ def test_multistep_loss_by_hand_counts_later_steps_and_leaves_padding_out() -> N
 
 def test_runs_of_one_row_cost_nothing() -> None:
     runs = to_members(runs_of([1.0, 1.0], [3.0, 3.0], 2, [0, 1]), 2)
-    assert Drift(unit_spec()).loss(Slope(unit_spec()), runs).tolist() == [0.0, 0.0]
+    assert Lookahead(unit_spec(), 2).loss(Slope(unit_spec()), runs).tolist() == [0.0, 0.0]
 
 
 def test_gradient_passes_through_the_steps() -> None:
     # d/dw log((w^2 - 3)^2 / 16) = 4 w / (w^2 - 3), half of it as the reward is a second channel
     model = Slope(unit_spec())
-    Drift(model.spec).loss(model, to_members(runs_of([1.0, 1.0], [1.0, 3.0], 2), 2)).sum().backward()
+    Lookahead(model.spec, 2).loss(model, to_members(runs_of([1.0, 1.0], [1.0, 3.0], 2), 2)).sum().backward()
     assert model.slopes.grad is not None
     expected = [0.5 * 4 * w / (w**2 - 3) for w in (2.0, 0.5)]
     assert model.slopes.grad.flatten().tolist() == pytest.approx(expected, rel=1e-5)
@@ -90,7 +90,7 @@ def test_holdout_score_by_hand_two_steps_ahead() -> None:
     # member 0: step 1 errors 1 (run 1) and 3 (run 2); step 2 of run 1 alone: 4 - 3 = 1
     runs = runs_of([1.0, 1.0, 2.0], [1.0, 3.0, 1.0], 2, [0, 0, 1])
     first, second = (1 + 9) / 2 / 16, 1 / 16
-    score = Drift(unit_spec()).score(Slope(unit_spec()), runs)
+    score = Lookahead(unit_spec(), 2).score(Slope(unit_spec()), runs)
     expected = math.exp((2 * (math.log(first) + math.log(1e-8)) / 2 + (math.log(second) + math.log(1e-8)) / 2) / 3)
     assert score[0].item() == pytest.approx(expected, rel=1e-4)
 
@@ -98,9 +98,9 @@ def test_holdout_score_by_hand_two_steps_ahead() -> None:
 def test_holdout_score_does_not_depend_on_how_much_is_predicted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     log, episode = oscillations(4, 0)
     runs, model = held_runs(log, episode, 7), Known(spec_of(log), std=0.1)
-    at_once = Drift(model.spec).score(model, runs)
-    monkeypatch.setattr("mbrl.training.drift.SCORE_ROWS", 20)
-    torch.testing.assert_close(Drift(model.spec).score(model, runs), at_once)
+    at_once = Lookahead(model.spec, 7).score(model, runs)
+    monkeypatch.setattr("mbrl.training.lookahead.SCORE_ROWS", 20)
+    torch.testing.assert_close(Lookahead(model.spec, 7).score(model, runs), at_once)
 
 
 def test_exogenous_channels_are_followed_as_they_were_logged_and_not_counted() -> None:
@@ -114,7 +114,7 @@ def test_exogenous_channels_are_followed_as_they_were_logged_and_not_counted() -
     spec = Spec.from_dict(unit_spec(2).to_dict() | {"exogenous": [1], "predicted": [0]})
     obs = torch.tensor([[1.0, 5.0], [2.0, 7.0], [3.0, 11.0]])
     rows = Batch(obs, torch.zeros(3, 1), torch.zeros(3), torch.cat([obs[1:], obs[:1]]), torch.zeros(3).bool())
-    found = Drift(spec).squares(Driven(spec), held_runs(rows, torch.zeros(3).long(), 3))
+    found = Lookahead(spec, 3).squares(Driven(spec), held_runs(rows, torch.zeros(3).long(), 3))
     assert found.shape == (2, 1, 3, 2)
     assert found[0, 0, :, 0].tolist() == [0.0, 1.0, 49.0]
     assert found[0, 0, :, 1].tolist() == [25.0, 49.0, 121.0]

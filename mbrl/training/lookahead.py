@@ -1,4 +1,4 @@
-"""How far a model's mean drifts from the log when it is followed along logged actions: as a loss, and as a score."""
+"""How far a model's mean goes astray when it is followed along logged actions: as a loss, and as a score."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ SCORE_ROWS = 8192  # predicted at once, which bounds the memory of a score
 
 
 @final
-class Drift(nn.Module):
+class Lookahead(nn.Module):
     """Errors of models for one problem over runs of logged rows; C channels are the predicted ones and the reward.
 
     A member starts in the first observation of a run and goes on from its own mean, clipped and completed as a
     simulator does it, with exogenous channels as they were logged.
+
+    Args:
+        spec: the problem.
+        horizon: h, the most steps of a run.
+
+    Raises:
+        ValueError: h is above 1, and nothing fills in a channel that is not predicted.
     """
 
     low: Tensor  # [P] of the predicted channels, log's range and margin
@@ -29,9 +36,10 @@ class Drift(nn.Module):
     predicted: Tensor  # [P] long
     targets: Tensor  # [C] long: which of (next observation, reward) are counted
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, horizon: int) -> None:
         super().__init__()
-        self.filling = Filling(spec)
+        self.horizon = horizon
+        self.filling = Filling(spec) if horizon > 1 else None
         predicted = torch.tensor(spec.predicted)
         low, high = (torch.tensor(bound)[predicted] for bound in (spec.obs_low, spec.obs_high))
         columns = {"low": low - MARGIN * (high - low), "high": high + MARGIN * (high - low), "predicted": predicted}
@@ -49,14 +57,13 @@ class Drift(nn.Module):
             [E, S, h, C].
         """
         rows, obs, squares = runs.rows, runs.rows.obs[..., 0, :], []
-        steps = runs.valid.shape[-1]
-        for step in range(steps):
+        for step in range(self.horizon):
             action, seen = rows.action[..., step, :], rows.next_obs[..., step, :]
             prediction = dynamics.predict(obs, action.expand(*obs.shape[:-1], -1))
             mean, _ = prediction.normalised()
             truth = torch.cat([seen, rows.reward[..., step, None]], -1) / prediction.scale
             squares.append((mean - truth).square().index_select(-1, self.targets))
-            if step + 1 < steps:
+            if self.filling is not None:
                 values = torch.clamp(prediction.obs.index_select(-1, self.predicted), self.low, self.high)
                 before = obs.expand(*values.shape[:-1], -1)
                 obs = self.filling.complete(before, values, seen.index_select(-1, self.filling.exogenous))
@@ -87,9 +94,8 @@ class Drift(nn.Module):
         improvement by 1 % is one by 1 % of the average channel. With h above 1 it is what the fit minimises, the first
         step included: weights that are best one step ahead need not be the best to follow.
         """
-        horizon = runs.valid.shape[-1]
-        lines = max(1, SCORE_ROWS // horizon)
-        total = runs.rows.obs.new_zeros(dynamics.members, horizon, len(self.targets))
+        lines = max(1, SCORE_ROWS // self.horizon)
+        total = runs.rows.obs.new_zeros(dynamics.members, self.horizon, len(self.targets))
         for start in range(0, len(runs.valid), lines):
             part = slice(start, start + lines)
             rows, valid = Batch(*(column[part] for column in runs.rows)), runs.valid[part]
