@@ -86,7 +86,7 @@ class Fit:
         patience: epochs without improvement after which a member is done.
         min_improvement: what counts as an improvement, as a share of the hold-out error.
         multistep: steps that a model is followed through its own predictions and its error there is trained and scored;
-            1 trains one step ahead only, more costs about three times the time of an epoch.
+            1 trains one step ahead only, more costs two to three times the time of an epoch.
         multistep_weight: of that error beside the likelihood of one step.
         devices: how many of the accelerator's devices share the work.
         precision: of the arithmetic; the weights are float32 in all of them.

@@ -65,8 +65,8 @@ def fit_dynamics(
     many as before.
 
     With `multistep` h above 1 the loss adds the error of following the model's own mean for up to h steps along the
-    logged actions (`Lookahead.loss`), for any model, through its `predict`. An update then costs about
-    three times as much as without.
+    logged actions (`Lookahead.loss`), for any model, through its `predict`. An update then costs two
+    to three times as much as without.
 
     Every trainable parameter of the model must have the member axis first, [E, ...].
 

@@ -81,8 +81,17 @@ class Lookahead(nn.Module):
         Simulation error as a fit's criterion: Abbeel & Ng 2004 ("Learning first-order Markov models for control");
         backpropagated through a network and averaged over steps: Benechehab et al. 2024 ("A Multi-step Loss Function
         for Robust Learning of the Dynamics in Model-based RL"), with weights of its own in place of the likelihood's.
+
+        Raises:
+            ValueError: the model's `predict` passes no gradient on.
         """
         squares, valid = self.squares(dynamics, runs)[..., 1:, :], runs.valid[..., 1:]
+        if not squares.requires_grad:
+            name = type(dynamics).__name__
+            raise ValueError(
+                f"predict of {name} passes no gradient on, and a multi-step fit learns through it: leave its means"
+                " attached (no torch.no_grad, no detach), or set multistep to 1"
+            )
         return _mean_log(torch.where(valid.unsqueeze(-1), squares, 0.0).sum(-3), valid.sum(-2))
 
     @torch.no_grad()

@@ -227,6 +227,23 @@ def test_a_model_of_ones_own_is_fitted_through_predict_alone() -> None:
     assert model.slopes.flatten().tolist() == pytest.approx([0.9, 0.9], abs=0.02)
 
 
+def test_mixed_precision_leaves_float32() -> None:
+    model, report = fitted(5, max_epochs=1, precision="bf16-mixed")
+    assert all(math.isfinite(score) for score in report.scores)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_model_that_passes_no_gradient_on_is_told() -> None:
+    class Detached(Slope):
+        @torch.no_grad()
+        def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+            return super().predict(obs, action, members)
+
+    runs = to_members(runs_of([1.0, 1.0], [1.0, 3.0], 2), 2)
+    with pytest.raises(ValueError, match="predict of Detached passes no gradient on"):
+        Lookahead(unit_spec(), 2).loss(Detached(unit_spec()), runs)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
