@@ -33,16 +33,17 @@ class OneStep(nn.Module):
         self.simulator = simulator
 
     def forward(self, obs: Tensor, action: Tensor, exogenous: Tensor | None = None) -> dict[str, Tensor]:
-        simulator = self.simulator
+        simulator, filling = self.simulator, self.simulator.filling
         dynamics, elites = simulator.dynamics, simulator.dynamics.elites
         everyone = dynamics.predict(obs, action)
         forecast = simulator.forecast(everyone)
         ends = simulator.recalibration.interval(forecast, LEVEL)
         mean, low, high = (simulator.clip(x) for x in (forecast.mean, *ends))
-        next_obs, least, most = (simulator.filling.complete(obs, x[..., :-1], exogenous) for x in (mean, low, high))
+        next_obs, least, most = (filling.complete(obs, action, x[..., :-1], exogenous) for x in (mean, low, high))
         reward = mean[..., -1]
-        if simulator.termination is not None:
-            terminated = simulator.termination(obs, action, next_obs).to(obs.dtype)
+        ruled = simulator.by_rule(obs, action, next_obs)
+        if ruled is not None:
+            terminated = ruled.to(obs.dtype)
         elif simulator.spec.terminals:
             terminated = dynamics.termination(obs, action, next_obs, elites).mean(0)
         else:

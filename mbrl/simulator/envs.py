@@ -35,7 +35,7 @@ SEEDS = 2**62  # how many seeds of its generators an environment draws from
 class SimulatorEnv(gym.Env[NDArray[np.float32], Action]):
     """One episode at a time in a learned simulator.
 
-    An episode starts in a logged start state that the artefact carries, or in `reset(options={"obs": ...})` [O]. It is
+    An episode starts in a logged start state that the artefact carries, or in `reset(options={"obs": ...})` [F]. It is
     `terminated` where the simulator says that the world ended, and `truncated` after `horizon` steps.
     `info["uncertainty"]` of a step is 1 at its stated quantile on held-out logged transitions; it is absent where the
     simulator has none. Rewards are raw: see `mbrl.simulator.wrappers`. Equal seeds give equal episodes.
@@ -69,12 +69,12 @@ class SimulatorEnv(gym.Env[NDArray[np.float32], Action]):
         self.render_mode = render_mode
         self.observation_space, self.action_space = spaces(world)
         self._episodes: Episodes | None = None
-        self._played: list[NDArray[np.float32]] = []  # (obs, reward, uncertainty) [O + 2] since it began, to be drawn
+        self._played: list[NDArray[np.float32]] = []  # (obs, reward, uncertainty) [F + 2] since it began, to be drawn
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin an episode; `seed` as in Gymnasium, `options={"obs": [O]}` for a start state of your own.
+        """Begin an episode; `seed` as in Gymnasium, `options={"obs": [F]}` for a start state of your own.
 
         Raises:
             ValueError: an option is unknown, obs is not in the observation space, or there is no start state.
@@ -166,7 +166,7 @@ class SimulatorVectorEnv(VectorEnv[NDArray[np.float32], Action, NDArray[Any]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin N episodes; arguments and errors as in `SimulatorEnv.reset`, with obs [N, O]."""
+        """Begin N episodes; arguments and errors as in `SimulatorEnv.reset`, with obs [N, F]."""
         super().reset(seed=seed)
         given = start_rows(options, self.simulator, (self.num_envs,))
         if self._episodes is None or seed is not None:
@@ -194,7 +194,8 @@ class SimulatorVectorEnv(VectorEnv[NDArray[np.float32], Action, NDArray[Any]]):
 def spaces(simulator: Simulator) -> tuple[Box[np.float32], Box[np.float32] | Discrete]:
     """Observation space: the range that the simulator's predictions are clipped to. Action space: the log's own."""
     spec = simulator.spec
-    observation = _box(simulator.low[:-1].tolist(), simulator.high[:-1].tolist())
+    width = spec.frame_dim
+    observation = _box(simulator.low[:width].tolist(), simulator.high[:width].tolist())
     return observation, Discrete(spec.action_dim) if spec.discrete else _box(spec.action_low, spec.action_high)
 
 
