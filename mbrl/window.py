@@ -62,12 +62,15 @@ class Window:
         return torch.cat([obs] * self.history + [actions], -1)
 
     def shift(self, window: Tensor, action: Tensor, obs: Tensor) -> Tensor:
-        """The window [..., O] after `window` [..., O], where `action` [..., A] was taken and led to `obs` [..., F]."""
+        """The window [..., O] after `window` [..., O], where `action` [..., A] was taken and led to `obs` [..., F].
+
+        Axes that `action` does not have, those of members for instance, are alike for all of them.
+        """
         if self.history == 1:
             return obs
         frames = self.history * self.frame
         older, actions = window[..., : frames - self.frame], window[..., frames : window.shape[-1] - len(self.neutral)]
-        return torch.cat([obs, older, action, actions], -1)
+        return torch.cat([obs, older, action.expand(*window.shape[:-1], -1), actions], -1)
 
 
 @final

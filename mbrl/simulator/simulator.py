@@ -256,8 +256,7 @@ class Simulator(nn.Module):
         Returns:
             next_obs [K, B, O], reward [K, B], and the memory for the next step.
         """
-        action = action.expand(len(obs), -1, -1)
-        prediction = self.dynamics.predict(obs, action, self.dynamics.elites)
+        prediction = self.dynamics.predict(obs, action.expand(len(obs), -1, -1), self.dynamics.elites)
         sample = self._sample(*moments(prediction, self.targets), rng)
         next_obs, memory = self.filling(obs, action, sample[..., :-1], memory)
         return next_obs, sample[..., -1], memory

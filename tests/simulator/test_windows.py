@@ -25,6 +25,8 @@ from mbrl.simulator.openloop import open_loop
 from mbrl.simulator.rollout import imagine, simulated_returns
 from mbrl.simulator.simulator import Simulator
 from mbrl.simulator.wrappers import HistoryVectorWindow, HistoryWindow
+from mbrl.training.bootstrap import held_runs
+from mbrl.training.drift import Drift
 from mbrl.training.dynamics import fit_dynamics
 from mbrl.window import Window
 
@@ -62,10 +64,11 @@ def late(episodes: int = 8, seed: int = 0, discrete: bool = False) -> Transition
 
 
 class Exact(Dynamics):
-    """The law of that world for windows of two or more, every member the same and without noise."""
+    """The law of that world for windows of two or more, every member the same, with `std` for what is predicted."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, std: float = 0.0) -> None:
         super().__init__(spec, 2)
+        self.std = std
         self.weight = nn.Parameter(torch.zeros(2, 1))
         self.register_buffer("scale", torch.ones(spec.obs_dim + 1))
 
@@ -82,7 +85,9 @@ class Exact(Dynamics):
         count = self.members if members is None else len(members)
         if mean.dim() == 2:
             mean, reward = mean.expand(count, -1, -1), reward.expand(count, -1)
-        return Prediction(mean, torch.zeros_like(mean), reward, torch.zeros_like(reward), self.scale)
+        spread = torch.zeros_like(mean)
+        spread[..., 0] = self.std
+        return Prediction(mean, spread, reward, torch.full_like(reward, self.std), self.scale)
 
 
 class Brake(Policy):
@@ -106,9 +111,9 @@ def right_of_zero(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     return (next_obs > 0).all(-1)
 
 
-def exact(data: TransitionDataset, **arguments: Any) -> Simulator:
+def exact(data: TransitionDataset, std: float = 0.0, **arguments: Any) -> Simulator:
     spec = data.spec(torch.arange(data.episodes))
-    return Simulator(Exact(spec), spec, **{"margin": 9.0, "starts": data.starts, **arguments})
+    return Simulator(Exact(spec, std), spec, **{"margin": 9.0, "starts": data.starts, **arguments})
 
 
 def least_squares_error(data: TransitionDataset) -> float:
@@ -155,6 +160,14 @@ def test_logged_actions_lead_through_the_logged_windows(discrete: bool, history:
         torch.testing.assert_close(reward, data.reward[rows], rtol=0, atol=1e-3)
 
 
+def test_a_multistep_fit_follows_the_windows_of_its_own_means() -> None:
+    data = windowed(late(), 3)
+    simulator, runs = exact(data), held_runs(data.batch(), data.episode, STEPS)
+    drift = Drift(simulator.spec)
+    assert drift.squares(simulator.dynamics, runs).shape == (2, 8, STEPS, 2)  # x and the reward
+    assert float(drift.squares(simulator.dynamics, runs).max()) < 1e-5
+
+
 def test_the_newest_observation_alone_is_predicted_followed_and_reported() -> None:
     data = windowed(late(), 3)
     simulator = exact(data)
@@ -162,9 +175,13 @@ def test_the_newest_observation_alone_is_predicted_followed_and_reported() -> No
     followed = open_loop(simulator, data, data.first, STEPS, 3, generator(0, "test"))
     assert followed.truth.shape == (STEPS, 8, 2)  # x and the reward
     assert float(followed.error().max()) < 1e-3
-    card = report_card(simulator, data, torch.arange(8), calibrated_on=torch.arange(0), seed=0, about={})
+    unsure = exact(data, std=1e-3, recalibration="scale")
+    unsure.calibrate(data.batch())
+    unsure.recalibration.scale.fill_(1.0)
+    card = report_card(unsure, data, torch.arange(8), calibrated_on=torch.arange(0), seed=0, about={})
     assert card.numbers["channels"] == ["x", "reward"]
-    assert card.numbers["trusted_horizon"]["steps"] == STEPS
+    assert len(card.numbers["one_step"]["bias"]) == len(card.numbers["spread"]) == 2
+    assert card.numbers["trusted_horizon"]["steps"] >= STEPS // 2
 
 
 def test_imagined_rows_are_windows_that_follow_each_other() -> None:
