@@ -26,8 +26,8 @@ from mbrl.simulator.rollout import imagine, simulated_returns
 from mbrl.simulator.simulator import Simulator
 from mbrl.simulator.wrappers import HistoryVectorWindow, HistoryWindow
 from mbrl.training.bootstrap import held_runs
-from mbrl.training.drift import Drift
 from mbrl.training.dynamics import fit_dynamics
+from mbrl.training.lookahead import Lookahead
 from mbrl.window import Window
 
 STEPS = 20
@@ -163,9 +163,9 @@ def test_logged_actions_lead_through_the_logged_windows(discrete: bool, history:
 def test_a_multistep_fit_follows_the_windows_of_its_own_means() -> None:
     data = windowed(late(), 3)
     simulator, runs = exact(data), held_runs(data.batch(), data.episode, STEPS)
-    drift = Drift(simulator.spec)
-    assert drift.squares(simulator.dynamics, runs).shape == (2, 8, STEPS, 2)  # x and the reward
-    assert float(drift.squares(simulator.dynamics, runs).max()) < 1e-5
+    squares = Lookahead(simulator.spec, STEPS).squares(simulator.dynamics, runs)
+    assert squares.shape == (2, 8, STEPS, 2)  # x and the reward
+    assert float(squares.max()) < 1e-5
 
 
 def test_the_newest_observation_alone_is_predicted_followed_and_reported() -> None:
