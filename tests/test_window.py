@@ -6,7 +6,10 @@ import pytest
 import torch
 from registry_toys import Recall, remembering_spec
 
+import policies
+from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
 from mbrl.core import Spec
+from mbrl.testing import check_dynamics, check_learner
 from mbrl.window import Remembering, Window
 
 
@@ -52,6 +55,14 @@ def test_a_spec_says_what_its_window_is_made_of() -> None:
     for history in (0, 2, 9):
         with pytest.raises(ValueError, match=rf"history is {history} with observations \[8\] and actions \[1\]"):
             replace(spec, history=history)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_models_and_learners_keep_their_contracts_on_windows(discrete: bool) -> None:
+    spec = remembering_spec(discrete)
+    for model in (ProbabilisticEnsemble, DeterministicEnsemble):
+        check_dynamics(model(spec, members=3, elites=2, hidden=8, layers=1), spec)
+    check_learner(lambda the_spec: policies.SAC(the_spec, hidden=[8]), spec)
 
 
 @pytest.mark.parametrize("discrete", [False, True])

@@ -124,6 +124,9 @@ def champion(name: str) -> str | None:
 def load_policy(uri: str) -> Policy:
     """The policy behind a URI such as `models:/NAME-policy@champion` or `models:/NAME-policy/3`, to act or train on.
 
+    It acts on what it was trained on: of a log with a history on windows, which `mbrl.window.Remembering` makes of
+    plain observations.
+
     Raises:
         StoreError: there is no such model, alias or version; the message lists what there is.
         CorruptFileError: a file of the model is missing, truncated or altered; the message names it.
