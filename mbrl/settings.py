@@ -49,14 +49,18 @@ class Data:
             simulator, and those that the judge, a second simulator, is fitted on. They sum to 1, as [0.7,0.1,0.2] does.
         download: fetch the data set if it is not on this machine.
         strict: stop before any training if the audit of the log finds something serious.
+        history: observations that models and policies are given at once, with the actions between them; more than 1
+            where one observation does not say enough, as with delays or velocities that were not logged.
     """
 
     id: str
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)
     download: bool = False
     strict: bool = False
+    history: int = 1
 
     def __post_init__(self) -> None:
+        _at_least(1, "data", self, "history")
         if min(self.split) <= 0 or not math.isclose(sum(self.split), 1, abs_tol=1e-6):
             raise ValueError(f"data.split is {list(self.split)}, expected three shares above 0 that sum to 1")
 

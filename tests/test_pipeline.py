@@ -86,7 +86,8 @@ def stages(client: MlflowClient, parent: Run) -> dict[str, Run]:
 def test_a_run_answers_with_everything_that_it_found(whole: tuple[Path, dict[str, Any], str]) -> None:
     _, answer, told = whole
     log = minari.load("toy/pendulum-v0")
-    assert answer["data"] == {"id": log.id, "fingerprint": log.fingerprint, "rows": 1600, "episodes": 8}
+    data = {"id": log.id, "fingerprint": log.fingerprint, "rows": 1600, "episodes": 8, "history": 1}
+    assert answer["data"] == data
     assert answer["logged_return"]["value"] == pytest.approx(float(log.returns().mean()))
     assert set(answer["second_simulator"]) == set(answer["true_environment"]) == {"behaviour cloning", "candidate"}
     assert all(v["low"] <= v["value"] <= v["high"] for v in answer["second_simulator"].values())

@@ -44,6 +44,7 @@ class TransitionDataset:
     action_units: tuple[str, ...]  # [A]
     exogenous: tuple[int, ...]  # channels of the observation that nothing in the world decides, such as the weather
     fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, the bounds, `discrete` and `exogenous`
+    history: int = 1  # observations in each row of obs: more than 1 in what `mbrl.data.history.windowed` made
 
     @classmethod
     def create(
@@ -107,6 +108,11 @@ class TransitionDataset:
     def tensors(self) -> dict[str, Tensor]:
         """The seven tensors by name."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+
+    @property
+    def frame_dim(self) -> int:
+        """The width F of a plain observation: of obs itself, or of the newest one in a window."""
+        return (self.obs.shape[1] - (self.history - 1) * self.action.shape[1]) // self.history
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -194,8 +200,8 @@ class TransitionDataset:
             action_std=action.std,
             obs_mean=obs.mean,
             obs_std=obs.std,
-            obs_low=tuple(map(min, obs.low, next_obs.low)),
-            obs_high=tuple(map(max, obs.high, next_obs.high)),
+            obs_low=self._of_window(tuple(map(min, obs.low, next_obs.low)), self.action_low),
+            obs_high=self._of_window(tuple(map(max, obs.high, next_obs.high)), self.action_high),
             delta_mean=delta.mean,
             delta_std=delta.std,
             reward_mean=reward.mean[0],
@@ -205,7 +211,12 @@ class TransitionDataset:
             terminals=bool(self.terminated[rows].any()),
             max_episode_steps=int(self.lengths[episodes].max()),
             exogenous=self.exogenous,
+            history=self.history,
         )
+
+    def _of_window(self, seen: tuple[float, ...], action: tuple[float, ...]) -> tuple[float, ...]:
+        """Limits [O]: whatever the newest observation can be, an older one can, and an earlier action any action."""
+        return seen[: self.frame_dim] * self.history + action * (self.history - 1)
 
     def to(self, device: torch.device | str) -> Self:
         """The same data set with its tensors on `device`."""

@@ -258,7 +258,7 @@ class Simulator(nn.Module):
         """
         prediction = self.dynamics.predict(obs, action.expand(len(obs), -1, -1), self.dynamics.elites)
         sample = self._sample(*moments(prediction, self.targets), rng)
-        next_obs, memory = self.filling(obs, sample[..., :-1], memory)
+        next_obs, memory = self.filling(obs, action, sample[..., :-1], memory)
         return next_obs, sample[..., -1], memory
 
     @torch.no_grad()
@@ -283,7 +283,7 @@ class Simulator(nn.Module):
             uncertainty = raw / self.uncertainty_scale
         sample = self._sample(mean, std, rng)
         reward = sample[:, -1]
-        next_obs, memory = self.filling(obs, sample[:, :-1], memory)
+        next_obs, memory = self.filling(obs, action, sample[:, :-1], memory)
         return Step(next_obs, reward, self._terminated(obs, action, next_obs, dealt, rng), uncertainty, memory)
 
     def _sample(self, mean: Tensor, std: Tensor, rng: torch.Generator) -> Tensor:
@@ -299,14 +299,25 @@ class Simulator(nn.Module):
 
     def _terminated(self, obs: Tensor, action: Tensor, next_obs: Tensor, deal: Deal, rng: torch.Generator) -> Tensor:
         """Whether the world ended, [B] bool: by rule, by the head of each row's member, or never."""
-        if self.termination is not None:
-            return self.termination(obs, action, next_obs)
+        ruled = self.by_rule(obs, action, next_obs)
+        if ruled is not None:
+            return ruled
         if not self.spec.terminals:
             return torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
         rows = deal.rows
         chance = self.dynamics.termination(obs[rows], action[rows], next_obs[rows], deal.members)
         chance = chance.flatten()[deal.slots]
         return torch.rand(chance.shape, generator=rng, device=chance.device) < chance
+
+    def by_rule(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor | None:
+        """Whether transitions [..., O] end the world by the rule, [...] bool; None where there is none.
+
+        A rule is of the plant, and reads its plain observations: the newest ones of a window.
+        """
+        if self.termination is None:
+            return None
+        width = self.spec.frame_dim
+        return self.termination(obs[..., :width], action, next_obs[..., :width])
 
     def plain(self) -> Self:
         """The same world, its tensors shared, without the uncertainty: faster, as each row asks its own member only."""

@@ -66,7 +66,7 @@ class Lookahead(nn.Module):
             if self.filling is not None:
                 values = torch.clamp(prediction.obs.index_select(-1, self.predicted), self.low, self.high)
                 before = obs.expand(*values.shape[:-1], -1)
-                obs = self.filling.complete(before, values, seen.index_select(-1, self.filling.exogenous))
+                obs = self.filling.complete(before, action, values, seen.index_select(-1, self.filling.exogenous))
         return torch.stack(squares, -2)
 
     def loss(self, dynamics: Dynamics, runs: Runs) -> Tensor:
