@@ -22,6 +22,7 @@ class DeterministicEnsemble(Dynamics):
         elites: how many of them are rolled out; the rig chooses which after training.
         hidden: units of each hidden layer.
         layers: hidden layers; 0 is a linear model.
+        layer_norm: LayerNorm on the hidden layers, with a scale and a shift of each member's own.
         weight_decay: of every layer, L2, by the optimiser.
         termination_head: whether to learn when the world ends; by default, if the log has true terminals.
         termination_hidden: units of each of that head's two hidden layers.
@@ -37,6 +38,7 @@ class DeterministicEnsemble(Dynamics):
         elites: int = 4,
         hidden: int = 200,
         layers: int = 4,
+        layer_norm: bool = False,
         weight_decay: float = 2.5e-5,
         termination_head: bool | None = None,
         termination_hidden: int = 32,
@@ -49,7 +51,8 @@ class DeterministicEnsemble(Dynamics):
         self.elites = torch.arange(elites)
         self.weight_decay = weight_decay
         self.normaliser = parts.Normaliser(spec)
-        self.mlp = parts.BatchedMLP(members, [spec.obs_dim + spec.action_dim, *[hidden] * layers, len(spec.targets)])
+        sizes = [spec.obs_dim + spec.action_dim, *[hidden] * layers, len(spec.targets)]
+        self.mlp = parts.BatchedMLP(members, sizes, layer_norm=layer_norm)
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden)
 
     def loss(self, batch: Batch) -> Tensor:

@@ -24,6 +24,7 @@ class ProbabilisticEnsemble(Dynamics):
         elites: how many of them are rolled out; the rig chooses which after training.
         hidden: units of each hidden layer.
         layers: hidden layers; 0 is a linear model.
+        layer_norm: LayerNorm on the hidden layers, with a scale and a shift of each member's own.
         weight_decays: one a layer, the last included; L2, by the optimiser. By default the published 2.5e-5 and 5e-5
             for the first two layers, 1e-4 for the last, 7.5e-5 between.
         logvar_coef: weight of the width of the log-variance bounds in the loss.
@@ -42,6 +43,7 @@ class ProbabilisticEnsemble(Dynamics):
         elites: int = 5,
         hidden: int = 200,
         layers: int = 4,
+        layer_norm: bool = False,
         weight_decays: Sequence[float] | None = None,
         logvar_coef: float = 0.01,
         termination_head: bool | None = None,
@@ -61,7 +63,8 @@ class ProbabilisticEnsemble(Dynamics):
         self.logvar_coef = logvar_coef
         channels = len(spec.targets)
         self.normaliser = parts.Normaliser(spec)
-        self.mlp = parts.BatchedMLP(members, [spec.obs_dim + spec.action_dim, *[hidden] * layers, 2 * channels])
+        sizes = [spec.obs_dim + spec.action_dim, *[hidden] * layers, 2 * channels]
+        self.mlp = parts.BatchedMLP(members, sizes, layer_norm=layer_norm)
         self.max_logvar = nn.Parameter(torch.full((members, 1, channels), 0.5))
         self.min_logvar = nn.Parameter(torch.full((members, 1, channels), -10.0))
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import binary_cross_entropy_with_logits, silu, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, layer_norm, silu, softplus
 
 WORTH_BALANCING = 2_000_000  # multiplications in a matrix product that takes longer than the calls to balance it
 
@@ -51,10 +51,25 @@ class _BalancedLinear(torch.autograd.Function):
         return of_x, balanced_bmm(x.mT, gradient), gradient.sum(1, keepdim=True)
 
 
-def batched_mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """Linear layers with SiLU between them, one network per member: [E, B, I] -> [E, B, last H]."""
-    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        x = silu(batched_linear(x, weight, bias))
+def batched_layer_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """LayerNorm per member (Ba et al. 2016, equation 4): x [E, B, H], scale and shift [E, 1, H] -> [E, B, H]."""
+    return torch.addcmul(shift, layer_norm(x, x.shape[-1:]), scale)
+
+
+def batched_mlp(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    scales: Sequence[Tensor] = (),
+    shifts: Sequence[Tensor] = (),
+) -> Tensor:
+    """Linear layers with SiLU between them, one network per member: [E, B, I] -> [E, B, last H].
+
+    With scales and shifts, [E, 1, H] for each layer but the last, LayerNorm stands between a layer and its SiLU.
+    """
+    for i, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
+        x = batched_linear(x, weight, bias)
+        x = silu(batched_layer_norm(x, scales[i], shifts[i]) if scales else x)
     return batched_linear(x, weights[-1], biases[-1])
 
 

@@ -17,13 +17,17 @@ class BatchedMLP(nn.Module):
     """E multilayer perceptrons with SiLU, stored as one tensor a layer: weight [E, I, H] and bias [E, 1, H].
 
     Weights start from a normal of std gain / sqrt(I), truncated at two stds, and biases at zero; PETS's gain is 0.5.
+    With `layer_norm`, hidden layers are normalised before their SiLU, with a scale and a shift [E, 1, H] per member.
     """
 
-    def __init__(self, members: int, sizes: Sequence[int], gain: float = 0.5) -> None:
+    def __init__(self, members: int, sizes: Sequence[int], gain: float = 0.5, layer_norm: bool = False) -> None:
         super().__init__()
         pairs = list(pairwise(sizes))
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(members, i, o)) for i, o in pairs)
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, o)) for _, o in pairs)
+        normed = sizes[1:-1] if layer_norm else []
+        self.scales = nn.ParameterList(nn.Parameter(torch.ones(members, 1, h)) for h in normed)
+        self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, h)) for h in normed)
         for weight in self.weights:
             std = gain / weight.shape[1] ** 0.5
             nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
@@ -35,10 +39,10 @@ class BatchedMLP(nn.Module):
             x: [B, I], seen by every member, or [E', B, I], where each member has rows of its own.
             members: [E'] long.
         """
-        weights, biases = list(self.weights), list(self.biases)
+        layers = [list(tensors) for tensors in (self.weights, self.biases, self.scales, self.shifts)]
         if members is not None:
-            weights, biases = [w[members] for w in weights], [b[members] for b in biases]
-        return functional.batched_mlp(functional.as_members(x, len(weights[0])), weights, biases)
+            layers = [[tensor[members] for tensor in tensors] for tensors in layers]
+        return functional.batched_mlp(functional.as_members(x, len(layers[0][0])), *layers)
 
 
 class Normaliser(nn.Module):

@@ -13,7 +13,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
-from mbrl.simulator.envs import UncertaintyPenalty
+from mbrl.simulator.wrappers import UncertaintyPenalty
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--simulator", default="models:/pendulum-simulator@champion", help="a model URI or a file")

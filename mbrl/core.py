@@ -137,6 +137,7 @@ class Dynamics(Described):
         """Predict one step with the given members ([E'] long; default all of them, in order).
 
         A network has outputs for the channels of `Spec.predicted` and the reward only; see `Prediction` for the others.
+        Gradients pass through the means to obs and to the parameters: a multi-step fit learns through them.
 
         Args:
             obs: [B, O], seen by every member, or [E', B, O], where each member has rows of its own.

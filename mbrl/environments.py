@@ -6,7 +6,7 @@ Everywhere else an observation is a flat float32 row [O] and a Box action a flat
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -157,14 +157,17 @@ def flatten(space: Space, values: Any, rows: int) -> np.ndarray:
     return np.asarray(values, np.float32).reshape(rows, -1)
 
 
-def true_returns(act: Callable[[np.ndarray], np.ndarray], env_id: str, episodes: int, seed: int) -> np.ndarray:
+Actor = Callable[[np.ndarray, Sequence[int]], np.ndarray]  # observations and the episode of each -> actions
+
+
+def true_returns(act: Actor, env_id: str, episodes: int, seed: int) -> np.ndarray:
     """Undiscounted returns [episodes] float64 of a policy in the true environment.
 
     Episode k starts from `reset(seed=seed + k)`, so the result does not depend on how many run side by side.
 
     Args:
-        act: [B, O] float32 -> [B, A] actions, clipped here into a Box's bounds, or [B] integers from 0 (Discrete).
-            B is at most 16 and falls as the last episodes end.
+        act: [B, O] float32, and the number of the episode that each row is from, -> [B, A] actions, clipped here into
+            a Box's bounds, or [B] integers from 0 (Discrete). B is at most 16 and falls as the last episodes end.
         env_id: as in `make`.
         episodes: how many to play, at least 1.
         seed: of the first episode.
@@ -183,7 +186,7 @@ def true_returns(act: Callable[[np.ndarray], np.ndarray], env_id: str, episodes:
             env.close()
 
 
-def _lockstep(act: Callable[[np.ndarray], np.ndarray], envs: list[gym.Env], episodes: int, seed: int) -> np.ndarray:
+def _lockstep(act: Actor, envs: list[gym.Env], episodes: int, seed: int) -> np.ndarray:
     space = envs[0].observation_space
     _, action_space = flat_spaces(space, envs[0].action_space)
     returns, steps = np.zeros(episodes), np.zeros(episodes, np.int64)
@@ -191,7 +194,8 @@ def _lockstep(act: Callable[[np.ndarray], np.ndarray], envs: list[gym.Env], epis
     obs = {k: _observe(space, env.reset(seed=seed + k)[0]) for k, env in playing.items()}
     coming = iter(range(len(envs), episodes))
     while playing:
-        actions = _to_environment(envs[0].action_space, action_space, act(np.stack(list(obs.values()))), len(obs))
+        chosen = act(np.stack(list(obs.values())), list(obs))
+        actions = _to_environment(envs[0].action_space, action_space, chosen, len(obs))
         for k, action in zip(list(playing), actions, strict=True):
             env = playing[k]
             raw, reward, terminated, truncated, _ = env.step(action)

@@ -14,6 +14,7 @@ from mbrl import __version__, files
 from mbrl.data import minari
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import divide, halves
+from mbrl.data.history import windowed
 from mbrl.registry import cards, models
 from mbrl.registry.lineage import Lineage, LoggedData
 from mbrl.registry.runs import RunLog
@@ -33,6 +34,7 @@ def about(simulator: Simulator, fitted_on: tuple[str, str], seed: int | None) ->
         "members": dynamics.members,
         "elites": len(dynamics.elites),
         "recalibration": simulator.method,
+        "history": simulator.spec.history,
         "fitted_on": fitted_on[0],
         "fitted_on_fingerprint": fitted_on[1],
         "seed": seed,
@@ -77,7 +79,7 @@ def inspect(name: str, version: str | None, data_id: str | None, download: bool,
     """
     found = cards.find(name, version)
     simulator = models.load_simulator(found.uri)
-    data = minari.load(data_id or found.data_id, download)
+    data = windowed(minari.load(data_id or found.data_id, download), simulator.spec.history)
     own_log = data.fingerprint == found.data_fingerprint
     if data_id is None and not own_log:
         raise ValueError(
@@ -96,7 +98,7 @@ def inspect(name: str, version: str | None, data_id: str | None, download: bool,
     )
     stem = found.label.replace("/", "-") + ("" if own_log else f"-on-{data.id.replace('/', '-')}")
     with RunLog.open(EXPERIMENT, f"card of {found.label}") as record:
-        record.tags(Lineage(data.id, data.fingerprint, found.label).tags())
+        record.tags(Lineage.of(data, found.label).tags())
         record.input(LoggedData(data), "validation")
         page = keep(card, found.label, record, files.home() / "cards", stem, own_log)
     return {**card.numbers, "page": str(page)}

@@ -24,6 +24,7 @@ from mbrl.data import minari
 from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division, divide, halves
+from mbrl.data.history import windowed
 from mbrl.inspection import EXPERIMENT
 from mbrl.registry import models
 from mbrl.registry.lineage import Lineage, LoggedData
@@ -50,9 +51,10 @@ Built = TypeVar("Built")
 
 
 class _Log(NamedTuple):
-    """The data set, and its episodes by purpose."""
+    """The data set as it was logged and as it is learned from, and its episodes by purpose."""
 
-    data: TransitionDataset
+    plain: TransitionDataset
+    data: TransitionDataset  # with windows in its rows, where there is a history
     episodes: Division
 
 
@@ -86,13 +88,13 @@ class Pipeline:
         log = self._read()
         spec = self._spec(log.data, log.episodes.learn)
         if self.env is not None:
-            environments.check_fits(self.env, spec.obs_dim, spec.action_dim, spec.discrete, f"the log {log.data.id}")
+            environments.check_fits(self.env, spec.frame_dim, spec.action_dim, spec.discrete, f"the log {log.data.id}")
         model = _built("simulator", dynamics, spec, self.seed)
         candidate, cloning = (_built(*of, spec, self.seed) for of in (("policy", learner), ("baseline", baseline)))
         self._check_penalty(candidate)
         stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         path = (self.folder or files.home() / "runs" / f"{self.name}-{stamp}").absolute()
-        with RunFolder.open(path, log.data.fingerprint) as folder:
+        with RunFolder.open(path, log.plain.fingerprint) as folder:
             folder.settle({**self.resolved, "folder": str(path)})
             if folder.result is not None:
                 tell("finished", f"{path} holds this run and its result; nothing is repeated")
@@ -127,7 +129,7 @@ class Pipeline:
         assessment = Assessment(self.name, self.env, self.seed, self.trial)
         with desk.record.stage("evidence") as stage:
             found = assessment.weigh(policies, data, second, stage)
-            lineage = Lineage(*_source(data), f"{self.name}-simulator/{simulator}")
+            lineage = Lineage.of(data, f"{self.name}-simulator/{simulator}")
             version = self._register("policy_version", models.log_policy, candidate.policy, lineage, desk)
             own = assessment.values({CANDIDATE: candidate.policy}, data, world)
             true = assessment.measure(policies, stage)
@@ -138,7 +140,13 @@ class Pipeline:
             "name": self.name,
             "run_id": desk.record.run_id,
             "folder": str(desk.folder.path),
-            "data": {"id": data.id, "fingerprint": data.fingerprint, "rows": len(data), "episodes": data.episodes},
+            "data": {
+                "id": data.id,
+                "fingerprint": data.fingerprint,
+                "rows": len(data),
+                "episodes": data.episodes,
+                "history": data.history,
+            },
             "logged_return": found.logged._asdict(),
             "second_simulator": plain(found.values),
             "own_simulator": plain(own),
@@ -156,15 +164,20 @@ class Pipeline:
     # ------------------------------------------------------------------ what can be refused before any work
 
     def _read(self) -> _Log:
-        data = minari.load(self.data.id, self.data.download)
+        plain = minari.load(self.data.id, self.data.download)
+        data = windowed(plain, self.data.history)
         episodes = divide(data, self.data.split, self.seed, needs_terminals=self.world.termination is None)
         said = f"{len(data):,} rows, {data.episodes:,} episodes, mean return {data.returns().mean():.1f}"
-        tell("log", f"{data.id}: {said}")
-        return _Log(data, episodes)
+        seen = f", windows of {data.history} observations" if data.history > 1 else ""
+        tell("log", f"{data.id}: {said}{seen}")
+        return _Log(plain, data, episodes)
 
     def _spec(self, data: TransitionDataset, episodes: Tensor) -> Spec:
         """The spec of the episodes, without the channels that the known structure computes."""
-        return without(data.spec(episodes), channel_numbers(self.world.computed, data.channels))
+        return without(data.spec(episodes), self._computed(data))
+
+    def _computed(self, data: TransitionDataset) -> tuple[int, ...]:
+        return channel_numbers(self.world.computed, data.channels[: data.frame_dim])
 
     def _check_penalty(self, learner: Learner) -> None:
         imagines = learner.imagines and self.rehearsal.real_ratio < 1
@@ -181,7 +194,7 @@ class Pipeline:
         folder.remember(run_id=record.run_id, name=self.name)
         record.params({k: v for k, v in settings.items() if k != "folder"})
         record.text(yaml.safe_dump(settings, sort_keys=False), "config.yaml")
-        record.tags(Lineage(*_source(data)).tags() | {"mbrl.folder": str(folder.path)})
+        record.tags(Lineage.of(data).tags() | {"mbrl.folder": str(folder.path)})
         record.input(LoggedData(data), "training")
         word = "resumed in" if record.resumed else "folder"
         tell(word, f"{folder.path}   (should this end early: mbrl run --config {folder.path / 'config.yaml'})")
@@ -193,7 +206,7 @@ class Pipeline:
         with desk.record.stage("audit") as stage:
             divided = log.episodes
             sides = (divided.learn, divided.held, torch.cat([divided.judge, divided.judge_held]))
-            found = audit(log.data, sides=sides, seed=self.seed)
+            found = audit(log.plain, sides=sides, seed=self.seed)
             page = desk.folder.path / "audit.html"
             write_page(page, found)
             stage.dict(found.to_dict(), "audit.json")
@@ -223,13 +236,14 @@ class Pipeline:
         path = desk.folder.path / f"{stage}.ckpt"
         if path.exists():
             return stored.load(files.load(path))
-        rows = data.rows(learn)
+        rows, other = data.rows(learn), data.rows(held)
         with desk.record.stage(stage) as child:
             report = fit_dynamics(
                 model,
                 data.batch(rows),
                 data.episode[rows],
-                data.batch(data.rows(held)),
+                data.batch(other),
+                data.episode[other],
                 seed=seed,
                 folder=desk.folder.path / stage,
                 accelerator=self.accelerator,
@@ -243,7 +257,7 @@ class Pipeline:
         if data.exogenous:
             kept = kept[: max(1, int((data.lengths[kept].cumsum(0) <= REPLAYED).sum()))]
             replay = Replay.of(data, kept)
-        world = vars(self.world) | {"computed": channel_numbers(self.world.computed, data.channels)}
+        world = vars(self.world) | {"computed": self._computed(data)}
         simulator = Simulator(model.cpu(), model.spec, **world, starts=data.starts[kept], replay=replay)
         simulator.calibrate(data.batch(data.rows(calibrate)))
         files.save(path, stored.state(simulator))
@@ -255,15 +269,15 @@ class Pipeline:
         self, world: Simulator, data: TransitionDataset, calibrated: Tensor, measured: Tensor, desk: _Desk
     ) -> tuple[str, dict[str, Any]]:
         """Register the simulator with its report card: its version, and the card's numbers."""
-        source, path = _source(data), desk.folder.path / "card.json"
+        path = desk.folder.path / "card.json"
         if path.exists():
             numbers: dict[str, Any] = json.loads(path.read_text())
             world.trusted_horizon = numbers["trusted_horizon"]["steps"]
             return str(desk.folder.facts["simulator_version"]), numbers
-        about = inspection.about(world, source, self.seed)
+        about = inspection.about(world, (data.id, data.fingerprint), self.seed)
         card = report_card(world, data, measured, calibrated_on=calibrated, seed=self.seed, about=about)
         world.trusted_horizon = card.numbers["trusted_horizon"]["steps"]
-        version = self._register("simulator_version", models.log_simulator, world, Lineage(*source), desk)
+        version = self._register("simulator_version", models.log_simulator, world, Lineage.of(data), desk)
         with desk.record.stage("card") as stage:
             inspection.keep(card, f"{self.name}-simulator/{version}", stage, path.parent, path.stem, own_log=True)
         tell("card", f"{card.numbers['verdict']['sentence']}   {path.with_suffix('.html')}")
@@ -299,7 +313,3 @@ class Pipeline:
 def _built(stage: str, factory: Callable[[Spec], Built], spec: Spec, seed: int) -> Built:
     with seeded(seed, stage):
         return factory(spec)
-
-
-def _source(data: TransitionDataset) -> tuple[str, str]:
-    return data.id, data.fingerprint

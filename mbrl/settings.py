@@ -50,14 +50,18 @@ class Data:
             simulator, and those that the judge, a second simulator, is fitted on. They sum to 1, as [0.7,0.1,0.2] does.
         download: fetch the data set if it is not on this machine.
         strict: stop before any training if the audit of the log finds something serious.
+        history: observations that models and policies are given at once, with the actions between them; more than 1
+            where one observation does not say enough, as with delays or velocities that were not logged.
     """
 
     id: str
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)
     download: bool = False
     strict: bool = False
+    history: int = 1
 
     def __post_init__(self) -> None:
+        _at_least(1, "data", self, "history")
         if min(self.split) <= 0 or not math.isclose(sum(self.split), 1, abs_tol=1e-6):
             raise ValueError(f"data.split is {list(self.split)}, expected three shares above 0 that sum to 1")
 
@@ -86,6 +90,9 @@ class Fit:
         max_epochs: epochs at most.
         patience: epochs without improvement after which a member is done.
         min_improvement: what counts as an improvement, as a share of the hold-out error.
+        multistep: steps that a model is followed through its own predictions and its error there is trained and scored;
+            1 trains one step ahead only, more costs two to three times the time of an epoch.
+        multistep_weight: of that error beside the likelihood of one step.
         devices: how many of the accelerator's devices share the work.
         precision: of the arithmetic; the weights are float32 in all of them.
         strategy: of Lightning's Trainer, how several devices work together.
@@ -96,14 +103,17 @@ class Fit:
     max_epochs: int = 100
     patience: int = 5
     min_improvement: float = 0.01
+    multistep: int = 1
+    multistep_weight: float = 1.0
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
-        _at_least(1, "fit", self, "batch_size", "max_epochs", "patience", "devices")
+        _at_least(1, "fit", self, "batch_size", "max_epochs", "patience", "multistep", "devices")
         _expect(self.lr > 0, "fit.lr", self.lr, "a number above 0")
         _expect(0 <= self.min_improvement < 1, "fit.min_improvement", self.min_improvement, "a share of 0 or more")
+        _expect(0 < self.multistep_weight < math.inf, "fit.multistep_weight", self.multistep_weight, "a number above 0")
 
 
 @dataclass

@@ -18,8 +18,8 @@ class Spec:
     Discrete actions `action_dim` is the number of choices and the bounds are 0 and 1.
 
     Raises:
-        ValueError: a field has not one value a channel, no channel is predicted, or a channel is named twice, does not
-            exist, or is both predicted and exogenous.
+        ValueError: a field has not one value a channel, the history does not fit obs_dim, no channel is predicted, or a
+            channel is named twice, is not one of the newest observation, or is both predicted and exogenous.
     """
 
     obs_dim: int
@@ -42,31 +42,54 @@ class Spec:
     terminals: bool  # whether the log holds a true terminal
     max_episode_steps: int  # the longest logged episode
     exogenous: tuple[int, ...] = ()  # channels that nothing inside the world decides (weather): replayed from a log
-    bound_low: tuple[float | None, ...] = ()  # [O + 1] physical bounds of observation and reward, None without one
-    bound_high: tuple[float | None, ...] = ()  # [O + 1]; () for no bounds at all
-    predicted: tuple[int, ...] = ()  # channels that a model predicts, in order; () for all that are not exogenous
+    bound_low: tuple[
+        float | None, ...
+    ] = ()  # [F + 1] physical bounds of the newest observation and the reward, or None
+    bound_high: tuple[float | None, ...] = ()  # [F + 1]; () for no bounds at all
+    predicted: tuple[int, ...] = ()  # channels that a model predicts, in order; () for all new ones not exogenous
+    history: int = 1  # observations in a row of obs; with more than 1, obs is a window (`mbrl.window`)
 
     def __post_init__(self) -> None:
-        for name in BOUNDS:
-            if not getattr(self, name):
-                object.__setattr__(self, name, (None,) * (self.obs_dim + 1))  # frozen for everybody else
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, tuple) and field.name not in CHANNEL_LISTS:
-                width = self.action_dim if field.name.startswith("action") else self.obs_dim + (field.name in BOUNDS)
+            if isinstance(value, tuple) and field.name not in (*CHANNEL_LISTS, *BOUNDS):
+                width = self.action_dim if field.name.startswith("action") else self.obs_dim
                 if len(value) != width:
                     raise ValueError(f"{field.name} has {len(value)} values, expected one a channel: {width}")
+        if self.history < 1 or self.frame_dim < 1 or self.frame_dim * self.history != self.obs_dim - self._actions:
+            raise ValueError(
+                f"history is {self.history} with observations [{self.obs_dim}] and actions [{self.action_dim}],"
+                " expected at least 1, and windows of so many observations and one action less"
+            )
+        for name in BOUNDS:
+            count = len(getattr(self, name))
+            if count not in (0, self.frame_dim + 1):
+                raise ValueError(f"{name} has {count} values, expected one a channel and the reward's, or none at all")
         if not self.predicted:
-            left = tuple(k for k in range(self.obs_dim) if k not in self.exogenous)
-            object.__setattr__(self, "predicted", left)
+            left = tuple(k for k in range(self.frame_dim) if k not in self.exogenous)
+            object.__setattr__(self, "predicted", left)  # frozen for everybody else
         for name in CHANNEL_LISTS:
             value = getattr(self, name)
-            if list(value) != sorted(set(value)) or not set(value) <= set(range(self.obs_dim)):
-                raise ValueError(f"{name} is {list(value)}, expected channels from 0 to {self.obs_dim - 1} in order")
+            if list(value) != sorted(set(value)) or not set(value) <= set(range(self.frame_dim)):
+                raise ValueError(f"{name} is {list(value)}, expected channels from 0 to {self.frame_dim - 1} in order")
         if both := set(self.predicted) & set(self.exogenous):
             raise ValueError(f"channels {sorted(both)} are predicted and exogenous: a channel is one of them")
         if not self.predicted:
-            raise ValueError(f"all {self.obs_dim} channels are exogenous, and none is left for a model to predict")
+            raise ValueError(f"all {self.frame_dim} channels are exogenous, and none is left for a model to predict")
+
+    @property
+    def frame_dim(self) -> int:
+        """The width F of a plain observation, which is the newest one in a window, and all of obs without a history."""
+        return (self.obs_dim - self._actions) // self.history
+
+    @property
+    def _actions(self) -> int:
+        return (self.history - 1) * self.action_dim
+
+    def limits(self, bounds: tuple[float | None, ...], none: float) -> list[float]:
+        """`bound_low` or `bound_high` of (obs, reward), [O + 1]: older observations have those of the newest."""
+        *seen, reward = [none if bound is None else bound for bound in bounds or [None] * (self.frame_dim + 1)]
+        return [*seen * self.history, *[none] * self._actions, reward]
 
     @property
     def targets(self) -> tuple[int, ...]:

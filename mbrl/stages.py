@@ -202,7 +202,7 @@ def evaluate(policy: str, env: str, episodes: int = 20, seed: int = 1000, level:
         raise ValueError(f"level is {level}, expected a coverage between 0 and 1, such as 0.95")
     actor = models.load_policy(policy)
     spec = actor.spec
-    environments.check_fits(env, spec.obs_dim, spec.action_dim, spec.discrete, policy)
+    environments.check_fits(env, spec.frame_dim, spec.action_dim, spec.discrete, policy)
     returns = environments.true_returns(acting(actor), env, episodes, seed)
     estimate = bootstrap(returns, level, seed)
     print(

@@ -58,6 +58,51 @@ class Line(Policy):
         return (self.action_low + self.action_high) / 2 + (self.action_high - self.action_low) / 2 * z
 
 
+def remembering_spec(discrete: bool = False) -> Spec:
+    """Windows of three, of two observations and one action (Discrete: two choices); all moments are 0 and 1."""
+    actions = 2 if discrete else 1
+    width = 3 * 2 + 2 * actions
+    return Spec(
+        obs_dim=width,
+        action_dim=actions,
+        discrete=discrete,
+        action_low=(0.0 if discrete else -1.0,) * actions,
+        action_high=(1.0,) * actions,
+        action_mean=(0.0,) * actions,
+        action_std=(1.0,) * actions,
+        obs_mean=(0.0,) * width,
+        obs_std=(1.0,) * width,
+        obs_low=(-9.0,) * width,
+        obs_high=(9.0,) * width,
+        delta_mean=(0.0,) * width,
+        delta_std=(1.0,) * width,
+        reward_mean=0.0,
+        reward_std=1.0,
+        reward_low=-9.0,
+        reward_high=9.0,
+        terminals=False,
+        max_episode_steps=10,
+        history=3,
+    )
+
+
+class Recall(Policy):
+    """Tells every channel of its window from the others: tanh of their weighted sum, or the larger of two of them."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        weights = torch.linspace(0.1, 0.9, spec.obs_dim * spec.action_dim).view(spec.action_dim, -1)
+        self.weights = torch.nn.Parameter(weights * torch.tensor([1.0, -1.0]).repeat(weights.shape[1] // 2))
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        del rng
+        score = obs @ self.weights.T
+        if self.spec.discrete:
+            choice = (torch.tensor([[1.0, 1.4]]) * score).argmax(-1)
+            return torch.nn.functional.one_hot(choice, self.spec.action_dim).float()
+        return torch.tanh(score)
+
+
 class Overshoot(Line):
     """Leaves its bounds."""
 

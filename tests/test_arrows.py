@@ -15,7 +15,12 @@ FILES = sorted(p.relative_to(ROOT) for package in PACKAGES for p in (ROOT / pack
 DOORS = {  # library: the only folders or files that may import it
     "minari": ("mbrl/data/minari.py",),
     "h5py": ("mbrl/data/minari.py",),
-    "gymnasium": ("mbrl/environments.py", "mbrl/simulator/envs.py", "mbrl/simulator/registration.py"),
+    "gymnasium": (
+        "mbrl/environments.py",
+        "mbrl/simulator/envs.py",
+        "mbrl/simulator/wrappers.py",
+        "mbrl/simulator/registration.py",
+    ),
     "lightning": ("mbrl/training/",),
     "mlflow": ("mbrl/registry/", "mbrl/serving/artifact.py"),
     "matplotlib": ("mbrl/report/",),

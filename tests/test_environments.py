@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -117,7 +117,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_returns_are_those_of_one_environment_after_another() -> None:
-    def act(obs: np.ndarray) -> np.ndarray:
+    def act(obs: np.ndarray, episodes: Sequence[int]) -> np.ndarray:
         assert obs.dtype == np.float32
         return -obs[:, 2:]
 
@@ -126,7 +126,7 @@ def test_returns_are_those_of_one_environment_after_another() -> None:
         obs, _ = env.reset(seed=seed)
         total, ended = 0.0, False
         while not ended:
-            obs, reward, terminated, truncated, _ = env.step(np.clip(act(obs[None])[0], -2, 2))
+            obs, reward, terminated, truncated, _ = env.step(np.clip(act(obs[None], [seed])[0], -2, 2))
             total += float(reward)
             ended = terminated or truncated
         return total
@@ -137,19 +137,19 @@ def test_returns_are_those_of_one_environment_after_another() -> None:
 
 
 def test_actions_are_clipped_and_given_the_environments_shape() -> None:
-    sizes = []
+    seen = []
 
-    def act(obs: np.ndarray) -> np.ndarray:
-        sizes.append(len(obs))
+    def act(obs: np.ndarray, episodes: Sequence[int]) -> np.ndarray:
+        seen.append((len(obs), list(episodes)))
         return np.full((len(obs), 1), 100.0)
 
     returns = environments.true_returns(act, "mbrltest/Count-v0", 3, seed=0)
     assert returns.tolist() == [2 * (1 + 2 + 3), 2 * (1 + 2 + 3 + 4), 2 * (1 + 2 + 3)]
-    assert sizes == [3, 3, 3, 1]
+    assert seen == [(3, [0, 1, 2])] * 3 + [(1, [1])]
 
 
 def test_discrete_actions_count_from_zero() -> None:
-    returns = environments.true_returns(lambda obs: np.full(len(obs), 2), "mbrltest/Choose-v0", 1, seed=0)
+    returns = environments.true_returns(lambda obs, episodes: np.full(len(obs), 2), "mbrltest/Choose-v0", 1, seed=0)
     assert returns.tolist() == [7 * (1 + 2 + 3)]
 
 
@@ -165,15 +165,15 @@ def test_discrete_actions_count_from_zero() -> None:
 )
 def test_a_wrong_action_is_an_error(env_id: str, action: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        environments.true_returns(lambda obs: action(len(obs)), env_id, 2, seed=0)
+        environments.true_returns(lambda obs, episodes: action(len(obs)), env_id, 2, seed=0)
 
 
 def test_no_episode_and_an_endless_one_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environments, "MAX_STEPS", 20)
     with pytest.raises(ValueError, match="at least 1"):
-        environments.true_returns(lambda obs: obs, "Pendulum-v1", 0, seed=0)
+        environments.true_returns(lambda obs, episodes: obs, "Pendulum-v1", 0, seed=0)
     with pytest.raises(ValueError, match="did not end in 20 steps"):
-        environments.true_returns(lambda obs: obs, "mbrltest/Endless-v0", 1, seed=0)
+        environments.true_returns(lambda obs, episodes: obs, "mbrltest/Endless-v0", 1, seed=0)
     with pytest.raises(ValueError, match="did not end in 20 steps"):
         list(environments.record("mbrltest/Endless-v0", lambda obs, rng: obs, 1, seed=0))
 

@@ -86,7 +86,8 @@ def stages(client: MlflowClient, parent: Run) -> dict[str, Run]:
 def test_a_run_answers_with_everything_that_it_found(whole: tuple[Path, dict[str, Any], str]) -> None:
     _, answer, told = whole
     log = minari.load("toy/pendulum-v0")
-    assert answer["data"] == {"id": log.id, "fingerprint": log.fingerprint, "rows": 1600, "episodes": 8}
+    data = {"id": log.id, "fingerprint": log.fingerprint, "rows": 1600, "episodes": 8, "history": 1}
+    assert answer["data"] == data
     assert answer["logged_return"]["value"] == pytest.approx(float(log.returns().mean()))
     assert set(answer["second_simulator"]) == set(answer["true_environment"]) == {"behaviour cloning", "candidate"}
     assert all(v["low"] <= v["value"] <= v["high"] for v in answer["second_simulator"].values())
@@ -459,6 +460,8 @@ def test_a_log_that_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.M
         (["--rehearsal.penalty", "-1"], "rehearsal.penalty is -1.0"),
         (["--imitation.updates", "0"], "imitation.updates is 0"),
         (["--fit.lr", "0"], "fit.lr is 0.0"),
+        (["--fit.multistep", "0"], "fit.multistep is 0, expected at least 1"),
+        (["--fit.multistep_weight", "0"], "fit.multistep_weight is 0.0, expected a number above 0"),
         (["--dynamics.init_args.elites", "9"], "elites"),
     ],
 )

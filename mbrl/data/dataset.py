@@ -43,9 +43,10 @@ class TransitionDataset:
     action_channels: tuple[str, ...]  # [A] names; of a Discrete action, those of its choices
     action_units: tuple[str, ...]  # [A]
     exogenous: tuple[int, ...]  # channels of the observation that nothing in the world decides, such as the weather
-    bound_low: tuple[float | None, ...]  # [O + 1] physical bounds of the observation and the reward, None without one
-    bound_high: tuple[float | None, ...]  # [O + 1]
+    bound_low: tuple[float | None, ...]  # [F + 1] physical bounds of the newest observation and the reward, or None
+    bound_high: tuple[float | None, ...]  # [F + 1]
     fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, bounds, `discrete` and `exogenous`
+    history: int = 1  # observations in each row of obs: more than 1 in what `mbrl.data.history.windowed` made
 
     @classmethod
     def create(
@@ -114,6 +115,11 @@ class TransitionDataset:
     def tensors(self) -> dict[str, Tensor]:
         """The seven tensors by name."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+
+    @property
+    def frame_dim(self) -> int:
+        """The width F of a plain observation: of obs itself, or of the newest one in a window."""
+        return (self.obs.shape[1] - (self.history - 1) * self.action.shape[1]) // self.history
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -201,8 +207,8 @@ class TransitionDataset:
             action_std=action.std,
             obs_mean=obs.mean,
             obs_std=obs.std,
-            obs_low=tuple(map(min, obs.low, next_obs.low)),
-            obs_high=tuple(map(max, obs.high, next_obs.high)),
+            obs_low=self._of_window(tuple(map(min, obs.low, next_obs.low)), self.action_low),
+            obs_high=self._of_window(tuple(map(max, obs.high, next_obs.high)), self.action_high),
             delta_mean=delta.mean,
             delta_std=delta.std,
             reward_mean=reward.mean[0],
@@ -214,7 +220,12 @@ class TransitionDataset:
             exogenous=self.exogenous,
             bound_low=self.bound_low,
             bound_high=self.bound_high,
+            history=self.history,
         )
+
+    def _of_window(self, seen: tuple[float, ...], action: tuple[float, ...]) -> tuple[float, ...]:
+        """Limits [O]: whatever the newest observation can be, an older one can, and an earlier action any action."""
+        return seen[: self.frame_dim] * self.history + action * (self.history - 1)
 
     def to(self, device: torch.device | str) -> Self:
         """The same data set with its tensors on `device`."""
@@ -278,8 +289,8 @@ class TransitionDataset:
         """No row leaves the physical bounds."""
         for name, sign in ("bound_low", -1), ("bound_high", 1):
             ends = getattr(self, name)
-            if len(ends) != self.obs.shape[1] + 1:
-                raise ValueError(f"{self.id}: {name} has {len(ends)} values, expected {self.obs.shape[1] + 1}")
+            if len(ends) != self.frame_dim + 1:
+                raise ValueError(f"{self.id}: {name} has {len(ends)} values, expected {self.frame_dim + 1}")
             if all(end is None for end in ends):
                 continue
             limit = torch.tensor([math.inf * sign if end is None else end for end in ends])

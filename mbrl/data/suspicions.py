@@ -127,8 +127,8 @@ def shifted_action(refit: Refit) -> Iterator[Finding]:
             f"the observation's change is explained by the action of the row {neighbour} ({own[best]:.0%}), not by the "
             f"row's own ({own[1]:.0%})",
             "the model attributes each change to the wrong action, and the policy learns to act at the wrong time",
-            f"the action column seems to be one row {late}: shift it; if the plant answers with a dead time, "
-            "log faster or add the last action to the observation",
+            f"the action column seems to be one row {late}: shift it; if the plant answers with a dead time, set "
+            "data.history to 2, so that model and policy know the last action",
             channels=refit.data.action_channels,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.simulator.rollout import simulated_returns
 from mbrl.simulator.simulator import Simulator
+from mbrl.window import Remembering
 
 
 class Starts(NamedTuple):
@@ -66,12 +67,23 @@ def simulated_values(
     return values
 
 
-def acting(policy: Policy) -> Callable[[np.ndarray], np.ndarray]:
-    """The policy's mode for numpy rows: [B, O] float32 -> [B, A] float32 or, for Discrete, [B] int64."""
-    device = next(policy.parameters()).device
+def acting(policy: Policy) -> Callable[[np.ndarray, Sequence[int]], np.ndarray]:
+    """The policy's mode as `mbrl.environments.true_returns` plays it; a policy with a history remembers each episode.
 
-    def act(obs: np.ndarray) -> np.ndarray:
+    (plain observations [B, F] float32, episode of each row) -> [B, A] float32 or, for Discrete, [B] int64. An episode
+    begins with the first row that names it, so make a new actor for each measurement.
+    """
+    device = next(policy.parameters()).device
+    remembering = Remembering(policy)
+    blank = torch.zeros(policy.spec.obs_dim - policy.spec.frame_dim, device=device)
+    memory: dict[int, Tensor] = {}
+
+    def act(obs: np.ndarray, episodes: Sequence[int]) -> np.ndarray:
+        began = torch.tensor([k not in memory for k in episodes], device=device)
+        past = torch.stack([memory.get(k, blank) for k in episodes])
         with torch.no_grad():
-            return np.asarray(policy(torch.from_numpy(obs).to(device)).cpu())
+            answer = remembering(torch.from_numpy(obs).to(device), past, began)
+        memory.update(zip(episodes, answer["past"], strict=True))
+        return np.asarray(answer["action"].cpu())
 
     return act

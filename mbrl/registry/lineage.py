@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from mlflow.data.dataset import Dataset
@@ -24,10 +24,16 @@ class Lineage:
     data_id: str  # Minari id
     data_fingerprint: str  # hex SHA-256 over the whole content
     simulator: str | None = None  # NAME-simulator/VERSION that a policy was rehearsed in
+    data_history: int | None = None  # observations in each row, where these are windows; part of the fingerprint
+
+    @classmethod
+    def of(cls, data: TransitionDataset, simulator: str | None = None) -> Self:
+        """What is made of this data (and, for a policy, in this simulator)."""
+        return cls(data.id, data.fingerprint, simulator, data.history if data.history > 1 else None)
 
     def tags(self) -> dict[str, str]:
-        """`mbrl.data_id`, `mbrl.data_fingerprint` and, for a policy, `mbrl.simulator`."""
-        return {f"mbrl.{k}": v for k, v in asdict(self).items() if v is not None}
+        """`mbrl.data_id`, `mbrl.data_fingerprint`, `mbrl.simulator` for a policy, `mbrl.data_history` for windows."""
+        return {f"mbrl.{k}": str(v) for k, v in asdict(self).items() if v is not None}
 
 
 class LoggedData(Dataset):
@@ -57,12 +63,13 @@ class LoggedData(Dataset):
 
     @property
     def profile(self) -> dict[str, Any]:
-        """Rows, episodes, terminals, mean logged return, and the whole fingerprint."""
+        """Rows, episodes, terminals, mean logged return, length of the windows, and the whole fingerprint."""
         data = self._data
         return {
             "rows": len(data),
             "episodes": data.episodes,
             "terminals": int(data.terminated.sum()),
             "mean_return": float(data.returns().mean()),
+            "history": data.history,
             "fingerprint": data.fingerprint,
         }

@@ -16,7 +16,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from mbrl import __version__, files
@@ -30,6 +30,9 @@ from mbrl.simulator.simulator import Simulator
 CHAMPION = "champion"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 REQUIREMENTS = ("mlflow", "numpy", "torch")  # all that mbrl/serving/artifact.py imports
+STREAMS = ParamSchema(  # of every policy, so that its caller need not know whether it has a history
+    [ParamSpec("stream", DataType.string, [], (-1,)), ParamSpec("reset", DataType.boolean, [], (-1,))]
+)
 
 
 def check_name(name: str) -> str:
@@ -46,16 +49,19 @@ def check_name(name: str) -> str:
 def log_policy(log: RunLog, policy: Policy, name: str, lineage: Lineage) -> str:
     """Log the policy as a model of the run, register it as `NAME-policy`, and return the new version.
 
+    Served, it answers plain observations, and takes `params` that name streams and begin episodes
+    (`mbrl.serving.artifact.Streams`); a policy without a history remembers nothing and ignores them.
+
     Raises:
         ValueError: the name is malformed, or the policy cannot be rebuilt, exported or answers outside its bounds.
         StoreError: the store did not take it.
     """
     check_name(name)
     spec = policy.spec
-    inputs = {"obs": spec.obs_dim}
+    inputs = {"obs": spec.frame_dim}
     answer = TensorSpec(np.dtype("int64"), (-1,)) if spec.discrete else _floats(spec.action_dim)
-    signature = ModelSignature(Schema([_floats(spec.obs_dim)]), Schema([answer]))
-    sample = export.example(spec)["obs"].numpy()
+    signature = ModelSignature(Schema([_floats(spec.frame_dim)]), Schema([answer]), STREAMS)
+    sample = export.example(spec)["obs"][:, : spec.frame_dim].numpy()
     with tempfile.TemporaryDirectory() as folder:
         export.export_policy(policy, Path(folder))
         return _register(log, "policy", name, Path(folder), spec, lineage, inputs, signature, sample)
@@ -65,7 +71,8 @@ def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage
     """Log the simulator as a model of the run, register it as `NAME-simulator`, and return the new version.
 
     Served, it answers {obs, action} (and exogenous, if a channel is) with its expected step: see
-    `mbrl.serving.export.OneStep`.
+    `mbrl.serving.export.OneStep`. It remembers nothing: of a log with a history, obs are windows (`mbrl.window`), and
+    so is next_obs.
 
     Raises:
         ValueError: the name is malformed, or the simulator cannot be rebuilt or exported.
@@ -117,6 +124,9 @@ def champion(name: str) -> str | None:
 def load_policy(uri: str) -> Policy:
     """The policy behind a URI such as `models:/NAME-policy@champion` or `models:/NAME-policy/3`, to act or train on.
 
+    It acts on what it was trained on: of a log with a history on windows, which `mbrl.window.Remembering` makes of
+    plain observations.
+
     Raises:
         StoreError: there is no such model, alias or version; the message lists what there is.
         CorruptFileError: a file of the model is missing, truncated or altered; the message names it.
@@ -155,6 +165,7 @@ def _register(
         "mbrl": __version__,
         "files": {code.name: files.sha256(code), **listed},
         "inputs": inputs,
+        "past": spec.obs_dim - inputs["obs"],  # what is remembered of each row beside what is given
         "spec": spec.to_dict(),
         "run_id": log.run_id,
         "lineage": lineage.tags(),

@@ -41,6 +41,7 @@ def plot_intervals(path: Path, numbers: Mapping[str, Any]) -> None:
     channels.plot(one["coverage"][LEVEL], rows, "o", color=style.BLUE, label="this simulator")
     channels.set_yticks(rows, [textwrap.shorten(name, 22, placeholder="…") for name in names])
     channels.invert_yaxis()
+    channels.xaxis.set_major_locator(MaxNLocator(5))
     channels.xaxis.set_major_formatter(PercentFormatter(1))
     _titled(channels, f"{LEVEL} intervals, per channel", "share of the log inside (blue band: 88% to 92%)", "")
     pit = np.array(one["pit"])
@@ -135,7 +136,7 @@ def plot_doubt(path: Path, numbers: Mapping[str, Any]) -> None:
     right.axhline(0, color=style.GREY, lw=1.2)
     right.bar(np.arange(1, len(bias) + 1), bias[:, 1], color=style.ORANGE, alpha=0.85)
     labels = [style.number(float(x)) for x in bias[:, 0]]
-    right.set_xticks(np.arange(1, len(bias) + 1), labels)
+    right.set_xticks(np.arange(1, len(bias) + 1), labels, rotation=35, ha="right")
     _titled(right, "Reward: foreseen minus logged", "tenth of the log, by its logged reward (mean)", "mean difference")
     style.write(figure, path)
 

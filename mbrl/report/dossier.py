@@ -55,20 +55,22 @@ def sample_rollouts(
 ) -> None:
     """Store `rollouts.parquet`, as the learner saw them but unpenalised, and `rollouts.png` beside logged episodes.
 
-    Both start from states of `episodes`, which the simulator was not fitted on; the picture looks further ahead.
+    Both start from states of `episodes`, which the simulator was not fitted on; the picture looks further ahead. Of a
+    log with a history both show the newest observations alone.
     """
     rng = generator(seed, "dossier")
     rows = log.rows(episodes)
     simulator, chosen = simulator.replaying(log), rows[torch.randint(len(rows), (TABLE_STARTS,), generator=rng)]
     dreamt = imagine(policy, simulator, log.obs[chosen], horizon, 0.0, rng, chosen)
-    columns = {name: column.flatten(0, 1).numpy() for name, column in dreamt._asdict().items()}
+    seen = dreamt._replace(**{name: getattr(dreamt, name)[..., : log.frame_dim] for name in ("obs", "next_obs")})
+    columns = {name: column.flatten(0, 1).numpy() for name, column in seen._asdict().items()}
     steps = {"step": np.repeat(np.arange(horizon), TABLE_STARTS), "rollout": np.tile(np.arange(TABLE_STARTS), horizon)}
     record.table({**steps, **columns}, "rollouts.parquet")
     longest = episodes[log.lengths[episodes].argsort(descending=True)[:FANS]]
     fans = [_fan(policy, simulator, log, int(episode), max(horizon, STEPS), rng) for episode in longest]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rollouts.png"
-        plot_rollouts(path, fans, log.labels)
+        plot_rollouts(path, fans, log.labels[: log.frame_dim])
         record.file(path)
 
 
@@ -83,4 +85,6 @@ def _fan(
     begun = logged[start].expand(ROLLOUTS, -1)
     dreamt = imagine(policy, simulator, begun, steps, 0.0, rng, rows[start].expand(ROLLOUTS))
     ends = [int(column.nonzero()[0]) + 1 if column.any() else steps for column in dreamt.terminated.T]
-    return Fan(episode, logged.numpy(), start, [dreamt.next_obs[:end, k].numpy() for k, end in enumerate(ends)])
+    width = log.frame_dim
+    paths = [dreamt.next_obs[:end, k, :width].numpy() for k, end in enumerate(ends)]
+    return Fan(episode, logged[:, :width].numpy(), start, paths)

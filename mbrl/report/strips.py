@@ -25,19 +25,19 @@ def draw_episode(played: NDArray[np.float32], spec: Spec, uncertain: bool) -> ND
     Of more than `MAX_CHANNELS` channels the first ones are drawn, and the title says so.
 
     Args:
-        played: [T, O + 2] observation, reward and uncertainty of each step; the first step has neither of the latter.
+        played: [T, F + 2] observation, reward and uncertainty of each step; the first step has neither of the latter.
         spec: the problem, whose logged ranges are shaded.
         uncertain: whether to draw the uncertainty.
 
     Returns:
         [H, W, 3] RGB; H and W are the same for every episode of one simulator.
     """
-    channels, columns = min(spec.obs_dim, MAX_CHANNELS), played.T.astype(np.float64)
+    channels, columns = min(spec.frame_dim, MAX_CHANNELS), played.T.astype(np.float64)
     strips = [(f"observation {i}", columns[i], spec.obs_low[i], spec.obs_high[i]) for i in range(channels)]
     strips.append(("reward", columns[-2], spec.reward_low, spec.reward_high))
     if uncertain:
         strips.append(("uncertainty", columns[-1], 0.0, 1.0))
-    part = f", first {channels} of {spec.obs_dim} channels" if channels < spec.obs_dim else ""
+    part = f", first {channels} of {spec.frame_dim} channels" if channels < spec.frame_dim else ""
     tall = TOP + HEIGHT * len(strips) + BOTTOM
     figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
     figure.suptitle(f"Imagined episode, step {len(played) - 1}{part}", fontsize=style.MEDIUM, fontweight="bold")

@@ -3,12 +3,17 @@
 It reads nothing but the model's own folder and imports torch, numpy and MLflow only, so that a model runs as it was
 registered whatever version of mbrl is installed beside it, or none. `manifest.json` in that folder lists the SHA-256
 of every file, and every file is verified before it is used.
+
+A policy that was learned with a history is called like any other, with the newest observations alone: what it has to
+remember of each stream is kept here, see `Streams`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from torch import Tensor
 
 MANIFEST = "artifacts/manifest.json"  # paths inside the model's folder
+MOST_STREAMS = 100_000  # whose past is kept: a process that serves for years must not grow for years
 
 
 def seal(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -78,6 +84,13 @@ class Program:
         Raises:
             ValueError: no rows, a missing or unknown input, a dtype or shape other than expected, NaN or infinity.
         """
+        tensors = self.tensors(inputs)
+        with torch.no_grad():
+            result: Tensor | dict[str, Tensor] = self.module(*tensors)
+        return {k: v.numpy() for k, v in result.items()} if isinstance(result, dict) else result.numpy()
+
+    def tensors(self, inputs: Any) -> list[Tensor]:
+        """The inputs of a call, checked, in the order of the manifest; errors as of the call."""
         wanted: dict[str, int] = self.manifest["inputs"]
         given = inputs if isinstance(inputs, dict) else {"obs": inputs}
         if set(given) != set(wanted):
@@ -86,9 +99,90 @@ class Program:
         rows = {name: len(tensor) for name, tensor in zip(wanted, tensors, strict=True)}
         if len(set(rows.values())) != 1:
             raise ValueError(f"inputs differ in their number of rows: {rows}")
-        with torch.no_grad():
-            result: Tensor | dict[str, Tensor] = self.module(*tensors)
-        return {k: v.numpy() for k, v in result.items()} if isinstance(result, dict) else result.numpy()
+        return tensors
+
+
+class Streams:
+    """A policy with a history at work on several streams (machines, users, environments) at once.
+
+    Every row of a call is the newest observation of one stream. The past of a stream, its older observations and the
+    actions that were answered, is kept from call to call, in this process alone; it begins as an episode of the log
+    did, with the first observation in the place of those that there are not. A stream is told apart
+
+    - by its name, in `params={"stream": ["boiler-1", "boiler-2"]}`: a name that is new begins an episode. The
+      `MOST_STREAMS` names used last are remembered; one that has dropped out begins anew.
+    - by its place where no names are given: row i is stream i, and one row is one stream. The number of rows may then
+      change only where all of them begin anew.
+
+    `params={"reset": [True]}` begins a new episode in all rows of the call, and with one value per row in those that
+    say so. A call that says [True] therefore neither needs nor sees any past: each of its rows is the first of an
+    episode. A call that ends in an error changes nothing. Calls from several threads wait for each other.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._blank = torch.zeros(program.manifest["past"])
+        self._named: dict[str, Tensor] = {}  # the past of each stream, the one used last at the end
+        self._placed: Tensor | None = None  # [B, past] of the streams without names
+        self._lock = threading.Lock()
+
+    def __call__(self, inputs: Any, params: Mapping[str, Any] | None = None) -> np.ndarray:
+        """The actions for one batch of rows: arguments and errors as of `Program`, and as above.
+
+        Raises:
+            ValueError: a stream is named twice, there are as many names or resets as there are neither rows nor one
+                for all, or the number of rows without names has changed.
+        """
+        (obs,) = self.program.tensors(inputs)
+        given = params or {}
+        names, reset = _names(given.get("stream", ()), len(obs)), _reset(given.get("reset", ()), len(obs))
+        with self._lock:
+            past, began = self._recalled(names, reset)
+            with torch.no_grad():
+                answer: dict[str, Tensor] = self.program.module(obs, past, began)
+            self._keep(names, answer["past"])
+        return answer["action"].numpy()
+
+    def _recalled(self, names: list[str], reset: Tensor) -> tuple[Tensor, Tensor]:
+        """The past of every row, [B, past], and whether an episode begins with it, [B] bool."""
+        if names:
+            fresh = torch.tensor([name not in self._named for name in names])
+            return torch.stack([self._named.get(name, self._blank) for name in names]), fresh | reset
+        if self._placed is None or reset.all():
+            return self._blank.expand(len(reset), -1), torch.ones_like(reset)
+        if len(self._placed) != len(reset):
+            raise ValueError(
+                f"{len(reset)} rows without names, and {len(self._placed)} in the call before: such rows are told apart"
+                " by their place. Name them (params={'stream': [...]}), or begin them all anew"
+                " (params={'reset': [True]})"
+            )
+        return self._placed, reset
+
+    def _keep(self, names: list[str], past: Tensor) -> None:
+        if not names:
+            self._placed = past
+            return
+        for name, row in zip(names, past, strict=True):
+            self._named.pop(name, None)
+            self._named[name] = row.clone()  # a view would keep the whole batch
+        while len(self._named) > max(MOST_STREAMS, len(names)):
+            del self._named[next(iter(self._named))]
+
+
+def _names(given: Sequence[str], rows: int) -> list[str]:
+    names = list(given)
+    if names and len(names) != rows:
+        raise ValueError(f"stream has {len(names)} names for {rows} rows, expected one a row")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"stream names {twice!r} twice in one call, expected one row a stream: call once a time step")
+    return names
+
+
+def _reset(given: Sequence[bool], rows: int) -> Tensor:
+    if len(given) not in (0, 1, rows):
+        raise ValueError(f"reset has {len(given)} values for {rows} rows, expected one for all or one a row")
+    return torch.tensor(list(given) or [False], dtype=torch.bool).expand(rows)
 
 
 def _checked(name: str, value: Any, width: int) -> Tensor:
@@ -115,11 +209,12 @@ class _Calls:
     def load_context(self, context: PythonModelContext) -> None:
         """Verify every file and load the program."""
         self.program = Program(Path(context.artifacts["manifest"]).parents[1])
+        self.streams = Streams(self.program) if self.program.manifest["past"] else None
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """See `Program`; `context` and `params` are not used."""
-        del context, params
-        return self.program(model_input)
+        """See `Streams`, and `Program` for a model that remembers nothing and ignores `params`."""
+        del context
+        return self.program(model_input) if self.streams is None else self.streams(model_input, params)
 
 
 class Served(_Calls, PythonModel):

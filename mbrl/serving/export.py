@@ -11,6 +11,7 @@ from mbrl import files
 from mbrl.core import Policy, Spec, build
 from mbrl.simulator import stored
 from mbrl.simulator.simulator import Simulator
+from mbrl.window import Remembering
 
 TOLERANCE = 1e-5  # between the program and the module it was made from
 LEVEL = 0.9  # coverage of the served intervals
@@ -33,17 +34,18 @@ class OneStep(nn.Module):
         self.simulator = simulator
 
     def forward(self, obs: Tensor, action: Tensor, exogenous: Tensor | None = None) -> dict[str, Tensor]:
-        simulator = self.simulator
+        simulator, filling = self.simulator, self.simulator.filling
         dynamics, elites = simulator.dynamics, simulator.dynamics.elites
         everyone = dynamics.predict(obs, action)
         forecast = simulator.forecast(everyone)
         ends = simulator.recalibration.interval(forecast, LEVEL)
         mean, low, high = (simulator.clip(x) for x in (forecast.mean, *ends))
-        next_obs = simulator.filling.complete(obs, action, mean[..., :-1], exogenous)
-        least, most = (simulator.filling.place(next_obs, x[..., :-1]) for x in (low, high))
+        next_obs = filling.complete(obs, action, mean[..., :-1], exogenous)
+        least, most = (filling.place(next_obs, x[..., :-1]) for x in (low, high))
         reward = mean[..., -1]
-        if simulator.termination is not None:
-            terminated = simulator.termination(obs, action, next_obs).to(obs.dtype)
+        ruled = simulator.by_rule(obs, action, next_obs)
+        if ruled is not None:
+            terminated = ruled.to(obs.dtype)
         elif simulator.spec.terminals:
             terminated = dynamics.termination(obs, action, next_obs, elites).mean(0)
         else:
@@ -65,7 +67,10 @@ class OneStep(nn.Module):
 
 
 def example(spec: Spec) -> dict[str, Tensor]:
-    """Rows [3, ...] that the log vouches for, by `OneStep`'s inputs: its mean, its smallest and its largest values."""
+    """Rows [3, ...] that the log vouches for, by `OneStep`'s inputs: its mean, its smallest and its largest values.
+
+    The first `spec.frame_dim` channels of obs are what a served policy is given.
+    """
     obs = torch.tensor([spec.obs_mean, spec.obs_low, spec.obs_high])
     if spec.discrete:
         choices = torch.tensor([0, spec.action_dim - 1, 0])
@@ -77,9 +82,10 @@ def example(spec: Spec) -> dict[str, Tensor]:
 
 
 def export_policy(policy: Policy, folder: Path) -> None:
-    """Write `policy.ckpt` (config, spec, state dict) and `policy.pt2` (the mode, [B, O] -> [B, A] or [B]).
+    """Write `policy.ckpt` (config, spec, state dict) and `policy.pt2`.
 
-    The program is made from a policy rebuilt out of the checkpoint, so that both are known to be the same.
+    The program is the mode, [B, O] -> [B, A] or [B], and with a history `mbrl.window.Remembering`. It is made from a
+    policy rebuilt out of the checkpoint, so that both are known to be the same.
 
     Raises:
         ValueError: the policy cannot be rebuilt or exported, or its actions are not finite or out of bounds.
@@ -88,7 +94,8 @@ def export_policy(policy: Policy, folder: Path) -> None:
     files.save(folder / "policy.ckpt", content)
     rebuilt = policy_from(folder / "policy.ckpt")
     obs = example(policy.spec)["obs"]
-    _export(rebuilt, (obs,), folder / "policy.pt2", policy.config["class_path"])
+    module, inputs = _served(rebuilt, obs)
+    _export(module, inputs, folder / "policy.pt2", policy.config["class_path"])
     with torch.no_grad():
         action = rebuilt(obs)
     low, high = torch.tensor(policy.spec.action_low), torch.tensor(policy.spec.action_high)
@@ -99,6 +106,15 @@ def export_policy(policy: Policy, folder: Path) -> None:
     )
     if not legal.all():  # a comparison with NaN is false
         raise ValueError(f"the policy answers {action.tolist()} to {obs.tolist()}: not finite or outside its bounds")
+
+
+def _served(policy: Policy, obs: Tensor) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """What is exported of a policy, and its inputs for the windows `obs` [B, O]."""
+    frame = policy.spec.frame_dim
+    if policy.spec.history == 1:
+        return policy, (obs,)
+    began = torch.arange(len(obs)) == 0
+    return Remembering(policy), (obs[:, :frame].clone(), obs[:, frame:].clone(), began)
 
 
 def policy_from(path: Path) -> Policy:

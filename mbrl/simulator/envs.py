@@ -4,6 +4,10 @@
     gym.make_vec("mbrl:mbrl/Simulator-v0", num_envs=4096, simulator="models:/hopper-simulator/3", uncertainty=False)
 
 Neither the environment that the log is from nor the log is needed: all is in the artefact.
+
+An environment shows what the plant would show, the newest observation, also where the simulator was learned with a
+history: a registered policy, which keeps its own window, is called in either alike. For a learner that has to be given
+the window there is `mbrl.simulator.wrappers.HistoryWindow`, which goes round this environment and round the plant.
 """
 
 from __future__ import annotations
@@ -15,14 +19,12 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
-from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from mbrl.simulator.episodes import Episodes, truncation
 from mbrl.simulator.inputs import Source, action_rows, open_simulator, start_rows
-from mbrl.simulator.rollout import price
 from mbrl.simulator.simulator import Simulator
 
 Action: TypeAlias = Any  # an array or a number of the action space
@@ -33,10 +35,10 @@ SEEDS = 2**62  # how many seeds of its generators an environment draws from
 class SimulatorEnv(gym.Env[NDArray[np.float32], Action]):
     """One episode at a time in a learned simulator.
 
-    An episode starts in a logged start state that the artefact carries, or in `reset(options={"obs": ...})` [O]. It is
+    An episode starts in a logged start state that the artefact carries, or in `reset(options={"obs": ...})` [F]. It is
     `terminated` where the simulator says that the world ended, and `truncated` after `horizon` steps.
     `info["uncertainty"]` of a step is 1 at its stated quantile on held-out logged transitions; it is absent where the
-    simulator has none. Rewards are raw: see `UncertaintyPenalty`. Equal seeds give equal episodes.
+    simulator has none. Rewards are raw: see `mbrl.simulator.wrappers`. Equal seeds give equal episodes.
 
     Args:
         simulator: as `open_simulator` takes it.
@@ -67,12 +69,12 @@ class SimulatorEnv(gym.Env[NDArray[np.float32], Action]):
         self.render_mode = render_mode
         self.observation_space, self.action_space = spaces(world)
         self._episodes: Episodes | None = None
-        self._played: list[NDArray[np.float32]] = []  # (obs, reward, uncertainty) [O + 2] since it began, to be drawn
+        self._played: list[NDArray[np.float32]] = []  # (obs, reward, uncertainty) [F + 2] since it began, to be drawn
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin an episode; `seed` as in Gymnasium, `options={"obs": [O]}` for a start state of your own.
+        """Begin an episode; `seed` as in Gymnasium, `options={"obs": [F]}` for a start state of your own.
 
         Raises:
             ValueError: an option is unknown, obs is not in the observation space, or there is no start state.
@@ -164,7 +166,7 @@ class SimulatorVectorEnv(VectorEnv[NDArray[np.float32], Action, NDArray[Any]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin N episodes; arguments and errors as in `SimulatorEnv.reset`, with obs [N, O]."""
+        """Begin N episodes; arguments and errors as in `SimulatorEnv.reset`, with obs [N, F]."""
         super().reset(seed=seed)
         given = start_rows(options, self.simulator, (self.num_envs,))
         if self._episodes is None or seed is not None:
@@ -189,50 +191,11 @@ class SimulatorVectorEnv(VectorEnv[NDArray[np.float32], Action, NDArray[Any]]):
         return obs, reward.astype(np.float64), terminated, truncated, info
 
 
-class UncertaintyPenalty(gym.Wrapper[NDArray[np.float32], Action, NDArray[np.float32], Action], RecordConstructorArgs):
-    """Lowers the reward of a `SimulatorEnv` by its uncertainty, in the units of `mbrl.simulator.rollout.imagine`.
-
-    MOPO's penalty (Yu et al. 2020, eq. 7): r - penalty * (reward spread of the log) * uncertainty.
-
-    Args:
-        env: has a `SimulatorEnv` inside.
-        penalty: what uncertainty 1 costs, in reward spreads of the log; at least 0.
-
-    Raises:
-        ValueError: there is no simulator inside or it has no uncertainty, or the penalty is negative.
-    """
-
-    def __init__(self, env: gym.Env[NDArray[np.float32], Action], penalty: float) -> None:
-        RecordConstructorArgs.__init__(self, penalty=penalty)
-        gym.Wrapper.__init__(self, env)
-        self.price = price(_simulator_in(env.unwrapped), penalty)
-
-    def step(self, action: Action) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """As the environment's, with the reward lowered."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, float(reward) - self.price * info.get("uncertainty", 0.0), terminated, truncated, info
-
-
-class UncertaintyVectorPenalty(VectorWrapper, RecordConstructorArgs):
-    """`UncertaintyPenalty` for a `SimulatorVectorEnv`; a row in which an episode begins costs nothing."""
-
-    def __init__(self, env: VectorEnv[NDArray[np.float32], Action, NDArray[Any]], penalty: float) -> None:
-        RecordConstructorArgs.__init__(self, penalty=penalty)
-        VectorWrapper.__init__(self, env)
-        self.price = price(_simulator_in(env.unwrapped), penalty)
-
-    def step(
-        self, actions: Action
-    ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        """As the environment's, with the rewards lowered."""
-        obs, reward, terminated, truncated, info = self.env.step(actions)
-        return obs, reward - self.price * info.get("uncertainty", 0.0), terminated, truncated, info
-
-
 def spaces(simulator: Simulator) -> tuple[Box[np.float32], Box[np.float32] | Discrete]:
     """Observation space: the range that the simulator's predictions are clipped to. Action space: the log's own."""
     spec = simulator.spec
-    observation = _box(simulator.low[:-1].tolist(), simulator.high[:-1].tolist())
+    width = spec.frame_dim
+    observation = _box(simulator.low[:width].tolist(), simulator.high[:width].tolist())
     return observation, Discrete(spec.action_dim) if spec.discrete else _box(spec.action_low, spec.action_high)
 
 
@@ -240,9 +203,3 @@ def _box(low: Sequence[float], high: Sequence[float]) -> Box[np.float32]:
     """A Box with some room in every channel: Gymnasium warns of one whose bounds are equal, a constant sensor's."""
     floor, ceiling = np.asarray(low, np.float32), np.asarray(high, np.float32)
     return Box(floor, np.where(floor < ceiling, ceiling, np.nextafter(floor, np.float32(np.inf))), dtype=np.float32)
-
-
-def _simulator_in(env: Any) -> Simulator:
-    if not isinstance(env, SimulatorEnv | SimulatorVectorEnv):
-        raise ValueError(f"{env} has no learned simulator inside, expected a SimulatorEnv or a SimulatorVectorEnv")
-    return env.simulator

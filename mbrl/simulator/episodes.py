@@ -9,12 +9,13 @@ from torch import Tensor
 
 from mbrl.core import Memory, Step, generator
 from mbrl.simulator.simulator import Simulator
+from mbrl.window import Window
 
 
 class Moment(NamedTuple):
     """One step of every episode. Where `began` is true there was none: a new episode starts with `obs`."""
 
-    obs: Tensor  # [N, O]
+    obs: Tensor  # [N, F] newest observations
     reward: Tensor  # [N], raw: no penalty; 0 where an episode began
     terminated: Tensor  # [N] bool: the world ended
     truncated: Tensor  # [N] bool: the world went on; the episode was cut at the horizon, or where the replayed log ends
@@ -58,14 +59,15 @@ class Episodes:
         device = simulator.low.device
         self.simulator = simulator
         self.horizon = horizon
-        self.obs = torch.zeros(count, simulator.spec.obs_dim, device=device)  # [N, O] now
+        self.window = Window.of(simulator.spec)
+        self.obs = torch.zeros(count, simulator.spec.obs_dim, device=device)  # [N, O] now, older observations included
         self.elapsed = torch.zeros(count, dtype=torch.long, device=device)  # [N] steps of the running episode
         self.over = torch.ones(count, dtype=torch.bool, device=device)  # [N] to begin anew at the next step
         self.memory: Memory | None = None  # what the world carries beside obs
         self._starts, self._noise = (generator(seed, f"episodes/{s}", device) for s in ("starts", "noise"))
 
     def begin(self, obs: Tensor | None = None) -> Tensor:
-        """Start all episodes anew, from `obs` [N, O] or from stored start states, and return what is seen, [N, O].
+        """Start all episodes anew, from `obs` [N, F] or from stored start states, and return what is seen, [N, F].
 
         Exogenous channels are replayed from the episode that the stored start state began; after an `obs` of the
         caller's own, from the beginning of a stored episode drawn at random.
@@ -76,10 +78,10 @@ class Episodes:
         if obs is None:
             self.obs, self.memory = self._drawn(len(self.obs))
         else:
-            self.obs = obs.to(self.obs.device, copy=True)
+            self.obs = self.window.begin(obs.to(self.obs.device))
             self.memory = self.simulator.begin(self.obs, self._starts)
         self.elapsed, self.over = torch.zeros_like(self.elapsed), torch.zeros_like(self.over)
-        return self.obs.clone()
+        return self._seen()
 
     def step(self, action: Tensor) -> Moment:
         """Step every running episode with its row of `action` [N, A], and begin a new one where the last is over.
@@ -98,7 +100,10 @@ class Episodes:
         cut, ended = self.elapsed >= self.horizon, self.simulator.ended(self.memory)
         truncated = (cut if ended is None else cut | ended) & ~terminated
         self.over = terminated | truncated
-        return Moment(self.obs.clone(), reward, terminated, truncated, uncertainty, began)
+        return Moment(self._seen(), reward, terminated, truncated, uncertainty, began)
+
+    def _seen(self) -> Tensor:
+        return self.obs[:, : self.window.frame].clone()
 
     def _some_anew(self, action: Tensor, began: Tensor) -> Step:
         """A step of the rows that go on, and a new episode in the rows `began` [N] bool."""

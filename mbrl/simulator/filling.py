@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import final
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from mbrl.core import Memory, Spec
 from mbrl.simulator.replay import Replay
 from mbrl.simulator.structure import Structure, compute
+from mbrl.window import Window
 
 
 @final
@@ -20,15 +22,15 @@ class Filling(nn.Module):
 
     Exogenous channels come from a log as they are; then `structure` computes what is left from the observation, the
     action and the next observation as far as it is known (what is not yet has its present value), within the bounds.
+    Where obs is a window, all of these are channels of its newest observation, and the older ones move on.
 
     Args:
         spec: says which channels are predicted, and which are exogenous.
-        low: [O] of what is computed.
-        high: [O]
         replay: the logged episodes that exogenous channels are replayed from; without one, no step can be made where
             there are such channels.
         structure: obs, action, next_obs -> the channels `computed`, [..., C].
         computed: channels, in the order in which the function gives them.
+        limits: [O] twice, between which they are kept.
 
     Raises:
         ValueError: the replay has other channels than the spec, a channel has two origins or none, or the structure
@@ -45,11 +47,10 @@ class Filling(nn.Module):
     def __init__(
         self,
         spec: Spec,
-        low: Tensor,
-        high: Tensor,
         replay: Replay | None = None,
         structure: Structure | None = None,
         computed: Sequence[int] = (),
+        limits: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
         if replay is not None and replay.values.shape[1] != len(spec.exogenous):
@@ -59,19 +60,21 @@ class Filling(nn.Module):
         _check(spec, structure, computed)
         partial = len(spec.predicted) < spec.obs_dim
         places = torch.tensor(list(computed), dtype=torch.long)
+        ends = [math.inf * torch.ones(spec.obs_dim) * sign for sign in (-1, 1)] if limits is None else limits
         columns = {
             "predicted": torch.tensor(spec.predicted) if partial else None,
             "exogenous": torch.tensor(spec.exogenous, dtype=torch.long),
             "computed": places,
-            "low": low[places.to(low.device)],
-            "high": high[places.to(high.device)],
+            "low": ends[0][places],
+            "high": ends[1][places],
         }
         for name, column in columns.items():
-            self.register_buffer(name, None if column is None else column.to(low.device), persistent=False)
+            self.register_buffer(name, column, persistent=False)
         self.register_module("replay", replay)
         self.structure = structure
+        self.window = Window.of(spec)
         if structure is not None:
-            one = torch.tensor([spec.obs_mean], device=low.device)
+            one = torch.tensor([spec.obs_mean])[:, : spec.frame_dim]
             compute(structure, len(computed), one, one.new_tensor([spec.action_mean]), one)
 
     def replaying(self, replay: Replay) -> Filling:
@@ -98,7 +101,7 @@ class Filling(nn.Module):
 
         Args:
             obs: [..., O] now.
-            action: [..., A].
+            action: [..., A] taken.
             values: [..., P] of the predicted channels.
             memory: [B], B the last axis of rows; None where nothing is exogenous.
 
@@ -118,15 +121,18 @@ class Filling(nn.Module):
         Raises:
             ValueError: a channel is exogenous, and none are given.
         """
+        if self.predicted is None:
+            return values
         next_obs = self.place(obs, values)
         if len(self.exogenous):
             if exogenous is None:
                 raise ValueError(f"channels {self.exogenous.tolist()} are exogenous: their next values are needed")
             next_obs = next_obs.index_copy(-1, self.exogenous, exogenous.expand(*obs.shape[:-1], -1))
         if self.structure is not None:
-            found = compute(self.structure, len(self.computed), obs, action, next_obs)
+            width = self.window.frame  # like a rule, it is of the plant, and reads plain observations
+            found = compute(self.structure, len(self.computed), obs[..., :width], action, next_obs[..., :width])
             next_obs = next_obs.index_copy(-1, self.computed, torch.clamp(found, self.low, self.high))
-        return next_obs
+        return self.window.shift(obs, action, next_obs[..., : self.window.frame])
 
     def place(self, obs: Tensor, values: Tensor) -> Tensor:
         """The predicted channels [..., P] in `obs` [..., O], the others as they are there."""
@@ -142,5 +148,5 @@ def _check(spec: Spec, structure: Structure | None, computed: Sequence[int]) -> 
         )
     if twice := sorted({*spec.predicted, *spec.exogenous} & set(computed)):
         raise ValueError(f"channels {twice} are computed, and predicted or exogenous as well: a channel is one of them")
-    if unknown := sorted(set(range(spec.obs_dim)) - {*spec.predicted, *spec.exogenous, *computed}):
+    if unknown := sorted(set(range(spec.frame_dim)) - {*spec.predicted, *spec.exogenous, *computed}):
         raise ValueError(f"channels {unknown} are not predicted, and nothing fills them in")

@@ -72,7 +72,9 @@ def action_rows(given: Any, spec: Spec, lead: tuple[int, ...]) -> Tensor:
 
 
 def start_rows(options: dict[str, Any] | None, simulator: Simulator, lead: tuple[int, ...]) -> Tensor | None:
-    """The start states [N, O] in `options={"obs": [*lead, O]}` of a reset, or None where none are given.
+    """The start states [N, F] in `options={"obs": [*lead, F]}` of a reset, or None where none are given.
+
+    They are plain observations, F channels, also of a simulator that was learned with a history.
 
     Raises:
         ValueError: another option, another shape, or a value beyond what the simulator can predict.
@@ -81,7 +83,8 @@ def start_rows(options: dict[str, Any] | None, simulator: Simulator, lead: tuple
         raise ValueError(f"options has {unknown}, expected nothing but 'obs', start states of your own")
     if not options:
         return None
-    low, high = (bound[:-1].cpu().numpy() for bound in (simulator.low, simulator.high))
+    width = simulator.spec.frame_dim
+    low, high = (bound[:width].cpu().numpy() for bound in (simulator.low, simulator.high))
     advice = "the log says nothing of states so far away"
     return torch.tensor(_within('options["obs"]', options["obs"], low, high, lead, advice).reshape(-1, len(low)))
 

@@ -59,8 +59,9 @@ def _doubt(simulator: Simulator, prediction: Prediction) -> Tensor:
 
 def _chance(simulator: Simulator, batch: Batch) -> Tensor:
     """Probability [B] that the world ends with these logged transitions, as the simulator would draw it."""
-    if simulator.termination is not None:
-        return simulator.termination(batch.obs, batch.action, batch.next_obs).float()
+    ruled = simulator.by_rule(batch.obs, batch.action, batch.next_obs)
+    if ruled is not None:
+        return ruled.float()
     if not simulator.spec.terminals:
         return torch.zeros_like(batch.reward)
     elites = simulator.dynamics.elites

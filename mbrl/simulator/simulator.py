@@ -110,12 +110,12 @@ class Simulator(nn.Module):
         self.register_buffer("targets", torch.tensor(spec.targets) if partial else None, persistent=False)
         low = torch.tensor([*spec.obs_low, spec.reward_low])
         high = torch.tensor([*spec.obs_high, spec.reward_high])
-        floor = torch.tensor([-math.inf if bound is None else bound for bound in spec.bound_low])
-        ceiling = torch.tensor([math.inf if bound is None else bound for bound in spec.bound_high])
+        floor = torch.tensor(spec.limits(spec.bound_low, -math.inf))
+        ceiling = torch.tensor(spec.limits(spec.bound_high, math.inf))
         self.register_buffer("low", torch.maximum(low - margin * (high - low), floor))
         self.register_buffer("high", torch.minimum(high + margin * (high - low), ceiling))
         self.register_buffer("uncertainty_scale", torch.ones(()))
-        self.filling = Filling(spec, self.low[:-1], self.high[:-1], replay, structure, computed)
+        self.filling = Filling(spec, replay, structure, computed, (self.low[:-1], self.high[:-1]))
         self.register_buffer("starts", None if starts is None else starts.clone(), persistent=False)
         check_starts(self.starts, spec, self.low[:-1], self.high[:-1], replay)
 
@@ -174,7 +174,11 @@ class Simulator(nn.Module):
             ValueError: it computes NaN or infinity for one of these transitions [N, ...].
         """
         filling = self.filling
-        return None if filling.structure is None else residual(filling.structure, filling.computed, rows)
+        return (
+            None
+            if filling.structure is None
+            else residual(filling.structure, filling.computed, self.spec.frame_dim, rows)
+        )
 
     def unit(self, prediction: Prediction) -> Tensor:
         """The log's spread of what a model predicts, [P + 1]."""
@@ -298,14 +302,25 @@ class Simulator(nn.Module):
 
     def _terminated(self, obs: Tensor, action: Tensor, next_obs: Tensor, deal: Deal, rng: torch.Generator) -> Tensor:
         """Whether the world ended, [B] bool: by rule, by the head of each row's member, or never."""
-        if self.termination is not None:
-            return self.termination(obs, action, next_obs)
+        ruled = self.by_rule(obs, action, next_obs)
+        if ruled is not None:
+            return ruled
         if not self.spec.terminals:
             return torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
         rows = deal.rows
         chance = self.dynamics.termination(obs[rows], action[rows], next_obs[rows], deal.members)
         chance = chance.flatten()[deal.slots]
         return torch.rand(chance.shape, generator=rng, device=chance.device) < chance
+
+    def by_rule(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor | None:
+        """Whether transitions [..., O] end the world by the rule, [...] bool; None where there is none.
+
+        A rule is of the plant, and reads its plain observations: the newest ones of a window.
+        """
+        if self.termination is None:
+            return None
+        width = self.spec.frame_dim
+        return self.termination(obs[..., :width], action, next_obs[..., :width])
 
     def plain(self) -> Self:
         """The same world, its tensors shared, without the uncertainty: faster, as each row asks its own member only."""

@@ -72,24 +72,26 @@ def compute(structure: Structure, width: int, obs: Tensor, action: Tensor, next_
     return found.to(obs.dtype)
 
 
-def residual(structure: Structure, computed: Tensor, rows: Batch) -> Tensor:
+def residual(structure: Structure, computed: Tensor, width: int, rows: Batch) -> Tensor:
     """What the function gives minus what was logged, for transitions [N, ...] with the others as logged: [N, C].
+
+    It is given the newest observations, `width` channels, of rows that are windows.
 
     Raises:
         ValueError: the function gives another shape, or NaN or infinity for a logged transition.
     """
-    action = rows.action
-    hidden = rows.next_obs.index_copy(-1, computed, rows.obs.index_select(-1, computed))  # it must not copy the answer
-    found = compute(structure, len(computed), rows.obs, action, hidden)
+    obs, action, next_obs = rows.obs[..., :width], rows.action, rows.next_obs[..., :width]
+    hidden = next_obs.index_copy(-1, computed, obs.index_select(-1, computed))  # it must not copy the answer
+    found = compute(structure, len(computed), obs, action, hidden)
     bad = ~found.isfinite()
     if bad.any():
         row, k = bad.nonzero()[0].tolist()
         raise ValueError(
             f"simulator.structure {_name(structure)} returned {float(found[row, k])} for channel {int(computed[k])} in"
             f" {int(bad.any(-1).sum())} of {len(found)} logged transitions, the first from obs"
-            f" {rows.obs[row].tolist()} with action {action[row].tolist()}: expected finite numbers"
+            f" {obs[row].tolist()} with action {action[row].tolist()}: expected finite numbers"
         )
-    return found - rows.next_obs.index_select(-1, computed)
+    return found - next_obs.index_select(-1, computed)
 
 
 def _name(structure: Structure) -> str:

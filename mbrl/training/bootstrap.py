@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,39 +13,79 @@ from torch import Tensor
 from mbrl.core import Batch, generator, rows_at
 
 
-def bootstrap_rows(episode: Tensor, rng: torch.Generator) -> Tensor:
-    """The rows [N'] of as many episodes as there are, drawn with replacement; `episode` [N] numbers each row's."""
+class Runs(NamedTuple):
+    """Runs of rows that follow each other in an episode, S of them and at most h long; what is not `valid` is padding.
+
+    The axes in front of S are those of whoever deals them: [E, S, h, ...] to the members, [S, h, ...] to all alike.
+    """
+
+    rows: Batch  # [..., S, h, ...]
+    valid: Tensor  # [..., S, h] bool; true up to where a run ends
+
+
+class Dealt(NamedTuple):
+    """What an update learns from."""
+
+    rows: Batch  # [E, B, ...]
+    runs: Runs | None  # [E, S, h, ...], about as many rows again; None where h is 1
+
+
+def bootstrap_rows(episode: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """As many episodes as there are, drawn with replacement; `episode` [N] numbers each row's.
+
+    Returns:
+        the rows of one drawn episode after another, and each one's place in its episode, [N'] long.
+    """
     _, index, counts = episode.unique(return_inverse=True, return_counts=True)
     order = index.argsort(stable=True)  # rows, grouped by episode
     starts = counts.cumsum(0) - counts
     drawn = torch.randint(len(counts), (len(counts),), generator=rng)
     lengths = counts[drawn]
-    within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-    return order[starts[drawn].repeat_interleave(lengths) + within]
+    within = _count_up(lengths)
+    return order[starts[drawn].repeat_interleave(lengths) + within], within
+
+
+def held_runs(rows: Batch, episode: Tensor, horizon: int) -> Runs:
+    """Episodes [N, ...] cut into runs [S, h, ...] from their first rows on; `episode` [N] numbers each row's."""
+    _, index, counts = episode.unique(return_inverse=True, return_counts=True)
+    table, valid = _table(*_cut(_count_up(counts) % horizon == 0), horizon)
+    device = rows.obs.device
+    return Runs(rows_at(rows, index.argsort(stable=True)[table].to(device)), valid.to(device))
 
 
 class BootstrapBatches:
     """Epochs of [E, B, ...] batches, gathered by index on the device of the rows.
 
     An epoch is a permutation of each member's rows, decided by the seed and the epoch's number alone, so that a
-    resumed fit needs no memory of the epochs before.
+    resumed fit needs no memory of the epochs before. With a horizon h above 1 the same rows are dealt once more, as a
+    permutation of runs of h; where these begin in an episode is drawn anew for every epoch.
 
     Args:
         train: [N, ...], on the device to train on.
-        episode: [N] long.
+        episode: [N] long; the rows of an episode are in time order.
         members: E.
         seed: of the bootstraps and the permutations.
         batch_size: B.
+        horizon: h.
         rank: which of `world` processes this is; each gets rows of its own.
         world: how many processes divide every epoch.
     """
 
     def __init__(
-        self, train: Batch, episode: Tensor, members: int, seed: int, batch_size: int, rank: int = 0, world: int = 1
+        self,
+        train: Batch,
+        episode: Tensor,
+        members: int,
+        seed: int,
+        batch_size: int,
+        horizon: int = 1,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         rng = generator(seed, "bootstrap")
-        self.train, self.seed, self.batch_size, self.rank, self.world = train, seed, batch_size, rank, world
-        self.rows = [bootstrap_rows(episode.cpu(), rng) for _ in range(members)]
+        self.train, self.seed, self.batch_size, self.horizon = train, seed, batch_size, horizon
+        self.rank, self.world = rank, world
+        self.drawn = [bootstrap_rows(episode.cpu(), rng) for _ in range(members)]
         self.steps = math.ceil(len(episode) / (batch_size * world))
         self.epoch = 0
 
@@ -51,16 +93,58 @@ class BootstrapBatches:
         """Updates in an epoch."""
         return self.steps
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Dealt]:
         """The batches of epoch `self.epoch`, read when the first is asked for."""
         rng = generator(self.seed, f"batches/{self.epoch}")
-        orders = [self._order(rows, rng)[self.rank :: self.world] for rows in self.rows]
-        index = torch.stack(orders).to(self.train.obs.device)
-        for rows in index.split(self.batch_size, 1):
-            yield rows_at(self.train, rows)
-
-    def _order(self, rows: Tensor, rng: torch.Generator) -> Tensor:
-        """A member's rows, shuffled: all of them, then some again, until they fill an epoch; or as many as fit."""
         needed = self.steps * self.batch_size * self.world
-        rounds = -(-needed // len(rows))
-        return rows[torch.cat([torch.randperm(len(rows), generator=rng) for _ in range(rounds)])[:needed]]
+        orders = [rows[_shuffled(len(rows), needed, rng)][self.rank :: self.world] for rows, _ in self.drawn]
+        index = torch.stack(orders).to(self.train.obs.device)
+        runs = self._runs() if self.horizon > 1 else itertools.repeat(None)
+        for rows, ahead in zip(index.split(self.batch_size, 1), runs, strict=False):
+            yield Dealt(rows_at(self.train, rows), ahead)
+
+    def _runs(self) -> Iterator[Runs]:
+        """As many runs for every update as deal each member all of its own in an epoch."""
+        rng = generator(self.seed, f"runs/{self.epoch}")
+        cuts = [self._phased(place, rng) for _, place in self.drawn]
+        each = math.ceil(max(len(starts) for starts, _ in cuts) / (self.steps * self.world))
+        tables, valids = [], []
+        for (rows, _), (starts, lengths) in zip(self.drawn, cuts, strict=True):
+            chosen = _shuffled(len(starts), each * self.steps * self.world, rng)[self.rank :: self.world]
+            table, valid = _table(starts[chosen], lengths[chosen], self.horizon)
+            tables.append(rows[table])
+            valids.append(valid)
+        device = self.train.obs.device
+        table, valid = torch.stack(tables).to(device), torch.stack(valids).to(device)
+        for part, kept in zip(table.split(each, 1), valid.split(each, 1), strict=True):
+            yield Runs(rows_at(self.train, part), kept)
+
+    def _phased(self, place: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Drawn episodes cut into runs, the first of each at random; `place` [N'] is each row's in its episode."""
+        first = place == 0
+        phase = torch.randint(self.horizon, (int(first.sum()),), generator=rng)[first.cumsum(0) - 1]
+        return _cut(first | ((place + phase) % self.horizon == 0))
+
+
+def _shuffled(count: int, needed: int, rng: torch.Generator) -> Tensor:
+    """Indices below `count`, [needed] long: all of them in random order, then some again."""
+    rounds = -(-needed // count)
+    return torch.cat([torch.randperm(count, generator=rng) for _ in range(rounds)])[:needed]
+
+
+def _count_up(lengths: Tensor) -> Tensor:
+    """0, 1, ... of one span after another, [sum of lengths]."""
+    return torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+
+
+def _cut(fresh: Tensor) -> tuple[Tensor, Tensor]:
+    """Starts and lengths [S] of the runs that begin where `fresh` [N'] is true."""
+    starts = fresh.nonzero().flatten()
+    return starts, torch.cat([starts[1:], starts.new_tensor([len(fresh)])]) - starts
+
+
+def _table(starts: Tensor, lengths: Tensor, horizon: int) -> tuple[Tensor, Tensor]:
+    """Indices of runs as the lines of a table [S, h], padded with a run's last, and where it is filled."""
+    step = torch.arange(horizon)
+    last = lengths.unsqueeze(-1) - 1
+    return starts.unsqueeze(-1) + torch.minimum(step, last), step <= last

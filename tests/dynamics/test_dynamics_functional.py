@@ -57,6 +57,14 @@ def test_batched_mlp_is_silu_between_linear_layers() -> None:
     assert found.item() == pytest.approx(3 * hidden + 0.25)
 
 
+def test_batched_layer_norm_by_hand() -> None:
+    # mean 2, variance 1, and 1e-5 under the root
+    x = torch.tensor([[[1.0, 3.0]], [[-3.0, 5.0]]])
+    scale, shift = torch.tensor([[[2.0, 1.0]], [[1.0, 1.0]]]), torch.tensor([[[0.5, 0.0]], [[0.0, -1.0]]])
+    found = functional.batched_layer_norm(x, scale, shift)
+    torch.testing.assert_close(found, torch.tensor([[[-1.5, 1.0]], [[-1.0, 0.0]]]), atol=1e-4, rtol=0)
+
+
 def test_soft_clamp_is_the_identity_inside_and_the_bound_outside() -> None:
     low, high = torch.tensor(-10.0), torch.tensor(10.0)
     found = functional.soft_clamp(torch.tensor([-1000.0, 0.0, 1000.0]), low, high)
@@ -106,6 +114,23 @@ def test_batched_mlp_equals_separate_networks() -> None:
         hidden = torch.nn.functional.silu(x[e] @ mlp.weights[0][e] + mlp.biases[0][e])
         torch.testing.assert_close(mlp(x)[e], hidden @ mlp.weights[1][e] + mlp.biases[1][e])
     torch.testing.assert_close(mlp(x[[2, 0]], torch.tensor([2, 0])), mlp(x)[[2, 0]])
+
+
+def test_layer_norm_stands_before_each_silu_and_each_member_has_its_own() -> None:
+    mlp = BatchedMLP(3, [4, 8, 6, 2], layer_norm=True)
+    with torch.no_grad():
+        for parameter in (*mlp.scales, *mlp.shifts):
+            parameter.normal_(generator=torch.Generator().manual_seed(1))
+    assert [tuple(p.shape) for p in (*mlp.scales, *mlp.shifts)] == [(3, 1, 8), (3, 1, 6)] * 2
+    inputs = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    for e in range(3):
+        x = inputs[e]
+        for i in range(2):
+            norm = torch.nn.LayerNorm((8, 6)[i])
+            norm.weight.data, norm.bias.data = mlp.scales[i].data[e, 0], mlp.shifts[i].data[e, 0]
+            x = torch.nn.functional.silu(norm(x @ mlp.weights[i][e] + mlp.biases[i][e]))
+        torch.testing.assert_close(mlp(inputs)[e], x @ mlp.weights[2][e] + mlp.biases[2][e])
+    torch.testing.assert_close(mlp(inputs[[2, 0]], torch.tensor([2, 0])), mlp(inputs)[[2, 0]])
 
 
 def test_initial_weights_lie_within_two_stds() -> None:

@@ -16,10 +16,21 @@ MODELS = [ProbabilisticEnsemble, DeterministicEnsemble]
 SMALL = {"members": 3, "elites": 2, "hidden": 8, "layers": 2}
 
 
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer norm"])
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("below", [-math.inf, -1.0], ids=["endless", "terminals"])
-def test_contract(model: Callable[..., Dynamics], below: float) -> None:
-    check_dynamics(lambda spec: model(spec, **SMALL), spec_of(linear_world(200, 0, below)))
+def test_contract(model: Callable[..., Dynamics], below: float, layer_norm: bool) -> None:
+    check_dynamics(lambda spec: model(spec, **SMALL, layer_norm=layer_norm), spec_of(linear_world(200, 0, below)))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_with_layer_norm_a_prediction_stays_bounded_however_far_the_input(model: Callable[..., Dynamics]) -> None:
+    far = torch.tensor([[1e3], [1e6]])
+    plain, normed = (
+        model(unit_spec(), **SMALL, layer_norm=wanted).predict(far, far).obs - far for wanted in (False, True)
+    )
+    assert (plain[:, 1] / plain[:, 0]).abs().min() > 500  # in proportion
+    torch.testing.assert_close(normed[:, 1], normed[:, 0], atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -114,7 +125,7 @@ def test_loss_by_hand() -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_parameter_is_in_one_group_and_only_layers_decay(model: Callable[..., Dynamics]) -> None:
-    made = model(unit_spec(terminals=True), **SMALL)
+    made = model(unit_spec(terminals=True), **SMALL, layer_norm=True)
     groups = made.parameter_groups()
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in made.parameters())

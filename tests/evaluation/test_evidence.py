@@ -77,6 +77,6 @@ def test_starts_are_drawn_without_replacement_and_repeat_with_the_seed() -> None
 
 
 def test_acting_takes_and_gives_numpy() -> None:
-    answer = acting(Rest(unit_spec()))(np.zeros((3, 1), np.float32))
+    answer = acting(Rest(unit_spec()))(np.zeros((3, 1), np.float32), [0, 1, 2])
     assert isinstance(answer, np.ndarray)
     assert answer.shape == (3, 1)

@@ -12,6 +12,7 @@ from mlflow.data.dataset_source_registry import DatasetSourceRegistry
 from registry_toys import environment
 
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.history import windowed
 from mbrl.registry.lineage import Lineage, LoggedData
 from mbrl.registry.runs import RunLog
 from mbrl.registry.source import MinariSource
@@ -48,7 +49,8 @@ def test_the_data_set_is_an_input_of_the_run_with_our_fingerprint(home):
     assert entry.dataset.source_type == "minari"
     assert json.loads(entry.dataset.source) == {"uri": "minari://toy/line-v0"}
     assert json.loads(entry.dataset.profile) == {
-        "rows": 12_000, "episodes": 4, "terminals": 1, "mean_return": 3000.0, "fingerprint": data.fingerprint
+        "rows": 12_000, "episodes": 4, "terminals": 1, "mean_return": 3000.0, "history": 1,
+        "fingerprint": data.fingerprint,
     }  # fmt: skip
     features = json.loads(json.loads(entry.dataset.schema)["mlflow_tensorspec"]["features"])
     assert {f["name"]: (f["tensor-spec"]["dtype"], f["tensor-spec"]["shape"]) for f in features} == {
@@ -89,6 +91,19 @@ def test_where_mbrl_is_installed_mlflow_finds_the_source_and_imports_no_more_of_
 
 def test_the_digest_covers_the_last_row():
     assert LoggedData(logged()).digest != LoggedData(logged(last_reward=2.0)).digest
+
+
+def test_windows_are_told_from_the_plain_log():
+    plain, windows = logged(), windowed(logged(), 2)
+    assert LoggedData(plain).digest != LoggedData(windows).digest
+    assert LoggedData(windows).profile == {
+        **LoggedData(plain).profile,
+        "history": 2,
+        "fingerprint": windows.fingerprint,
+    }
+    tags = Lineage.of(windows, "toy-simulator/3").tags()
+    assert tags == {**Lineage.of(plain, "toy-simulator/3").tags(), "mbrl.data_history": "2",
+                    "mbrl.data_fingerprint": windows.fingerprint}  # fmt: skip
 
 
 def test_the_source_knows_its_own_uris_and_no_others():

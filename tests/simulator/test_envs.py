@@ -19,10 +19,11 @@ from dynamics.uncertainty import ensemble_std
 from mbrl import files
 from mbrl.core import Batch, generator, seeded
 from mbrl.simulator import stored
-from mbrl.simulator.envs import SimulatorEnv, SimulatorVectorEnv, UncertaintyPenalty, UncertaintyVectorPenalty
+from mbrl.simulator.envs import SimulatorEnv, SimulatorVectorEnv
 from mbrl.simulator.episodes import Episodes
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
+from mbrl.simulator.wrappers import UncertaintyPenalty, UncertaintyVectorPenalty
 
 ROOT = Path(__file__).resolve().parents[2]
 ID = "mbrl:mbrl/Simulator-v0"

@@ -10,8 +10,8 @@ from stable_baselines3.common.env_checker import check_env
 from torch import Tensor
 
 from mbrl.core import Batch, Dynamics, Prediction, Spec
-from mbrl.simulator.envs import UncertaintyPenalty
 from mbrl.simulator.simulator import Simulator
+from mbrl.simulator.wrappers import UncertaintyPenalty
 
 
 class Paid(Dynamics):

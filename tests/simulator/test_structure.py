@@ -14,6 +14,7 @@ from dynamics import ProbabilisticEnsemble
 from mbrl import files
 from mbrl.core import Batch, Spec, generator
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.history import windowed
 from mbrl.serving import export
 from mbrl.settings import World
 from mbrl.simulator import stored
@@ -108,6 +109,16 @@ class Wide(Driven):
         rest = obs[..., 2:].expand(*known.obs.shape[:-1], 1)
         wide, std = torch.cat([known.obs, rest], -1), torch.cat([known.obs_std, 0 * rest], -1)
         return known._replace(obs=wide, obs_std=std, scale=torch.ones(4))
+
+
+class Stacked(Wide):
+    """`Wide`, whose rows are windows with older observations and actions behind the newest."""
+
+    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Any:
+        known = super().predict(obs[..., :3], action, members)
+        rest = obs[..., 3:].expand(*known.obs.shape[:-1], -1)
+        wide, std = torch.cat([known.obs, rest], -1), torch.cat([known.obs_std, 0 * rest], -1)
+        return known._replace(obs=wide, obs_std=std, scale=torch.ones(obs.shape[-1] + 1))
 
 
 def whole(structure: Any = distance, data: TransitionDataset | None = None, **arguments: Any) -> Simulator:
@@ -226,3 +237,27 @@ def test_the_settings_ask_for_both_or_neither() -> None:
 def test_a_model_of_the_rest_is_fitted_with_fewer_outputs() -> None:
     model = ProbabilisticEnsemble(without(above_weather().spec(torch.arange(3)), (2,)), 2, 2, hidden=4, layers=1)
     assert model.mlp.weights[-1].shape == (2, 4, 4)  # mean and log-variance of the level and the reward
+
+
+def test_with_a_history_it_reads_plain_observations() -> None:
+    data = windowed(above_weather(), 3)
+    spec = without(data.spec(torch.arange(3)), (2,))
+    assert (spec.predicted, spec.exogenous, spec.frame_dim, spec.obs_dim) == ((1,), (0,), 3, 11)
+    world = Simulator(Stacked(spec, 0.1), spec, margin=9.0, structure=distance, computed=(2,)).replaying(data)
+    world.calibrate(data.batch())
+    rows = torch.tensor([0, 10])
+    batch = imagine(Rest(spec), world, data.obs[rows], 4, 0.0, rng(), rows)
+    assert torch.equal(batch.next_obs[:, 1, 0], data.next_obs[10:14, 0])
+    assert torch.equal(batch.next_obs[..., 2], batch.next_obs[..., 1] - batch.next_obs[..., 0])
+    assert torch.equal(batch.next_obs[..., 3:9], batch.obs[..., :6])  # the older observations move on
+
+
+def test_older_observations_of_a_window_have_the_bounds_of_the_newest() -> None:
+    plain = above_weather()
+    columns = {**plain.tensors, "discrete": False, "action_low": [-1.0], "action_high": [1.0], "exogenous": [0]}
+    bounds = {"bound_low": [None, -99.0, None, -50.0], "bound_high": [None, 9.0, None, None]}
+    data = windowed(TransitionDataset.create("toy/above-v0", **columns, **bounds), 2)  # type: ignore[arg-type]
+    spec = without(data.spec(torch.arange(3)), (2,))
+    assert spec.limits(spec.bound_high, 1e9) == [1e9, 9.0, 1e9, 1e9, 9.0, 1e9, 1e9, 1e9]
+    world = Simulator(Stacked(spec), spec, margin=50.0, structure=distance, computed=(2,))
+    assert (world.high[1], world.high[4], world.low[-1]) == (9.0, 9.0, -50.0)

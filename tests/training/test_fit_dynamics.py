@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
 from mbrl.core import Batch, Dynamics, Prediction, seeded
 from mbrl.files import CorruptFileError
-from mbrl.training.dynamics import CHECKPOINT, FitReport, fit_dynamics, holdout_score
+from mbrl.training.bootstrap import held_runs
+from mbrl.training.dynamics import CHECKPOINT, FitReport, fit_dynamics
+from mbrl.training.lookahead import Lookahead
 
 LOG, HELD = linear_world(600, 0, terminal_below=-2.0), linear_world(200, 1, terminal_below=-2.0)
 SPEC = spec_of(LOG)
@@ -76,7 +78,9 @@ def test_holdout_score_by_hand_does_not_depend_on_units() -> None:
 
     model = Off(unit_spec(2), members=2)
     rows = Batch(torch.ones(5, 2), torch.zeros(5, 1), torch.zeros(5), torch.ones(5, 2), torch.zeros(5).bool())
-    assert holdout_score(model, rows).tolist() == pytest.approx([0.01, (0.01 * 1.0 * 0.01) ** (1 / 3)])
+    assert Lookahead(model.spec, 1).score(model, held_runs(rows, torch.arange(5), 1)).tolist() == pytest.approx(
+        [0.01, (0.01 * 1.0 * 0.01) ** (1 / 3)]
+    )
     model.elites = model.elites[:1]
     assert fit_dynamics(model, rows, torch.zeros(5).long(), rows, seed=0, max_epochs=1).elites == [0]
 
@@ -92,7 +96,7 @@ def test_a_channel_that_nobody_can_predict_does_not_hide_progress_in_the_others(
             return Prediction(mean, nothing, reward, nothing[..., 0], torch.ones(2))
 
     model = Noisy(unit_spec(), members=2)
-    score = holdout_score(model, still(3))
+    score = Lookahead(model.spec, 1).score(model, held_runs(still(3), torch.zeros(3).long(), 1))
     assert score.tolist() == pytest.approx([0.1, 0.01 * 1.01])
 
 

@@ -1,0 +1,144 @@
+"""The LightningModule around a model: optimiser, hold-out score, each member's best weights, when to stop."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from mbrl.core import Batch, Dynamics, generator
+from mbrl.training.bootstrap import BootstrapBatches, Dealt, Runs
+from mbrl.training.lookahead import Lookahead
+
+Log = Callable[[dict[str, float], int], None]
+
+
+class Settings(NamedTuple):
+    """How a fit goes on, as in `fit_dynamics`."""
+
+    seed: int
+    batch_size: int
+    lr: float
+    patience: int
+    min_improvement: float
+    multistep: int
+    multistep_weight: float
+
+
+class Shell(pl.LightningModule):
+    """Optimiser, hold-out score and bookkeeping around a model; no arithmetic of the model's own.
+
+    The loss of an update is the model's own on all rows, which are one step each, and with `multistep` above 1 the
+    multi-step one on the same rows as runs: for any model, as that asks for nothing but `predict`.
+
+    Everything that decides how a fit goes on is a buffer, so that a checkpoint of the state dict is a whole one.
+    """
+
+    epochs: Tensor  # [] long: finished ones
+    updates: Tensor  # [] long: in these
+    score: Tensor  # [E] best so far
+    reference: Tensor  # [E] the score from which the next improvement counts
+    stale: Tensor  # [E] long: epochs since the last improvement that counted
+
+    def __init__(self, dynamics: Dynamics, train: Batch, episode: Tensor, holdout: Runs, settings: Settings) -> None:
+        super().__init__()
+        self.dynamics = dynamics
+        self.lookahead = Lookahead(dynamics.spec, settings.multistep)
+        self.best = copy.deepcopy(dynamics).requires_grad_(False)
+        self.rows, self.episode, self.holdout, self.settings = train, episode, holdout, settings
+        self.report: Log | None = None
+        members = dynamics.members
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.register_buffer("score", torch.full((members,), math.inf))
+        self.register_buffer("reference", torch.full((members,), math.inf))
+        self.register_buffer("stale", torch.zeros(members, dtype=torch.long))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.dynamics.parameter_groups(), lr=self.settings.lr, fused=True)
+
+    def train_dataloader(self) -> BootstrapBatches:
+        rows = Batch(*(column.to(self.device) for column in self.rows))
+        held, valid = self.holdout
+        self.holdout = Runs(Batch(*(column.to(self.device) for column in held)), valid.to(self.device))
+        self.batches = BootstrapBatches(
+            rows,
+            self.episode,
+            self.dynamics.members,
+            self.settings.seed,
+            self.settings.batch_size,
+            self.settings.multistep,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+        self.batches.epoch = int(self.epochs)
+        return self.batches
+
+    def on_train_start(self) -> None:
+        self._stop_if_all_done()
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(generator(self.settings.seed, f"model/{int(self.epochs)}").initial_seed())  # dropout and such
+        self.loss_sum = torch.zeros((), device=self.device)
+
+    def transfer_batch_to_device(self, batch: Dealt, device: torch.device, dataloader_idx: int) -> Dealt:
+        return batch  # gathered there
+
+    def training_step(self, batch: Dealt) -> Tensor:
+        loss = self.dynamics.loss(batch.rows).sum()
+        if batch.runs is not None:
+            loss = loss + self.settings.multistep_weight * self.lookahead.loss(self.dynamics, batch.runs).sum()
+        self.loss_sum += loss.detach()
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.dynamics.eval()
+        score = self.lookahead.score(self.dynamics, self.holdout)
+        self.dynamics.train()
+        self._keep_best(score)
+        self.epochs += 1
+        self.updates += len(self.batches)
+        self.batches.epoch = int(self.epochs)
+        self._stop_if_all_done()
+        if self.report is not None and self.trainer.is_global_zero:
+            self.report(self._metrics(score), int(self.epochs))
+
+    @torch.no_grad()
+    def _keep_best(self, score: Tensor) -> None:
+        training = self.stale < self.settings.patience
+        better = training & (score < self.score)  # never true of NaN
+        for kept, now in zip(self.best.parameters(), self.dynamics.parameters(), strict=True):
+            kept[better] = now[better]
+        self.score = torch.where(better, score, self.score)
+        counts = training & (score < (1 - self.settings.min_improvement) * self.reference)
+        self.reference = torch.where(counts, score, self.reference)
+        self.stale = torch.where(counts, 0, self.stale + 1)
+
+    def _stop_if_all_done(self) -> None:
+        self.trainer.should_stop = bool((self.stale >= self.settings.patience).all())
+
+    def _metrics(self, score: Tensor) -> dict[str, float]:
+        return {
+            "loss": float(self.loss_sum) / len(self.batches) / self.dynamics.members,
+            "holdout_error": float(score.mean()),
+            "best_holdout_error": float(self.score.mean()),
+            "members_in_training": float((self.stale < self.settings.patience).sum()),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["fit"] = self._identity()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        stored, ours = checkpoint["fit"], self._identity()
+        if stored != ours:
+            odd = ", ".join(f"{k} was {stored.get(k)}, is {v}" for k, v in ours.items() if stored.get(k) != v)
+            raise ValueError(f"the checkpoint is of another fit: {odd}. Give another folder, or the same settings")
+
+    def _identity(self) -> dict[str, Any]:
+        rows = {"rows": len(self.rows.obs), "heldout_rows": int(self.holdout.valid.sum())}
+        return self.settings._asdict() | rows | {"model": self.dynamics.config}
