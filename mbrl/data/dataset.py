@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mbrl.core import Batch, Spec, generator
-
-RESOLUTION = 2.0**-23  # of a float32: a channel that varies less than this, relative to its size, is constant
+from mbrl.data.moments import finite_bounds, moments
+from mbrl.data.promises import check
 
 
 @final
@@ -81,7 +81,7 @@ class TransitionDataset:
             ValueError: a shape, dtype, the order of the episodes or a count of names is not as the class promises, or
                 a row leaves the physical bounds.
         """
-        low, high = _bounds(action, action_low, action_high)
+        low, high = finite_bounds(action, action_low, action_high)
         data = cls(
             id=id,
             obs=obs,
@@ -104,7 +104,7 @@ class TransitionDataset:
             bound_high=tuple(bound_high) or (None,) * (obs.shape[-1] + 1),
             fingerprint="",
         )
-        data._check()
+        check(data)
         return replace(data, fingerprint=data._digest())
 
     def __len__(self) -> int:
@@ -191,12 +191,12 @@ class TransitionDataset:
         if not len(episodes):
             raise ValueError("a spec needs at least one episode, got none")
         rows = self.rows(episodes)
-        obs = _moments([column[rows] for column in self.obs.T])
-        next_obs = _moments([column[rows] for column in self.next_obs.T])
+        obs = moments([column[rows] for column in self.obs.T])
+        next_obs = moments([column[rows] for column in self.next_obs.T])
         sizes = [max(abs(v) for v in ends) for ends in zip(obs.low, obs.high, strict=True)]
-        delta = _moments([b[rows].double() - a[rows] for a, b in zip(self.obs.T, self.next_obs.T, strict=True)], sizes)
-        action = _moments([column[rows] for column in self.action.T])
-        reward = _moments([self.reward[rows]])
+        delta = moments([b[rows].double() - a[rows] for a, b in zip(self.obs.T, self.next_obs.T, strict=True)], sizes)
+        action = moments([column[rows] for column in self.action.T])
+        reward = moments([self.reward[rows]])
         return Spec(
             obs_dim=self.obs.shape[1],
             action_dim=self.action.shape[1],
@@ -242,95 +242,3 @@ class TransitionDataset:
             if any(entry is not None for entry in getattr(self, name)):
                 digest.update(f"{name} {getattr(self, name)}".encode())
         return digest.hexdigest()
-
-    def _check(self) -> None:
-        n, floats = len(self.reward), torch.float32
-        wanted = {
-            "obs": ((n, self.obs.shape[-1]), floats),
-            "action": ((n, self.action.shape[-1]), floats),
-            "reward": ((n,), floats),
-            "next_obs": ((n, self.obs.shape[-1]), floats),
-            "terminated": ((n,), torch.bool),
-            "truncated": ((n,), torch.bool),
-            "episode": ((n,), torch.long),
-        }
-        for name, tensor in self.tensors.items():
-            shape, dtype = wanted[name]
-            if tuple(tensor.shape) != shape or tensor.dtype != dtype:
-                raise ValueError(
-                    f"{self.id}: {name} is {list(tensor.shape)} {tensor.dtype}, expected {list(shape)} {dtype}"
-                )
-        if n == 0:
-            raise ValueError(f"{self.id} holds no transition")
-        for name, width in (
-            ("channels", "obs"),
-            ("units", "obs"),
-            ("action_channels", "action"),
-            ("action_units", "action"),
-        ):
-            found, count = getattr(self, name), self.tensors[width].shape[1]
-            if len(found) != count:
-                raise ValueError(f"{self.id}: {len(found)} {name} for {count} channels: {', '.join(found)}")
-        self._check_bounds()
-        channels = self.obs.shape[1]
-        if list(self.exogenous) != sorted(set(self.exogenous)) or not set(self.exogenous) < set(range(channels)):
-            raise ValueError(
-                f"{self.id}: exogenous is {list(self.exogenous)}, expected some of the channels 0 to {channels - 1}, in"
-                " order, and not all of them"
-            )
-        steps = self.episode.diff()
-        if self.episode[0] != 0 or not bool(((steps == 0) | (steps == 1)).all()):
-            raise ValueError(f"{self.id}: episode numbers must be 0, 1, 2, ... with the rows of each one together")
-        last = torch.cat([steps == 1, torch.ones(1, dtype=torch.bool)])
-        if not bool((self.terminated | self.truncated)[last].all()):
-            raise ValueError(f"{self.id}: the last row of every episode must be terminated or truncated")
-
-    def _check_bounds(self) -> None:
-        """No row leaves the physical bounds."""
-        for name, sign in ("bound_low", -1), ("bound_high", 1):
-            ends = getattr(self, name)
-            if len(ends) != self.frame_dim + 1:
-                raise ValueError(f"{self.id}: {name} has {len(ends)} values, expected {self.frame_dim + 1}")
-            if all(end is None for end in ends):
-                continue
-            limit = torch.tensor([math.inf * sign if end is None else end for end in ends])
-            for seen in (self.obs, self.next_obs):
-                beyond = sign * (torch.cat([seen, self.reward[:, None]], 1) - limit.to(seen)) > 0
-                if beyond.any():
-                    row, k = beyond.nonzero()[0].tolist()
-                    what = "the reward" if k == self.obs.shape[1] else self.channels[k]
-                    raise ValueError(
-                        f"{self.id}: {what} is beyond its {name} {ends[k]} in {int(beyond[:, k].sum())} rows, first row"
-                        f" {row}: correct the rows or the schema's bounds, and import the log again"
-                    )
-
-
-@dataclass(frozen=True)
-class _Moments:
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-def _moments(columns: Sequence[Tensor], sizes: Sequence[float] | None = None) -> _Moments:
-    """Moments of each [k] column; std is 1 where the column varies by no more than the rounding of its `sizes`."""
-    wide = [column.double() for column in columns]
-    low, high = [float(x.min()) for x in wide], [float(x.max()) for x in wide]
-    sizes = sizes or [max(abs(a), abs(b)) for a, b in zip(low, high, strict=True)]
-    std = [float(x.std(correction=0)) for x in wide]
-    std = [s if s > RESOLUTION * size else 1.0 for s, size in zip(std, sizes, strict=True)]
-    return _Moments(tuple(float(x.mean()) for x in wide), tuple(std), tuple(low), tuple(high))
-
-
-def _bounds(action: Tensor, low: Sequence[float], high: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if action.ndim != 2 or not len(low) == len(high) == action.shape[1]:
-        raise ValueError(f"{len(low)} lower and {len(high)} upper action bounds for actions {list(action.shape)}")
-    if not len(action):
-        return tuple(low), tuple(high)  # `_check` has the better words for an empty log
-    logged = zip(action.amin(0).tolist(), action.amax(0).tolist(), strict=True)
-    pairs = [
-        (a if math.isfinite(a) else least, b if math.isfinite(b) else most)
-        for a, b, (least, most) in zip(low, high, logged, strict=True)
-    ]
-    return tuple(float(a) for a, _ in pairs), tuple(float(b) for _, b in pairs)

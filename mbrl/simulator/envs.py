@@ -40,6 +40,9 @@ class SimulatorEnv(gym.Env[NDArray[np.float32], Action]):
     `info["uncertainty"]` of a step is 1 at its stated quantile on held-out logged transitions; it is absent where the
     simulator has none. Rewards are raw: see `mbrl.simulator.wrappers`. Equal seeds give equal episodes.
 
+    Exogenous channels are replayed from the logged episode that the start state began (from one at random after an
+    `obs` of your own), and where that one ends, so does the episode: `truncated`.
+
     Args:
         simulator: as `open_simulator` takes it.
         horizon: steps of an episode; by default as far as the simulator is trusted, or else as long as the log's

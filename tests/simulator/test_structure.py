@@ -1,9 +1,11 @@
 """Known structure: computed channels, where they come from, what bounds them, and every way to get it wrong."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from dynamics_toys import Known, unit_spec
@@ -12,6 +14,7 @@ from weather_world import Driven, Rest, driven
 
 from dynamics import ProbabilisticEnsemble
 from mbrl import files
+from mbrl.__main__ import config_file, main
 from mbrl.core import Batch, Spec, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.history import windowed
@@ -261,3 +264,24 @@ def test_older_observations_of_a_window_have_the_bounds_of_the_newest() -> None:
     assert spec.limits(spec.bound_high, 1e9) == [1e9, 9.0, 1e9, 1e9, 9.0, 1e9, 1e9, 1e9]
     world = Simulator(Stacked(spec), spec, margin=50.0, structure=distance, computed=(2,))
     assert (world.high[1], world.high[4], world.low[-1]) == (9.0, 9.0, -50.0)
+
+
+def test_a_run_says_at_once_which_channel_is_not_there(
+    tmp_path: Path, toy_log: Callable[..., dict[str, np.ndarray]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "log.npz", **toy_log((5,) * 12))
+    assert main(["import", str(tmp_path / "log.npz"), "--id", "toy/line-v0"]) == 0
+    capsys.readouterr()
+    arguments = ["run", "--config", str(config_file("debug.yaml")), "--data.id", "toy/line-v0"]
+    arguments += ["--simulator.structure", f"{integrated.__module__}.integrated"]
+    for computed, message in (
+        (
+            "[position]",
+            "simulator.computed names 'position', expected a channel of the observation, by name or from 0 to 1",
+        ),
+        ("[0, 1]", "simulator.computed names all 2 channels that are not exogenous"),
+        ("[]", "simulator.computed is [], expected channels if simulator.structure is given"),
+    ):
+        assert main([*arguments, "--simulator.computed", computed]) != 0
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "home" / "runs").exists()

@@ -1,0 +1,51 @@
+"""What is read from a log's columns: moments, and action bounds where none are declared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+RESOLUTION = 2.0**-23  # of a float32: a channel that varies less than this, relative to its size, is constant
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of some channels, one value each."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def moments(columns: Sequence[Tensor], sizes: Sequence[float] | None = None) -> Moments:
+    """Moments of each [k] column; std is 1 where the column varies by no more than the rounding of its `sizes`."""
+    wide = [column.double() for column in columns]
+    low, high = [float(x.min()) for x in wide], [float(x.max()) for x in wide]
+    sizes = sizes or [max(abs(a), abs(b)) for a, b in zip(low, high, strict=True)]
+    std = [float(x.std(correction=0)) for x in wide]
+    std = [s if s > RESOLUTION * size else 1.0 for s, size in zip(std, sizes, strict=True)]
+    return Moments(tuple(float(x.mean()) for x in wide), tuple(std), tuple(low), tuple(high))
+
+
+def finite_bounds(
+    action: Tensor, low: Sequence[float], high: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Declared action bounds [A], and the range of `action` [N, A] where one is infinite.
+
+    Raises:
+        ValueError: there is not one of each for every action channel.
+    """
+    if action.ndim != 2 or not len(low) == len(high) == action.shape[1]:
+        raise ValueError(f"{len(low)} lower and {len(high)} upper action bounds for actions {list(action.shape)}")
+    if not len(action):
+        return tuple(low), tuple(high)  # `mbrl.data.promises` has the better words for an empty log
+    logged = zip(action.amin(0).tolist(), action.amax(0).tolist(), strict=True)
+    pairs = [
+        (a if math.isfinite(a) else least, b if math.isfinite(b) else most)
+        for a, b, (least, most) in zip(low, high, logged, strict=True)
+    ]
+    return tuple(float(a) for a, _ in pairs), tuple(float(b) for _, b in pairs)
