@@ -64,8 +64,8 @@ class Lookahead(nn.Module):
             squares.append((mean - truth).square().index_select(-1, self.targets))
             if self.filling is not None:
                 values = torch.clamp(prediction.obs.index_select(-1, self.predicted), self.low, self.high)
-                before = obs.expand(*values.shape[:-1], -1)
-                obs = self.filling.complete(before, action, values, seen.index_select(-1, self.filling.exogenous))
+                before, taken = (x.expand(*values.shape[:-1], -1) for x in (obs, action))
+                obs = self.filling.complete(before, taken, values, seen.index_select(-1, self.filling.exogenous))
         return torch.stack(squares, -2)
 
     def loss(self, dynamics: Dynamics, runs: Runs) -> Tensor:
