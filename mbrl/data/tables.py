@@ -78,7 +78,7 @@ def import_log(
     Returns:
         what was imported: id, path, episodes, rows, terminals, mean_return, dropped (episode, row, reason), gaps,
         clipped_actions (rows), period, outside_bounds (by column: count and first rows), constant (channels dropped,
-        with their value), ...
+        with their value), exogenous (channels), ...
 
     Raises:
         ValueError: the log, the schema, the environment and the id do not fit together; the message names the row
@@ -122,6 +122,7 @@ def import_log(
         "period": tally.period,
         "outside_bounds": {name: tally.outside_of(name) for name in tally.outside},
         "constant": plan.constant,
+        "exogenous": [data.channels[k] for k in data.exogenous],
         "fingerprint": data.fingerprint,
         "seconds": time.monotonic() - begin,
     }

@@ -28,11 +28,12 @@ def table(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame({**rows, **columns})
 
 
-def load(folder: Path, rows: pd.DataFrame, schema: str, **settings: Any) -> TransitionDataset:
+def load(folder: Path, rows: pd.DataFrame, schema: str) -> TransitionDataset:
     rows.to_csv(folder / "log.csv", index=False)
     (folder / "schema.yaml").write_text(schema)
-    import_log(folder / "log.csv", ID, schema=folder / "schema.yaml", **settings)
-    return minari.load(ID)
+    report, data = import_log(folder / "log.csv", ID, schema=folder / "schema.yaml"), minari.load(ID)
+    assert report["exogenous"] == [data.channels[k] for k in data.exogenous]
+    return data
 
 
 def refused(folder: Path, rows: pd.DataFrame, schema: str, message: str) -> None:
