@@ -90,8 +90,8 @@ class Fit:
         max_epochs: epochs at most.
         patience: epochs without improvement after which a member is done.
         min_improvement: what counts as an improvement, as a share of the hold-out error.
-        multistep: steps that a model is followed through its own predictions and its error there is trained and scored;
-            1 trains one step ahead only, more costs two to three times the time of an epoch.
+        multistep: steps, up to an episode's end, that a model is followed through its own predictions to train and
+            score its error there; 1 looks one step ahead only, more costs two to three times the time of an epoch.
         multistep_weight: of that error beside the likelihood of one step.
         devices: how many of the accelerator's devices share the work.
         precision: of the arithmetic; the weights are float32 in all of them.

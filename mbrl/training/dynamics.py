@@ -82,7 +82,7 @@ def fit_dynamics(
         max_epochs: an epoch is ceil(N / batch_size) updates.
         patience: epochs without improvement after which a member is done.
         min_improvement: what counts as one, relative to the score at the last one.
-        multistep: h, at most the rows of the longest training episode; 1 looks one step ahead only.
+        multistep: h, or the rows of the longest training episode if these are fewer; 1 looks one step ahead only.
         multistep_weight: of the multi-step loss beside the model's own.
         folder: where a checkpoint is kept after every epoch, and resumed from if one is there; None keeps none.
         accelerator: as in lightning's Trainer, like the next three.
@@ -101,9 +101,11 @@ def fit_dynamics(
     settings = Settings(seed, batch_size, lr, patience, min_improvement, multistep, multistep_weight)
     _check_settings(settings, max_epochs, precision)
     held = _held(holdout, holdout_episode, multistep)
-    _check(dynamics, train, train_episode, held, multistep)
+    _check(dynamics, train, train_episode, held)
+    horizon = min(multistep, int(train_episode.unique(return_counts=True)[1].max()))
     begun, device = time.monotonic(), next(dynamics.parameters()).device
-    shell = Shell(dynamics.train(), train, train_episode, held_runs(holdout, held, multistep), settings)
+    runs, settings = held_runs(holdout, held, horizon), settings._replace(multistep=horizon)
+    shell = Shell(dynamics.train(), train, train_episode, runs, settings)
     shell.report = partial(_tell, progress, log)
     last = folder / CHECKPOINT if folder is not None else None
     callbacks: list[Callback] = [StderrBar()] if progress and sys.stderr.isatty() else []
@@ -176,16 +178,13 @@ def _held(holdout: Batch, episode: Tensor | None, multistep: int) -> Tensor:
     return episode.cpu()
 
 
-def _check(dynamics: Dynamics, train: Batch, episode: Tensor, held: Tensor, multistep: int) -> None:
+def _check(dynamics: Dynamics, train: Batch, episode: Tensor, held: Tensor) -> None:
     if len(train.obs) == 0 or len(held) == 0:
         raise ValueError(f"{len(train.obs)} training and {len(held)} held-out rows: both need at least one episode")
     if episode.shape != (len(train.obs),):
         raise ValueError(
             f"train_episode has shape {list(episode.shape)}, expected [{len(train.obs)}], one a training row"
         )
-    longest = int(episode.unique(return_counts=True)[1].max())
-    if multistep > longest:
-        raise ValueError(f"multistep is {multistep}, but the longest training episode has {longest} rows: at most that")
     for name, parameter in dynamics.named_parameters():
         if parameter.dim() == 0 or parameter.shape[0] != dynamics.members:
             shape = list(parameter.shape)
