@@ -2,9 +2,8 @@
 
 python examples/make_plant_log.py plant.csv && cat plant.yaml
 
-A tank is heated and fed by two operators. Temperature in degC, level in m; the pump runs in one of two modes, of which
-`eco` feeds half as much. It stands outside: `ambient` is the weather, which nobody at the plant decides and no model is
-to predict. The historian samples every second or so, and stops now and then.
+A tank is heated and fed by two operators; the pump runs in one of two modes, of which `eco` feeds half as much. It
+stands outside: `ambient` is the weather. The historian samples every second or so, and stops now and then.
 """
 
 import argparse
@@ -46,10 +45,9 @@ for episode in range(options.episodes):
         heater = np.clip(5 + gain * (60 - temperature) + noise * rng.normal(), 0, 10)
         valve = np.clip(50 + 100 * gain * (1.2 - level) + 10 * noise * rng.normal(), 0, 100)
         profit = 5 - 0.02 * (temperature - 60) ** 2 - 4 * (level - 1.2) ** 2 - 0.1 * heater
-        stamp = pd.Timestamp("2024-05-01") + pd.Timedelta(seconds=clock)
+        stamp = (pd.Timestamp("2024-05-01") + pd.Timedelta(seconds=clock)).isoformat(timespec="milliseconds")
         ambient = season + 6 * np.sin(gust + clock / 20)
-        cells = (temperature, level, "eco" if eco else "full", 230.0, ambient, heater, valve, profit)
-        rows.append((stamp.isoformat(timespec="milliseconds"), *cells))
+        rows.append((stamp, temperature, level, "eco" if eco else "full", 230.0, ambient, heater, valve, profit))
         step = rng.uniform(0.7, 1.4)  # seconds
         feed = valve / 100 * (0.5 if eco else 1.0)
         level += step * 0.05 * (feed - 0.3 * np.sqrt(level)) + 0.002 * rng.normal()
