@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import final
 
@@ -29,7 +30,7 @@ class Lookahead(nn.Module):
         horizon: h, the most steps of a run.
     """
 
-    low: Tensor  # [P] of the predicted channels, log's range and margin
+    low: Tensor  # [P] of the predicted channels: log's range and margin, and physical bounds where tighter
     high: Tensor  # [P]
     predicted: Tensor  # [P] long
     targets: Tensor  # [C] long: which of (next observation, reward) are counted
@@ -41,8 +42,15 @@ class Lookahead(nn.Module):
         self.filling = Filling(replace(spec, exogenous=given)) if horizon > 1 else None
         predicted = torch.tensor(spec.predicted)
         low, high = (torch.tensor(bound)[predicted] for bound in (spec.obs_low, spec.obs_high))
-        columns = {"low": low - MARGIN * (high - low), "high": high + MARGIN * (high - low), "predicted": predicted}
-        for name, column in {**columns, "targets": torch.tensor(spec.targets)}.items():
+        floor = torch.tensor(spec.limits(spec.bound_low, -math.inf))[predicted]
+        ceiling = torch.tensor(spec.limits(spec.bound_high, math.inf))[predicted]
+        columns = {
+            "low": torch.maximum(low - MARGIN * (high - low), floor),
+            "high": torch.minimum(high + MARGIN * (high - low), ceiling),
+            "predicted": predicted,
+            "targets": torch.tensor(spec.targets),
+        }
+        for name, column in columns.items():
             self.register_buffer(name, column, persistent=False)
 
     def squares(self, dynamics: Dynamics, runs: Runs) -> Tensor:

@@ -61,6 +61,8 @@ def test_followed_states_stay_within_the_logs_widened_range() -> None:
     model = Slope(unit_spec(low=-10.0, high=10.0))
     found = Lookahead(model.spec, 2).squares(model, runs)
     assert found[0, 0, :, 0].tolist() == [20**2 / 16, 24**2 / 16]
+    bounded = Spec.from_dict(model.spec.to_dict() | {"bound_low": [None, None], "bound_high": [11.0, None]})
+    assert Lookahead(bounded, 2).squares(model, runs)[0, 0, :, 0].tolist() == [20**2 / 16, 22**2 / 16]
 
 
 def test_multistep_loss_by_hand_counts_later_steps_and_leaves_padding_out() -> None:
