@@ -1,0 +1,187 @@
+"""How a run on a toy log ends: stopped, killed, beside another, refused; and how it goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from pipeline_toys import DEBUG, PENDULUM, ROOT, spoken, stages
+
+from mbrl import demonstration, environments, files, pipeline
+from mbrl.data import minari
+from mbrl.registry import store
+
+
+def interrupting(fit: Callable[..., Any], when: int) -> Callable[..., Any]:
+    """`fit`, but Ctrl-C is pressed as soon as it logs the metrics of step `when`."""
+
+    def stopped(*args: Any, log: Callable[[dict[str, Any], int], None], **kwargs: Any) -> Any:
+        def press(metrics: dict[str, Any], step: int) -> None:
+            log(metrics, step)
+            if step == when:
+                signal.raise_signal(signal.SIGINT)
+
+        return fit(*args, log=press, **kwargs)
+
+    return stopped
+
+
+def weights(folder: Path, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    state = files.load(folder / name)
+    yield from (state["state_dict"] if "state_dict" in state else state["dynamics"]["state_dict"]).items()
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    pairs = [
+        (a, b)
+        for name in ("policy.ckpt", "simulator.ckpt")
+        for a, b in zip(weights(one, name), weights(other, name), strict=True)
+    ]
+    return all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("fit", "when"), [("fit_dynamics", 1), ("fit_policy", 250)])
+def test_ctrl_c_is_graceful_and_the_run_goes_on_where_it_was(
+    fit: str, when: int, whole: tuple[Path, dict[str, Any], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, fit, interrupting(getattr(pipeline, fit), when))
+        status, answer, told = spoken([*PENDULUM, "--folder", str(tmp_path / "run")])
+    again = f"mbrl run --config {tmp_path / 'run' / 'config.yaml'}"
+    assert status == 130
+    assert again in answer["error"]
+    assert again in told
+    assert "Traceback" not in told
+    left = json.loads((tmp_path / "run" / "run.json").read_text())["run_id"]
+    client = MlflowClient(store.connect())
+    assert client.get_run(left).info.status == "KILLED"
+    status, answer, told = spoken(again.split()[1:])
+    assert (status, answer["run_id"], answer["simulator_version"]) == (0, left, "1")
+    assert "resumed in" in told
+    assert client.get_run(left).info.status == "FINISHED"
+    assert same_weights(tmp_path / "run", whole[0] / "here")
+    assert answer["second_simulator"] == whole[1]["second_simulator"]
+
+
+def started(arguments: list[str], output: Path) -> subprocess.Popen[bytes]:
+    command, env = [sys.executable, "-m", "mbrl", *arguments], {**os.environ, "PYTHONPATH": str(ROOT)}
+    with output.open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+
+
+def test_a_killed_run_goes_on_to_the_same_policy(whole: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = started([*PENDULUM, "--folder", str(folder)], tmp_path / "told")
+    deadline = time.monotonic() + 200
+    while not (folder / "policy.ckpt").exists():
+        assert process.poll() is None, (tmp_path / "told").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert files.load(folder / "policy.ckpt")["updates"] < 300
+    left = json.loads((folder / "run.json").read_text())["run_id"]
+    status, answer, _ = spoken(["run", "--config", str(folder / "config.yaml")])
+    assert (status, answer["run_id"], answer["policy_version"]) == (0, left, "1")
+    assert same_weights(folder, whole[0] / "here")
+
+
+def test_two_runs_can_start_at_once_on_an_empty_home(tmp_path: Path) -> None:
+    outputs = [tmp_path / "one", tmp_path / "two"]
+    processes = [started([*PENDULUM, "--seed", str(k)], output) for k, output in enumerate(outputs)]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.wait(timeout=200) == 0, output.read_text()
+        assert "Warning" not in output.read_text()
+    client = MlflowClient(store.connect())
+    assert sorted(v.version for v in client.search_model_versions("name = 'toy-policy'")) == [1, 2]
+    experiment = client.get_experiment_by_name("mbrl")
+    runs = client.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 16  # two parents with seven stages each
+
+
+def test_a_log_that_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "own"))
+    demonstration.log_pendulum("toy/pendulum-v0", 8, seed=5)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"fingerprint": "0" * 64, "run_id": "x"}))
+    status, answer, _ = spoken([*PENDULUM, "--folder", str(folder)])
+    assert status == 1
+    assert "fingerprint 000000000000, and the log now has" in answer["error"]
+    assert str(folder) in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--env", "CartPole-v1"], "observations [4] and 2 discrete actions, and the log toy/pendulum-v0 has"),
+        (["--env", "Pendulum-v9"], "there is no environment 'Pendulum-v9'"),
+        (["--env", "nowhere:Pendulum-v1"], "nowhere"),
+        (["--data.id", "toy/missing-v0"], "minari download toy/missing-v0"),
+        (["--data.id", "toy/pendulum"], "expected NAMESPACE/NAME-vN"),
+        (["--data.split", "[0.7,0.2,0.2]"], "data.split is [0.7, 0.2, 0.2]"),
+        (["--data.split", "[0.8,0.1,0.1]"], "the second simulator gets 1 of 8 episodes and needs 2"),
+        (["--name", "toy/pendulum"], "name is 'toy/pendulum'"),
+        (["--accelerator", "cuda"], "accelerator is 'cuda'"),
+        (["--simulator.uncertainty", "null"], "simulator.uncertainty is null"),
+        (["--simulator.uncertainty", "dynamics.terminations.never"], "which does not take (prediction)"),
+        (["--simulator.termination", "dynamics.uncertainty.ensemble_std"], "does not take (obs, action, next_obs)"),
+        (["--simulator.quantile", "95"], "simulator.quantile is 95.0"),
+        (["--trial.level", "95"], "trial.level is 95.0"),
+        (["--trial.starts", "1"], "trial.starts is 1, expected at least 2"),
+        (["--rehearsal.horizon", "0"], "rehearsal.horizon is 0, expected at least 1"),
+        (["--rehearsal.real_ratio", "1.5"], "rehearsal.real_ratio is 1.5"),
+        (["--rehearsal.penalty", "-1"], "rehearsal.penalty is -1.0"),
+        (["--imitation.updates", "0"], "imitation.updates is 0"),
+        (["--fit.lr", "0"], "fit.lr is 0.0"),
+        (["--fit.multistep", "0"], "fit.multistep is 0, expected at least 1"),
+        (["--fit.multistep_weight", "0"], "fit.multistep_weight is 0.0, expected a number above 0"),
+        (["--dynamics.init_args.elites", "9"], "elites"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_any_work(
+    arguments: list[str], part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the training began")
+
+    monkeypatch.setattr(pipeline, "fit_dynamics", never)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, answer, _ = spoken([*PENDULUM, *arguments])
+    assert status == 1
+    assert part in answer["error"]
+    assert not list(tmp_path.glob("home/runs/*"))
+
+
+def test_a_strict_run_ends_after_a_serious_audit_and_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the training began")
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "own"))
+    played = environments.record("Pendulum-v1", lambda obs, rng: rng.uniform(-2, 2, 1), 8, seed=0)
+    dead = (episode._replace(observations=episode.observations * np.float32([1, 1, 0])) for episode in played)
+    minari.write("toy/dead-v0", dead, *environments.spaces("Pendulum-v1"))
+    monkeypatch.setattr(pipeline, "fit_dynamics", never)
+    folder = tmp_path / "run"
+    arguments = [*DEBUG, "--data.id", "toy/dead-v0", "--data.strict", "true", "--folder", str(folder)]
+    status, answer, told = spoken(arguments)
+    assert status == 1
+    assert f"serious finding(s), see {folder / 'audit.html'}" in answer["error"]
+    assert "serious: constant sensor: observation 2 is 0 in every row" in told
+    assert (folder / "audit.html").read_text().startswith("<!DOCTYPE html>")
+    run = json.loads((folder / "run.json").read_text())["run_id"]
+    client = MlflowClient(store.connect())
+    (stage,) = stages(client, client.get_run(run)).values()
+    assert (stage.info.run_name, stage.info.status) == ("audit", "FAILED")
+    assert {file.path for file in client.list_artifacts(stage.info.run_id)} == {"audit.html", "audit.json"}
