@@ -229,6 +229,17 @@ def test_a_changed_source_is_noticed_and_the_old_cache_removed() -> None:
     assert cache() != old
 
 
+def test_a_cache_of_another_version_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    minari.write("toy/line-v0", TWO, LINE, PUSH)
+    with monkeypatch.context() as other:
+        other.setattr(minari.cache, "_FIELDS", "0" * 8)
+        minari.load("toy/line-v0")
+        old = cache()
+    minari.load("toy/line-v0")
+    assert old.name.startswith("flat-00000000-")
+    assert cache() != old
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_a_damaged_cache_is_named_and_safe_to_delete(damage: str) -> None:
     minari.write("toy/line-v0", TWO, LINE, PUSH)
