@@ -26,7 +26,7 @@ def about(schema: Schema, first: Rows, constant: Container[str], action: Box | D
     acted = first.columns["action"]
     if isinstance(action, Discrete):
         acted = [f"{acted[0]}={k}" for k in range(action.start, action.start + int(action.n))]
-    units = [[schema.units.get(_column(n), "") for n in names] for names in (channels, acted)]
+    units = [[schema.units.get(_column(schema, n), "") for n in names] for names in (channels, acted)]
     told: dict[str, list[Any]] = {"channels": channels, "units": units[0]}
     told |= {"action_channels": acted, "action_units": units[1]}
     if given := [k for k, name in enumerate(channels) if name in first.given]:
@@ -39,14 +39,14 @@ def about(schema: Schema, first: Rows, constant: Container[str], action: Box | D
     return told
 
 
-def _column(channel: str) -> str:
-    """The column that a channel is of: that of `array[k]` is the array."""
-    return re.sub(r"\[\d+\]$", "", channel)
+def _column(schema: Schema, channel: str) -> str:
+    """The column that a channel is of: that of `array[k]` is the array, unless a column of the file is called so."""
+    return channel if channel in schema.columns() else re.sub(r"\[\d+\]$", "", channel)
 
 
 def _bounds(schema: Schema, first: Rows, channel: int) -> tuple[float, float]:
     """Physical bounds of a channel of the observation: the tighter of those of its column and of its next one."""
-    names = [_column(first.columns[part][channel]) for part in ("obs", "next_obs") if first.columns[part]]
+    names = [_column(schema, first.columns[part][channel]) for part in ("obs", "next_obs") if first.columns[part]]
     ends = [schema.bounds[name] for name in names if name in schema.bounds]
     return max([-math.inf, *(low for low, _ in ends)]), min([math.inf, *(high for _, high in ends)])
 

@@ -158,21 +158,32 @@ def _out_of_bounds(rows: Rows, space: Box | Discrete) -> str | None:
 
 
 def limited(rows: Rows, space: Box) -> tuple[Rows, int]:
-    """The rows with their actions brought to the bounds; in how many of them one moved by more than rounding."""
-    action = rows.action.clip(space.low, space.high)
-    moved = np.abs(action - rows.action) > ROUNDING * np.maximum(1, np.abs(action))  # false of NaN
+    """The rows with their actions brought to the bounds; in how many of them one moved by more than rounding.
+
+    Cells that are not finite stay as they are, for `fault` to find.
+    """
+    finite = np.isfinite(rows.action)
+    known = np.where(finite, rows.action, 0)
+    action = np.where(finite, known.clip(space.low, space.high), rows.action)
+    moved = finite & (np.abs(np.where(finite, action, 0) - known) > ROUNDING * np.maximum(1, np.abs(known)))
     return replace(rows, action=action), int(moved.any(axis=1).sum())
 
 
 def outside(rows: Rows, bounds: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
-    """Rows of the file that leave the physical bounds of a column (all channels of an array), by its name."""
+    """Rows of the file that leave the physical bounds of a column (all channels of an array), by its name.
+
+    What binds a channel of the observation binds it in the next observation as well, and the other way round.
+    """
     found = {}
+    twins = [pair for pair in (("obs", "next_obs"), ("next_obs", "obs"), ("reward",)) if rows.columns[pair[0]]]
     for name, (low, high) in bounds.items():
         wide = [
             getattr(rows, part).reshape(len(rows), -1)[:, k]
-            for part in ("obs", "next_obs", "reward")
-            for k, channel in enumerate(rows.columns[part])
+            for parts in twins
+            for k, channel in enumerate(rows.columns[parts[0]])
             if channel == name or channel.startswith(f"{name}[")
+            for part in parts
+            if rows.columns[part]
         ]
         bad = np.flatnonzero(np.any([(column < low) | (column > high) for column in wide], axis=0))
         if len(bad):

@@ -101,6 +101,9 @@ def import_log(
     if first is None:
         raise ValueError(f"{source.path} holds no row")
     log = _Log(source, plan, spaces(source, plan, first, env), _rule(columns))
+    if env is not None and first.given:
+        told = ", ".join(first.columns["obs"])
+        print(f"import: the observation of {env} has to be {told}, in this order: exogenous last", file=sys.stderr)
     tally = _Tally(period=columns.period)
     episodes = _episodes(log, _shown(chain([first], chunks), source.rows), on_bad_rows, tally)
     note = f"imported from {source.path.name} by mbrl"

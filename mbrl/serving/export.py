@@ -150,7 +150,7 @@ def simulator_from(path: Path) -> Simulator:
         CorruptFileError: the file is truncated or altered.
         ValueError: its dynamics class, uncertainty or termination is not importable here.
     """
-    return stored.load(files.load(path)).eval()
+    return stored.load(files.load(path))
 
 
 def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, name: str) -> None:

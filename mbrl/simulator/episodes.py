@@ -88,6 +88,7 @@ class Episodes:
 
         Raises:
             ValueError: an episode has to begin, and the simulator carries no start states.
+            FloatingPointError: an observation is not finite.
         """
         action = action.to(self.obs.device)
         began = self.over
@@ -96,6 +97,12 @@ class Episodes:
         else:
             step = self.simulator.step(self.obs, action, self._noise, self.memory)
         self.obs, reward, terminated, uncertainty, self.memory = step
+        if not self.obs.isfinite().all():
+            row, channel = (~self.obs.isfinite()).nonzero()[0].tolist()
+            raise FloatingPointError(
+                f"episode {row} came to {float(self.obs[row, channel])} in channel {channel}: the model diverged, or"
+                " simulator.structure gives no finite number there"
+            )
         self.elapsed = (self.elapsed + 1).masked_fill_(began, 0)
         cut, ended = self.elapsed >= self.horizon, self.simulator.ended(self.memory)
         truncated = (cut if ended is None else cut | ended) & ~terminated

@@ -45,7 +45,7 @@ def open_simulator(source: Source) -> Simulator:
     content = files.load(Path(source))
     if "dynamics" not in content:
         raise ValueError(f"{source} holds no simulator but {sorted(content)}: give a simulator.ckpt")
-    return stored.load(content).eval()
+    return stored.load(content)
 
 
 def action_rows(given: Any, spec: Spec, lead: tuple[int, ...]) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mbrl.core import Batch, Prediction
 from mbrl.evaluation import scores
+from mbrl.simulator.foreign import foreign_actions
 from mbrl.simulator.openloop import LEVEL
 from mbrl.simulator.recalibration import Forecast, outcome
 from mbrl.simulator.simulator import CALIBRATION_ROWS, Simulator
@@ -34,20 +35,11 @@ def look(simulator: Simulator, batch: Batch, rng: torch.Generator) -> Seen:
         part = Batch(*chunk)
         prediction = simulator.dynamics.predict(part.obs, part.action)
         forecast = simulator.forecast(prediction)
-        foreign = simulator.dynamics.predict(part.obs, _foreign(simulator, len(part.obs), rng))
+        foreign = simulator.dynamics.predict(part.obs, foreign_actions(simulator.spec, len(part.obs), rng))
         doubts = (_doubt(simulator, p) for p in (prediction, foreign))
         parts.append((*forecast, outcome(part, simulator.targets), *doubts, _chance(simulator, part)))
     mean, std, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
     return Seen(Forecast(mean, std), *rest)
-
-
-def _foreign(simulator: Simulator, count: int, rng: torch.Generator) -> Tensor:
-    spec = simulator.spec
-    draw = torch.rand(count, spec.action_dim, generator=rng)
-    if spec.discrete:
-        return torch.nn.functional.one_hot(draw.argmax(-1), spec.action_dim).float()
-    low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
-    return low + (high - low) * draw
 
 
 def _doubt(simulator: Simulator, prediction: Prediction) -> Tensor:

@@ -10,10 +10,11 @@ from typing import Self, get_args
 import torch
 from torch import Tensor, nn
 
-from mbrl.core import Batch, Dynamics, Memory, Prediction, Spec, Step
+from mbrl.core import Batch, Dynamics, Memory, Prediction, Spec, Step, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.simulator.dealing import Deal, deal, own, own_among_all
 from mbrl.simulator.filling import Filling
+from mbrl.simulator.foreign import foreign_actions
 from mbrl.simulator.recalibration import (
     FLOOR,
     Forecast,
@@ -128,12 +129,13 @@ class Simulator(nn.Module):
         zero instead of amplified rounding.
 
         Raises:
-            ValueError: there are no rows, or a prediction, an uncertainty or a computed channel of some is not finite.
+            ValueError: there are no rows, or a prediction, an uncertainty or a computed channel of some is not finite;
+                the latter also for the same states under any other possible action.
         """
         rows = len(holdout.obs)
         if rows == 0:
             raise ValueError("no held-out transitions to calibrate the simulator on: hold out at least one episode")
-        raw, parts = [], []
+        raw, parts, rng = [], [], generator(0, "calibrate")
         for chunk in zip(*(column.split(CALIBRATION_ROWS) for column in holdout), strict=True):
             batch = Batch(*chunk)
             everyone = self.dynamics.predict(batch.obs, batch.action)
@@ -141,7 +143,8 @@ class Simulator(nn.Module):
             parts.append(residuals(mean, std, outcome(batch, self.targets), self.unit(everyone)))
             if self.uncertainty is not None:
                 raw.append(self.uncertainty(everyone))
-            self.structure_error(batch)
+            for action in (batch.action, foreign_actions(self.spec, len(batch.obs), rng).to(batch.obs.device)):
+                self.structure_error(batch._replace(action=action))
         if raw:
             self.uncertainty_scale.copy_(self._unit(torch.cat(raw)))
         held = Residuals(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -39,7 +39,7 @@ def state(simulator: Simulator) -> dict[str, Any]:
 
 
 def load(content: Mapping[str, Any]) -> Simulator:
-    """The inverse of `state`.
+    """The inverse of `state`, ready to be stepped: a model with dropout does without it, as after its fit.
 
     Raises:
         ValueError: a dotted path leads nowhere, or the spec is of another version.
@@ -66,7 +66,7 @@ def load(content: Mapping[str, Any]) -> Simulator:
     )
     simulator.load_state_dict(content["state_dict"])
     simulator.calibrated = content["calibrated"]
-    return simulator
+    return simulator.eval()
 
 
 def _path(function: Callable[..., Tensor] | None) -> str | None:

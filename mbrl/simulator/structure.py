@@ -78,7 +78,7 @@ def residual(structure: Structure, computed: Tensor, width: int, rows: Batch) ->
     It is given the newest observations, `width` channels, of rows that are windows.
 
     Raises:
-        ValueError: the function gives another shape, or NaN or infinity for a logged transition.
+        ValueError: the function gives another shape, or NaN or infinity.
     """
     obs, action, next_obs = rows.obs[..., :width], rows.action, rows.next_obs[..., :width]
     hidden = next_obs.index_copy(-1, computed, obs.index_select(-1, computed))  # it must not copy the answer
@@ -88,7 +88,7 @@ def residual(structure: Structure, computed: Tensor, width: int, rows: Batch) ->
         row, k = bad.nonzero()[0].tolist()
         raise ValueError(
             f"simulator.structure {_name(structure)} returned {float(found[row, k])} for channel {int(computed[k])} in"
-            f" {int(bad.any(-1).sum())} of {len(found)} logged transitions, the first from obs"
+            f" {int(bad.any(-1).sum())} of {len(found)} transitions, the first from obs"
             f" {obs[row].tolist()} with action {action[row].tolist()}: expected finite numbers"
         )
     return found - next_obs.index_select(-1, computed)

@@ -73,7 +73,7 @@ class HistoryWindow(gym.Wrapper[NDArray[np.float32], Action, NDArray[np.float32]
         history: observations in a window, at least 1.
 
     Raises:
-        ValueError: another kind of space, or history is below 1.
+        ValueError: another kind of space, actions without bounds, or history is below 1.
     """
 
     def __init__(self, env: gym.Env[NDArray[np.float32], Action], history: int) -> None:
@@ -150,6 +150,11 @@ class _Frames:
             raise ValueError(
                 f"the spaces are {observation} and {action}, expected a flat Box of observations and a flat Box of"
                 " actions or a Discrete: wrap it in gymnasium's FlattenObservation first"
+            )
+        if history > 1 and isinstance(action, Box) and not action.is_bounded():
+            raise ValueError(
+                f"the action space is {action}: a window begins with the action next to 0 that is possible, and only"
+                " finite bounds say which that is. Wrap it in gymnasium's RescaleAction with the bounds of the log"
             )
         self.action = action
         lists = (bound.tolist() for bound in bounds)

@@ -170,3 +170,29 @@ def test_the_audit_calls_no_weather_faulty() -> None:
     found = audit(tracked((1, 2)))
     assert not {"saturated sensor", "stuck sensor", "missing end", "shifted actions"} & {f.kind for f in found.findings}
     assert found.to_dict()["exogenous"] == ["sun", "target"]
+
+
+@pytest.mark.parametrize(("bound", "start", "after"), [("x", 0.0, 5.0), ("after", 5.0, 1.0)])
+def test_what_binds_a_channel_binds_its_next_value_as_well(
+    tmp_path: Path, bound: str, start: float, after: float
+) -> None:
+    schema = "observation: x\nnext_observation: after\naction: a\nreward: r\nepisode: e\n"
+    rows = table(x=[start, 1, 2, 0, 1, 2], after=[1, 2, after, 1, 2, 1])
+    message = rf"column '{bound}' leaves its bounds \[0, 2\] in 1 rows, first {2 if start == 0 else 0}"
+    refused(tmp_path, rows, f"{schema}bounds: {{{bound}: [0, 2]}}\n", message)
+
+
+def test_a_column_that_is_called_like_a_channel_keeps_its_unit_and_its_bounds(tmp_path: Path) -> None:
+    rows = table().rename(columns={"x": "q[0]", "y": "q[1]"})
+    schema = "observation: ['q[0]', 'q[1]']\naction: a\nreward: r\nepisode: e\n"
+    data = load(tmp_path, rows, schema + "units: {'q[0]': rad}\nbounds: {'q[1]': [0, 2]}\n")
+    assert (data.units, data.bound_high) == (("rad", ""), (None, 2.0, None))
+
+
+def test_an_environment_has_to_end_with_what_is_exogenous(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = table().drop(columns="mode").assign(v=0.0)
+    rows.to_csv(tmp_path / "log.csv", index=False)
+    schema = "observation: [x, y]\nexogenous: w\naction: a\nreward: r\nepisode: e\n"
+    (tmp_path / "schema.yaml").write_text(schema)
+    import_log(tmp_path / "log.csv", ID, schema=tmp_path / "schema.yaml", env="Pendulum-v1")
+    assert "the observation of Pendulum-v1 has to be x, y, w, in this order: exogenous last" in capsys.readouterr().err

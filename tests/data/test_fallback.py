@@ -56,6 +56,11 @@ def test_a_constant_column_with_a_fallback_that_varies_is_kept(tmp_path: Path) -
     assert minari.load("qube/real-v0").obs[:, 1].tolist() == [5.0, 6.0]
 
 
+def test_an_infinite_command_is_not_one_that_was_limited(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="row 1, column 'applied' is -inf, which is not finite"):
+        imported(tmp_path, log=LOG.replace("-7.0", "-inf"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "part"),
     [

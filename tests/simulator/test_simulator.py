@@ -293,3 +293,8 @@ def test_fewer_rows_than_elites_are_stepped_by_as_many_members() -> None:
     simulator = Simulator(Watched(unit_spec(), 5), unit_spec())
     stepped(simulator, torch.zeros(2, 1))
     assert [len(m) for m in asked] == [2]
+
+
+def test_a_loaded_simulator_is_ready_to_be_stepped() -> None:
+    simulator = Simulator(Known(unit_spec(2), 1).train(), unit_spec(2))
+    assert not stored.load(stored.state(simulator)).dynamics.training

@@ -22,6 +22,7 @@ from mbrl.serving import export
 from mbrl.settings import World
 from mbrl.simulator import stored
 from mbrl.simulator.card import report_card
+from mbrl.simulator.envs import SimulatorEnv
 from mbrl.simulator.replay import Replay
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
@@ -193,9 +194,29 @@ def test_a_function_of_another_shape_is_refused_at_once(structure: Any, message:
 def test_a_function_that_gives_nan_is_refused_with_the_row() -> None:
     rows = torch.tensor([[4.0, 0.0], [-1.0, 0.5], [-9.0, 0.0]])
     held = Batch(rows, torch.zeros(3, 1), rows[:, 0], rows, torch.zeros(3, dtype=torch.bool))
-    message = r"test_structure\.root returned nan for channel 0 in 2 of 3 logged transitions, the first from obs"
+    message = r"test_structure\.root returned nan for channel 0 in 2 of 3 transitions, the first from obs"
     with pytest.raises(ValueError, match=message + r" \[-1\.0, 0\.5\] with action \[0\.0\]: expected finite numbers"):
         moving(structure=root).calibrate(held)
+
+
+def rooted(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    del next_obs
+    return obs[..., :1] + (0.5 - action).sqrt()
+
+
+def test_nan_under_an_action_that_was_not_logged_is_found_as_well() -> None:
+    rows = torch.rand(50, 2, generator=rng())
+    held = Batch(rows, torch.zeros(50, 1), rows[:, 0], rows, torch.zeros(50, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"test_structure\.rooted returned nan for channel 0 in \d+ of 50 transitions"):
+        moving(structure=rooted).calibrate(held)
+
+
+def test_an_environment_never_shows_nan() -> None:
+    world = moving(structure=rooted)
+    env = SimulatorEnv(world, horizon=3)
+    env.reset(seed=0, options={"obs": np.zeros(2, np.float32)})
+    with pytest.raises(FloatingPointError, match="episode 0 came to nan in channel 0"):
+        env.step(np.ones(1, np.float32))
 
 
 def test_channels_of_two_origins_or_none_are_refused() -> None:

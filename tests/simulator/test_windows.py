@@ -10,7 +10,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import TransformAction
 from torch import Tensor, nn
 
 from dynamics import DeterministicEnsemble
@@ -276,6 +278,12 @@ def test_what_cannot_be_a_window_is_refused() -> None:
         HistoryWindow(gym.make("CartPole-v1"), 0)
     with pytest.raises(ValueError, match="expected a flat Box of observations"):
         HistoryWindow(gym.make("FrozenLake-v1"), 2)
+    endless = TransformAction(gym.make("Pendulum-v1"), np.tanh, Box(-np.inf, np.inf, (1,), np.float32))
+    assert HistoryWindow(endless, 1).observation_space.shape == (3,)
+    with pytest.raises(
+        ValueError, match=r"only finite bounds say which that is\. Wrap it in gymnasium's RescaleAction"
+    ):
+        HistoryWindow(endless, 2)
     modes = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
     envs = gym.make_vec("Pendulum-v1", 2, vectorization_mode="sync", vector_kwargs=modes)
     with pytest.raises(ValueError, match=r"autoreset of .* expected NEXT_STEP"):
