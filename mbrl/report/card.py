@@ -43,7 +43,7 @@ def _pictures(card: Card) -> dict[str, str]:
         folder = Path(name)
         cardplots.plot_intervals(folder / "intervals.png", numbers)
         cardplots.plot_horizon(folder / "horizon.png", numbers)
-        starts = cardplots.notable(card.followed, numbers["spread"], card.episode)
+        starts = cardplots.notable(card.followed, numbers["open_loop"]["spread"], card.episode)
         cardplots.plot_followed(folder / "followed.png", numbers, card.followed, starts)
         cardplots.plot_doubt(folder / "doubt.png", numbers)
         return {

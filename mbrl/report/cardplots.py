@@ -62,10 +62,10 @@ def plot_horizon(path: Path, numbers: Mapping[str, Any]) -> None:
     steps = np.arange(1, len(share) + 1)
     figure = style.new_figure(13.0, 4.6, "How far ahead can it be followed?")
     left, right = figure.subplots(1, 2)
-    shown = _first(numbers["channels"], trusted["weakest"])
+    shown = _first(loop["channels"], trusted["weakest"])
     for i, channel in enumerate(shown):
         dashes, colour = style.CURVES[i % len(style.CURVES)]
-        name = numbers["channels"][channel]
+        name = loop["channels"][channel]
         for axes, values in (left, share), (right, covered):
             axes.plot(steps, values[:, channel], ls=dashes, color=colour, lw=1.5, label=textwrap.shorten(name, 26))
     for axes, limit in (left, trusted["most_share"]), (right, trusted["least_coverage"]):
@@ -92,8 +92,8 @@ def plot_followed(path: Path, numbers: Mapping[str, Any], followed: OpenLoop, co
         followed: the trajectories.
         columns: by its title, the index of a start.
     """
-    weakest = numbers["trusted_horizon"]["weakest"]
-    channels = _first(numbers["channels"], weakest)[:6]
+    loop, weakest = numbers["open_loop"], numbers["trusted_horizon"]["weakest"]
+    channels = _first(loop["channels"], weakest)[:6]
     title = "What happened, and what it foresaw from the first point and the logged actions"
     figure = style.new_figure(2.6 + 3.5 * len(columns), 1.9 + 1.25 * len(channels), title)
     grid = figure.subplots(len(channels), len(columns), sharex="col", squeeze=False)
@@ -113,7 +113,7 @@ def plot_followed(path: Path, numbers: Mapping[str, Any], followed: OpenLoop, co
         grid[0, column].set_title(heading, fontsize=style.MEDIUM)
         grid[-1, column].set_xlabel("steps ahead", fontsize=style.MEDIUM)
     for row, channel in enumerate(channels):
-        label = " ".join(filter(None, (numbers["channels"][channel], _bracket(numbers["units"][channel]))))
+        label = " ".join(filter(None, (loop["channels"][channel], _bracket(loop["units"][channel]))))
         grid[row, 0].set_ylabel(textwrap.fill(label, 20), rotation=0, ha="right", va="center", labelpad=9)
     handles = [
         Line2D([], [], color=style.BLACK, lw=1.6, label="logged"),

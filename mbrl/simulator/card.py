@@ -15,7 +15,7 @@ from torch import Tensor
 from mbrl.core import Batch, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.simulator.onestep import look, one_step, reward_bias, termination_skill, uncertainty_worth
-from mbrl.simulator.openloop import LEVEL, OpenLoop, open_loop, start_rows, trusted_steps
+from mbrl.simulator.openloop import LEVEL, OpenLoop, followed_channels, open_loop, start_rows, trusted_steps
 from mbrl.simulator.recalibration import outcome
 from mbrl.simulator.simulator import Simulator
 from mbrl.simulator.verdict import LEAST_COVERAGE, MOST_SHARE, judge
@@ -72,7 +72,8 @@ def report_card(
     rows = data.rows(episodes)
     batch, rng = data.batch(rows), generator(seed, "card")
     seen = look(simulator, batch, rng)
-    names, units = ([column[k] for k in spec.targets] for column in ((*data.channels, "reward"), (*data.units, "")))
+    called = (*data.channels, "reward"), (*data.units, "")
+    names, units = ([column[k] for k in spec.targets] for column in called)
     followed = _follow(simulator, data, episodes, horizon, rng)
     spread = outcome(batch, simulator.targets).std(0, correction=0)
     numbers: dict[str, Any] = {
@@ -91,12 +92,12 @@ def report_card(
         "computed": _computed(simulator, data, batch),
         "spread": spread.tolist(),
         "one_step": one_step(simulator, seen),
-        "open_loop": _open_loop(followed, spread),
+        "open_loop": _open_loop(simulator, followed, called, batch),
         "uncertainty": uncertainty_worth(simulator, seen),
         "termination": termination_skill(seen.terminated, batch.terminated),
         "reward": reward_bias(seen),
     }
-    numbers["trusted_horizon"] = _trusted(numbers["open_loop"], names, spread)
+    numbers["trusted_horizon"] = _trusted(numbers["open_loop"])
     numbers["verdict"] = judge(numbers)
     return Card(_plain(numbers), followed, data.episode[followed.rows])
 
@@ -110,11 +111,19 @@ def _follow(
     return open_loop(simulator, data, rows, min(horizon, longest), each, rng)
 
 
-def _open_loop(followed: OpenLoop, spread: Tensor) -> dict[str, Any]:
+def _open_loop(
+    simulator: Simulator, followed: OpenLoop, called: Sequence[Sequence[str]], batch: Batch
+) -> dict[str, Any]:
+    channels = followed_channels(simulator)
+    names, units = ([column[k] for k in channels] for column in called)
+    spread = outcome(batch, torch.tensor(channels)).std(0, correction=0)
     count = followed.starts()
     enough = int((count >= min(FEW, int(count[0]))).long().cumprod(0).sum())
     error = followed.error()[:enough]
     return {
+        "channels": names,
+        "units": units,
+        "spread": spread,
         "level": LEVEL,
         "starts": count[:enough],
         "error": error,
@@ -143,15 +152,15 @@ def _share(error: Tensor, spread: Tensor) -> Tensor:
     return torch.where(error == 0, 0.0, error / spread)
 
 
-def _trusted(loop: Mapping[str, Any], names: Sequence[str], spread: Tensor) -> dict[str, Any]:
+def _trusted(loop: Mapping[str, Any]) -> dict[str, Any]:
     """The horizon of each channel that varies, and of the whole: that of its weakest observation channel."""
     steps = trusted_steps(loop["coverage"], loop["share"], LEAST_COVERAGE, MOST_SHARE)
-    steps = torch.where(spread > 0, steps, len(loop["coverage"]))
+    steps = torch.where(loop["spread"] > 0, steps, len(loop["coverage"]))
     weakest = int(steps[:-1].argmin())
     return {
         "steps": steps[weakest],
         "followed": len(loop["coverage"]),
-        "weakest": names[weakest],
+        "weakest": loop["channels"][weakest],
         "channels": steps,
         "least_coverage": LEAST_COVERAGE,
         "most_share": MOST_SHARE,

@@ -15,7 +15,7 @@ LEVEL = 0.9  # of the particles' band
 
 
 class OpenLoop(NamedTuple):
-    """S start rows followed for T steps; C channels are those that a model predicts, and the reward: `Spec.targets`.
+    """S start rows followed for T steps; C channels are those of `followed_channels`.
 
     Where `valid` is false the logged episode had ended, and the other columns hold nothing of use.
     """
@@ -44,6 +44,12 @@ class OpenLoop(NamedTuple):
         return kept.sum(1) / self.starts().clamp_min(1).unsqueeze(-1)
 
 
+def followed_channels(simulator: Simulator) -> list[int]:
+    """Which of (next observation, reward) can go astray: predicted channels, those computed from them, the reward."""
+    *predicted, reward = simulator.spec.targets
+    return [*sorted({*predicted, *simulator.filling.computed.tolist()}), reward]
+
+
 def start_rows(data: TransitionDataset, episodes: Tensor, count: int, ahead: int, rng: torch.Generator) -> Tensor:
     """At most `count` rows of the episodes, at random, that have `ahead` logged rows from themselves on."""
     rows = data.rows(episodes)
@@ -62,7 +68,7 @@ def open_loop(
     that disagreement adds up as an error would (TS-infinity of PETS, Chua et al. 2018, section 5.1). Exogenous channels
     are the logged ones.
     """
-    simulator, targets = simulator.replaying(data), simulator.targets
+    simulator, channels = simulator.replaying(data), torch.tensor(followed_channels(simulator))
     elites, count = len(simulator.dynamics.elites), len(rows)
     last = data.first[data.episode[rows]] + data.lengths[data.episode[rows]] - 1
     obs = data.obs[rows].repeat(particles, 1).expand(elites, -1, -1)
@@ -73,9 +79,9 @@ def open_loop(
         here = torch.minimum(rows + step, last)
         obs, reward, memory = simulator.propagate(obs, data.action[here].repeat(particles, 1), rng, memory)
         cloud = torch.cat([obs, reward.unsqueeze(-1)], -1).view(elites * particles, count, -1)
-        cloud = cloud if targets is None else cloud.index_select(-1, targets)
+        cloud = cloud.index_select(-1, channels)
         low, high = torch.quantile(cloud, ends, dim=0)
-        steps.append((rows + step <= last, outcome(data.batch(here), targets), cloud.mean(0), low, high))
+        steps.append((rows + step <= last, outcome(data.batch(here), channels), cloud.mean(0), low, high))
     return OpenLoop(rows, *(torch.stack(column) for column in zip(*steps, strict=True)))
 
 

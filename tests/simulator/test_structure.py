@@ -167,6 +167,9 @@ def test_the_card_says_what_is_computed_and_how_well() -> None:
         world.calibrate(data.batch(data.rows(sides[0])))
         numbers = report_card(world, data, sides[1], calibrated_on=sides[0], seed=0, about={}, horizon=5).numbers
         assert numbers["channels"] == ["level", "reward"]
+        assert sorted(numbers["open_loop"]["channels"]) == ["above", "level", "reward"]  # a wrong one goes astray
+        if off:
+            assert (numbers["trusted_horizon"]["steps"], numbers["trusted_horizon"]["weakest"]) == (0, "above")
         (row,) = numbers["computed"]
         assert (row["channel"], row["unit"], row["agrees"]) == ("above", "m", not off)
         assert row["mean_absolute_error"] == pytest.approx(off, abs=1e-5)
