@@ -12,11 +12,12 @@ from mbrl import environments
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division
+from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting, simulated_values, start_states
 from mbrl.evaluation.gathering import Provenance, gather
-from mbrl.evaluation.opinions import Opinion, spread_over
-from mbrl.evaluation.panel import FULL, Bench, opinions
+from mbrl.evaluation.opinions import spread_over
+from mbrl.evaluation.panel import FULL, Heard, hear
 from mbrl.evaluation.trajectories import check_fits
 from mbrl.registry import models
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, Evidence, Verdict, decide
@@ -35,7 +36,7 @@ class Findings(NamedTuple):
 
     policies: dict[str, Policy]  # by role
     logged: Estimate  # mean undiscounted return of the log
-    opinions: Mapping[str, Opinion]
+    heard: Heard
     evidence: Evidence
     verdict: Verdict
 
@@ -47,7 +48,7 @@ class Findings(NamedTuple):
     @property
     def simulated(self) -> dict[str, Estimate]:
         """Undiscounted values in the second simulator, by role; none where the rules do not ask for them."""
-        opinion = self.opinions.get(FULL)
+        opinion = self.heard.opinions.get(FULL)
         return {} if opinion is None else {name: answer.estimate for name, answer in opinion.answers.items()}
 
 
@@ -84,7 +85,7 @@ class Assessment:
         reigning = champion if champion != version else None
         policies = {CLONING: seen.cloning, **_comparable(self.name, reigning, data), CANDIDATE: candidate}
         bench = make_bench(data, seen, self.trial, self.rules, self.seed, episodes)
-        heard = opinions(bench, policies, self.rules.kinds)
+        heard = hear(bench, policies, self.rules.kinds)
         marks = {"log": data.fingerprint, "second simulator": seen.data_fingerprint}
         provenance = Provenance(marks, seen.hashes, seen.card, reigning)
         roles = {role: role for role in policies}
@@ -150,7 +151,6 @@ def make_bench(
         episodes=fit,
         held=data.rows(held),
         simulator=seen.simulator.replaying(data),
-        cloning=seen.cloning,
         starts=start_states(data, trial.starts, seed),
         gamma=trial.discount,
         level=rules.level,
@@ -178,7 +178,7 @@ def told(evidence: Evidence) -> list[tuple[str, str]]:
     for kind, view in evidence.views.items():
         discount = "undiscounted" if view.gamma == 1 else f"discount {view.gamma:g}"
         for role, value in view.values.items():
-            gain = f", a gain of {shown(view.gains[role])} over it" if role in view.gains else ""
+            gain = f"; the candidate gains {shown(view.gains[role])}" if role in view.gains else ""
             lines.append((role, f"{shown(value)} by {kind}, {discount}{gain}"))
     return [*lines, *((kind, f"no estimate: {reason}") for kind, reason in evidence.refused.items())]
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mbrl.core import Policy
+from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.grounds import Cost, support, tail, walk
 from mbrl.evaluation.opinions import Opinion
-from mbrl.evaluation.panel import FULL, Bench
+from mbrl.evaluation.panel import FULL, Heard
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, CardFacts, Evidence, View
 from mbrl.registry.rules import Rules
 
@@ -25,7 +26,7 @@ class Provenance(NamedTuple):
 
 def gather(
     bench: Bench,
-    opinions: Mapping[str, Opinion],
+    heard: Heard,
     roles: Mapping[str, str],
     policy: Policy,
     rules: Rules,
@@ -36,15 +37,15 @@ def gather(
 
     Args:
         bench: what the panel worked on.
-        opinions: of the panel, by kind.
-        roles: the name in the opinions of CANDIDATE, CLONING and, where one reigns, CHAMPION.
+        heard: what a panel said.
+        roles: the name in what was heard of CANDIDATE, CLONING and, where one reigns, CHAMPION.
         policy: the candidate.
         rules: their level is that of the bounds.
         provenance: data set, files, card and champion.
         cost: of a transition, where one is to be counted.
     """
-    views, refused = {}, {}
-    for kind, opinion in opinions.items():
+    views, refused = {}, dict(heard.refused)
+    for kind, opinion in heard.opinions.items():
         missing = [opinion.refused[name] for name in roles.values() if name in opinion.refused]
         if missing:
             refused[kind] = missing[0]
@@ -66,7 +67,7 @@ def gather(
         champion=provenance.champion,
         doubt=walked and walked.doubt,
         support=support(policy, bench.data, bench.seed),
-        tail=_tail(bench, opinions, roles[CANDIDATE]),
+        tail=_tail(bench, heard.opinions, roles[CANDIDATE]),
         cost=walked and walked.cost,
     )
 

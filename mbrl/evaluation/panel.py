@@ -1,59 +1,65 @@
-"""A panel of estimators on the policies of one log: what they share, and what each kind says."""
+"""A panel of estimators: what each kind says of the policies of one log, and of the log itself, like for like.
+
+model: whole episodes in the second simulator, undiscounted. model+fqe: as many steps as it is trusted for, and fitted
+Q values from there on. fqe: fitted Q values alone. The others weigh logged episodes (`mbrl.evaluation.importance`,
+`mbrl.evaluation.doubly_robust`). All but the first discount.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mbrl.core import Policy, generator
-from mbrl.data.dataset import TransitionDataset
-from mbrl.evaluation.estimates import Refused
-from mbrl.evaluation.evidence import Starts
+from mbrl.evaluation.bench import Bench
+from mbrl.evaluation.doubly_robust import doubly_robust, magic
+from mbrl.evaluation.estimates import Estimate, Refused
+from mbrl.evaluation.importance import importance_sampling
 from mbrl.evaluation.opinions import Answer, Opinion, spread_over
-from mbrl.evaluation.trajectories import Trajectories
-from mbrl.simulator.rollout import simulated_returns
+from mbrl.evaluation.ratios import Ratios, Weights
+from mbrl.evaluation.trajectories import check_fits
+from mbrl.simulator.rollout import Rolled, rolled
 from mbrl.simulator.simulator import Simulator
 
 FULL = "model"  # the kind whose values are undiscounted returns of whole simulated episodes
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What all estimators of one log share."""
-
-    data: TransitionDataset
-    episodes: Tensor  # [n] long, those that critics and behaviour models are fitted on
-    held: Tensor  # [k] long, rows that the simulator was not fitted on
-    simulator: Simulator | None  # the second one, replaying `data`; None where there is none
-    cloning: Policy  # what goes on as the log does where its episodes are cut
-    starts: Starts
-    gamma: float  # of the kinds that discount
-    level: float  # of each one-sided bound
-    seed: int
-    updates: int  # of the critics
-
-
 class Kind(NamedTuple):
-    """How one kind of estimator answers."""
+    """How one kind of estimator answers: about a policy, and about the log at the same discount and length."""
 
-    discounted: bool  # whether its values are of the bench's discount, or undiscounted
-    endless: bool  # whether they go on where an episode was cut
+    discounted: bool
     answer: Callable[[Bench, Policy], Answer]
+    log: Callable[[Bench], Answer]
 
 
-def opinions(bench: Bench, policies: Mapping[str, Policy], kinds: Sequence[str]) -> dict[str, Opinion]:
-    """What each kind says of each policy, and of the log at the same discount and length.
+class Heard(NamedTuple):
+    """What a panel said."""
+
+    opinions: Mapping[str, Opinion]  # by kind
+    refused: Mapping[str, str]  # kinds that have no opinion on anybody, and why
+
+
+def hear(bench: Bench, policies: Mapping[str, Policy], kinds: Sequence[str]) -> Heard:
+    """What each kind says of each policy, by name.
 
     Raises:
-        ValueError: there is no such kind.
+        ValueError: there is no such kind, or a policy's spec does not fit the log; the message names the field.
     """
     check_kinds(kinds)
-    return {kind: _opinion(bench, policies, KINDS[kind]) for kind in kinds}
+    for policy in policies.values():
+        check_fits(policy.spec, bench.data)
+    opinions, refused = {}, {}
+    for kind in kinds:
+        try:
+            opinions[kind] = _opinion(bench, policies, KINDS[kind])
+        except Refused as reason:  # about the log itself
+            refused[kind] = str(reason)
+    return Heard(opinions, refused)
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
@@ -70,49 +76,136 @@ def check_kinds(kinds: Sequence[str]) -> None:
 
 def _opinion(bench: Bench, policies: Mapping[str, Policy], kind: Kind) -> Opinion:
     answers, refused = {}, {}
+    log = kind.log(bench)
     for name, policy in policies.items():
         try:
             answers[name] = kind.answer(bench, policy)
         except Refused as reason:
             refused[name] = str(reason)
     gamma = bench.gamma if kind.discounted else 1.0
-    every = Trajectories.of(bench.data, torch.arange(bench.data.episodes, device=bench.data.obs.device))
-    returns = every.returns(gamma)
-    log = returns[bench.data.episode[bench.starts.rows]].unsqueeze(0)
-    sample = log.cpu().numpy()
-    whole = spread_over(returns.unsqueeze(0).cpu().numpy(), bench.level)
-    return Opinion(gamma, float(returns.std()), bench.level, Answer(whole, sample), answers, refused)
+    return Opinion(gamma, float(bench.returns(gamma).std()), bench.level, log, answers, refused)
 
 
-def _model(bench: Bench, policy: Policy) -> Answer:
-    """Whole episodes in the second simulator, by elite member: each is a world of its own, from start to end."""
-    simulator = _needed(bench.simulator)
-    rows = []
-    for member in simulator.dynamics.elites:
-        rng = generator(bench.seed, "trial/noise", bench.starts.obs.device)
-        world = _alone(simulator, member)
-        rows.append(simulated_returns(policy, world, bench.starts.obs, bench.starts.limit, rng, bench.starts.rows))
-    return _answer(torch.stack(rows), bench.level)
-
-
-def _needed(simulator: Simulator | None) -> Simulator:
-    if simulator is None:
-        raise Refused("there is no second simulator")
-    return simulator
-
-
-def _alone(simulator: Simulator, member: Tensor) -> Simulator:
-    """The same world, its tensors shared, in which one member takes every step."""
-    world = simulator.plain()
-    dynamics = copy.copy(simulator.dynamics)
-    dynamics._buffers = {**simulator.dynamics._buffers, "elites": member.view(1)}
-    world._modules = {**simulator._modules, "dynamics": dynamics}
-    return world
-
-
-def _answer(values: Tensor, level: float) -> Answer:
-    sample = values.double().cpu().numpy()
+def _sampled(values: Tensor, level: float) -> Answer:
+    """Of [E, S] values by member and start state."""
+    sample = values.double().numpy(force=True)
     return Answer(spread_over(sample, level), sample)
 
 
-KINDS: Mapping[str, Kind] = {FULL: Kind(discounted=False, endless=False, answer=_model)}
+# ---------------------------------------------------------------------- in the second simulator
+
+
+def _worlds(bench: Bench) -> list[Simulator]:
+    """One for each elite member, which then takes every step: its error stays its own from start to end."""
+    if bench.simulator is None:
+        raise Refused("there is no second simulator")
+    worlds = []
+    for member in bench.simulator.dynamics.elites:
+        world, dynamics = bench.simulator.plain(), copy.copy(bench.simulator.dynamics)
+        dynamics._buffers = {**dynamics._buffers, "elites": member.view(1)}
+        world._modules = {**world._modules, "dynamics": dynamics}
+        worlds.append(world)
+    return worlds
+
+
+def _rollouts(bench: Bench, policy: Policy, limit: Tensor, gamma: float) -> list[Rolled]:
+    """By member; all policies meet the same noise."""
+    starts, found = bench.starts, []
+    for world in _worlds(bench):
+        rng = generator(bench.seed, "trial/noise", starts.obs.device)
+        found.append(rolled(policy, world, starts.obs, limit, rng, starts.rows, gamma))
+    return found
+
+
+def _model(bench: Bench, policy: Policy) -> Answer:
+    episodes = _rollouts(bench, policy, bench.starts.limit, 1.0)
+    return _sampled(torch.stack([episode.total for episode in episodes]), bench.level)
+
+
+def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
+    """A row for each critic, which goes on where a member of the model has stopped."""
+    trusted = None if bench.simulator is None else bench.simulator.trusted_horizon
+    if trusted is None:
+        raise Refused("no card says for how many steps the second simulator is trusted")
+    critic = bench.critic(policy)
+    critic.estimate(bench.coverage)  # refuses if the fit diverged
+    begun = _rollouts(bench, policy, torch.full_like(bench.starts.limit, trusted), bench.gamma)
+    onward = [critic.v(part.obs) for part in begun]
+    rows = [begun[k % len(begun)] for k in range(len(onward[0]))]
+    tails = torch.stack([onward[k % len(begun)][k] for k in range(len(rows))])
+    totals, left = torch.stack([row.total for row in rows]), torch.stack([row.onward for row in rows])
+    return _sampled(totals + left * tails, bench.level)
+
+
+# ---------------------------------------------------------------------- from logged rows
+
+
+def _critic(bench: Bench, policy: Policy) -> Answer:
+    critic = bench.critic(policy)
+    critic.estimate(bench.coverage)
+    return _sampled(critic.v(bench.starts.obs), bench.level)
+
+
+def _weights(bench: Bench, policy: Policy) -> Weights:
+    seen = bench.seen()
+    behaviour = bench.behaviour() if seen.propensity is None else None
+    return Weights.of(Ratios.of(policy, seen, behaviour), seen)
+
+
+def _weighed(name: Any, bench: Bench, policy: Policy) -> Answer:
+    weights = _weights(bench, policy)
+    return Answer(importance_sampling(name, weights, bench.seen(), bench.gamma, level=bench.coverage, seed=bench.seed))
+
+
+def _corrected(estimator: Callable[..., Estimate], bench: Bench, policy: Policy) -> Answer:
+    weights, seen = _weights(bench, policy), bench.seen()
+    values = bench.critic(policy).cross_fitted(seen, bench.episodes)
+    v = torch.cat([values.v, values.v.new_zeros(len(values.v), 1)], 1)
+    v[torch.arange(len(v)), seen.lengths] = values.final
+    return Answer(estimator(weights, seen, bench.gamma, values.q, v, level=bench.coverage, seed=bench.seed))
+
+
+# ---------------------------------------------------------------------- the log, like for like
+
+
+def _logged(gamma: float | None, bench: Bench) -> Answer:
+    """Returns of the logged episodes, by the start states that they began from; None for the bench's discount."""
+    returns = bench.returns(bench.gamma if gamma is None else gamma)
+    own = returns[bench.data.episode[bench.starts.rows]].unsqueeze(0)
+    whole = spread_over(returns.unsqueeze(0).numpy(force=True), bench.level)
+    return Answer(whole, own.numpy(force=True))
+
+
+def _continued(bench: Bench) -> Answer:
+    """The same and, where an episode was cut, what the log's own policy would have earned from its last row on."""
+    data, critic = bench.data, bench.critic(None)
+    last = data.first + data.lengths - 1
+    with torch.no_grad():
+        ahead = critic.q(data.obs[last], data.action[last]).mean(0).double()
+    steps = (data.lengths - 1).double()
+    tail = bench.gamma**steps * (ahead - data.reward[last].double())
+    returns = bench.returns(bench.gamma) + tail.where(~data.terminated[last], 0.0)
+    own = returns[data.episode[bench.starts.rows]].unsqueeze(0)
+    return Answer(spread_over(returns.unsqueeze(0).numpy(force=True), bench.level), own.numpy(force=True))
+
+
+def _fitted(bench: Bench) -> Answer:
+    """Fitted Q values of the logged first actions: fitted as those of policies are, so that errors cancel."""
+    critic = bench.critic(None)
+    critic.estimate(bench.coverage)
+    first = bench.starts.rows
+    return _sampled(critic.q(bench.data.obs[first], bench.data.action[first]), bench.level)
+
+
+KINDS: Mapping[str, Kind] = {
+    FULL: Kind(False, _model, partial(_logged, 1.0)),
+    "model+fqe": Kind(True, _model_and_critic, _continued),
+    "fqe": Kind(True, _critic, _fitted),
+    "is": Kind(True, partial(_weighed, "IS"), partial(_logged, None)),
+    "wis": Kind(True, partial(_weighed, "WIS"), partial(_logged, None)),
+    "pdis": Kind(True, partial(_weighed, "PDIS"), partial(_logged, None)),
+    "pdwis": Kind(True, partial(_weighed, "PDWIS"), partial(_logged, None)),
+    "dr": Kind(True, partial(_corrected, partial(doubly_robust, "DR")), _continued),
+    "wdr": Kind(True, partial(_corrected, partial(doubly_robust, "WDR")), _continued),
+    "magic": Kind(True, partial(_corrected, magic), _continued),
+}

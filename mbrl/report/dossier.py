@@ -40,7 +40,7 @@ def draw_returns(
     """Store `returns.png`: logged returns [n], and each policy's value in the second simulator and in truth."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "returns.png"
-        plot_returns(path, logged.cpu().numpy(), _intervals(simulated), _intervals(true) or None, title)
+        plot_returns(path, logged.cpu().numpy(), intervals(simulated), intervals(true) or None, title)
         record.file(path)
 
 
@@ -57,16 +57,17 @@ def stands(opinions: Mapping[str, Opinion], true: Mapping[str, Estimate]) -> lis
     panels = []
     for kind, opinion in opinions.items():
         named = {LOG: opinion.log, **opinion.answers}
-        rows = _intervals({name: answer.estimate for name, answer in named.items()})
+        rows = intervals({name: answer.estimate for name, answer in named.items()})
         discount = "undiscounted" if opinion.gamma == 1 else f"discount {opinion.gamma:g}"
         title = f"{kind}, with {2 * opinion.level - 1:.0%} intervals"
         panels.append(Stand(title, f"return, {discount}", rows, opinion.log.estimate.value, opinion.refused))
     if true:
-        panels.append(Stand("in the true environment", "return, undiscounted", _intervals(true)))
+        panels.append(Stand("in the true environment", "return, undiscounted", intervals(true)))
     return panels
 
 
-def _intervals(values: Mapping[str, Estimate]) -> dict[str, Interval]:
+def intervals(values: Mapping[str, Estimate]) -> dict[str, Interval]:
+    """Estimates as pictures have them."""
     return {name: Interval(e.value, e.low, e.high) for name, e in values.items()}
 
 

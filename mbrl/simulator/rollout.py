@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,7 +74,45 @@ def imagine(
     return Batch(*(torch.stack(column) for column in zip(*steps, strict=True)))
 
 
+class Rolled(NamedTuple):
+    """What rollouts earned, and where each of them stopped."""
+
+    total: Tensor  # [B] discounted return
+    obs: Tensor  # [B, O] the last observation
+    onward: Tensor  # [B] the discount of what would follow; 0 where the world ended
+
+
 @torch.no_grad()
+def rolled(
+    policy: Policy,
+    simulator: Simulator,
+    start: Tensor,
+    limit: Tensor,
+    rng: torch.Generator,
+    rows: Tensor | None = None,
+    gamma: float = 1.0,
+) -> Rolled:
+    """Roll the policy's mode out from `start` [B, O], unpenalised.
+
+    A row earns nothing after it has terminated, nor after `limit` [B] long steps, where its episode is cut; `rows` as
+    in `imagine`. Where exogenous channels are replayed, the end of the replayed episode cuts it as well, at the same
+    step for every policy, so that values stay comparable: what the weather did next is not known.
+    """
+    obs, total, memory = start, start.new_zeros(len(start)), simulator.begin(start, rng, rows)
+    alive, onward, last = limit > 0, torch.ones_like(total), start
+    for step in range(int(limit.max())):
+        next_obs, reward, terminated, _, memory = simulator.step(obs, policy.act(obs, None), rng, memory)
+        total += torch.where(alive, gamma**step * reward, 0.0)
+        last = torch.where(alive.unsqueeze(-1), next_obs, last)
+        onward = torch.where(alive, torch.where(terminated, 0.0, gamma ** (step + 1)), onward)
+        alive &= ~terminated & (step + 1 < limit)
+        ended = simulator.ended(memory)
+        if ended is not None:
+            alive &= ~ended
+        obs = next_obs
+    return Rolled(total, last, onward)
+
+
 def simulated_returns(
     policy: Policy,
     simulator: Simulator,
@@ -82,20 +121,5 @@ def simulated_returns(
     rng: torch.Generator,
     rows: Tensor | None = None,
 ) -> Tensor:
-    """Undiscounted returns [B] of the policy's mode from `start` [B, O], unpenalised.
-
-    A row earns nothing after it has terminated, nor after `limit` [B] long steps, where its episode is cut; `rows` as
-    in `imagine`. Where exogenous channels are replayed, the end of the replayed episode cuts it as well, at the same
-    step for every policy, so that values stay comparable: what the weather did next is not known.
-    """
-    obs, total, memory = start, start.new_zeros(len(start)), simulator.begin(start, rng, rows)
-    alive = torch.ones_like(total, dtype=torch.bool)
-    for step in range(int(limit.max())):
-        obs, reward, terminated, _, memory = simulator.step(obs, policy.act(obs, None), rng, memory)
-        alive &= step < limit
-        total += torch.where(alive, reward, 0.0)
-        alive &= ~terminated
-        ended = simulator.ended(memory)
-        if ended is not None:
-            alive &= ~ended
-    return total
+    """Undiscounted returns [B] of the policy's mode; see `rolled`."""
+    return rolled(policy, simulator, start, limit, rng, rows).total
