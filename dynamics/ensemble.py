@@ -16,7 +16,10 @@ class ProbabilisticEnsemble(Dynamics):
     """E Gaussian networks that predict the normalised change of the observation and the reward.
 
     Chua et al. 2018 (PETS), with the recipe of Yu et al. 2020 (MOPO); unlike theirs, targets are normalised too, and
-    every member has bounds of its own for its log-variance.
+    every member has bounds of its own for its log-variance. The reward has a network of its own: in a common one, the
+    likelihood of a plant with little noise weighs an error of the observation thousands of times an error of the
+    reward, which is then hardly learned (Seitzer et al. 2022, "On the Pitfalls of Heteroscedastic Uncertainty
+    Estimation", say why).
 
     Args:
         spec: the problem; its moments become the normalisation.
@@ -26,7 +29,9 @@ class ProbabilisticEnsemble(Dynamics):
         layers: hidden layers; 0 is a linear model.
         layer_norm: LayerNorm on the hidden layers, with a scale and a shift of each member's own.
         weight_decays: one a layer, the last included; L2, by the optimiser. By default the published 2.5e-5 and 5e-5
-            for the first two layers, 1e-4 for the last, 7.5e-5 between.
+            for the first two layers, 1e-4 for the last, 7.5e-5 between. The reward's network has none.
+        reward_network: units of each hidden layer of the reward's network; () where the reward is one more output of
+            the other, as in the papers.
         logvar_coef: weight of the width of the log-variance bounds in the loss.
         termination_head: whether to learn when the world ends; by default, if the log has true terminals.
         termination_hidden: units of each of that head's two hidden layers.
@@ -45,6 +50,7 @@ class ProbabilisticEnsemble(Dynamics):
         layers: int = 4,
         layer_norm: bool = False,
         weight_decays: Sequence[float] | None = None,
+        reward_network: Sequence[int] = (128, 128, 128),
         logvar_coef: float = 0.01,
         termination_head: bool | None = None,
         termination_hidden: int = 32,
@@ -63,8 +69,13 @@ class ProbabilisticEnsemble(Dynamics):
         self.logvar_coef = logvar_coef
         channels = len(spec.targets)
         self.normaliser = parts.Normaliser(spec)
-        sizes = [spec.obs_dim + spec.action_dim, *[hidden] * layers, 2 * channels]
-        self.mlp = parts.BatchedMLP(members, sizes, layer_norm=layer_norm)
+        width, outputs = spec.obs_dim + spec.action_dim, channels - 1 if reward_network else channels
+        self.mlp = parts.BatchedMLP(members, [width, *[hidden] * layers, 2 * outputs], layer_norm=layer_norm)
+        self.reward_mlp = (
+            parts.BatchedMLP(members, [width, *reward_network, 2], gain=1.0, layer_norm=layer_norm)
+            if reward_network
+            else None
+        )
         self.max_logvar = nn.Parameter(torch.full((members, 1, channels), 0.5))
         self.min_logvar = nn.Parameter(torch.full((members, 1, channels), -10.0))
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden)
@@ -72,6 +83,10 @@ class ProbabilisticEnsemble(Dynamics):
     def _gaussian(self, inputs: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the normalised targets, [E', B, P + 1] each, for inputs [B, I] or [E', B, I]."""
         mean, logvar = self.mlp(inputs, members).chunk(2, -1)
+        if self.reward_mlp is not None:
+            of_reward = self.reward_mlp(inputs, members)
+            mean = torch.cat([mean, of_reward[..., :1]], -1)
+            logvar = torch.cat([logvar, of_reward[..., 1:]], -1)
         low: Tensor = self.min_logvar
         high: Tensor = self.max_logvar
         if members is not None:

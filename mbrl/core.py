@@ -101,7 +101,11 @@ class Described(nn.Module, ABC):
             if kind is inspect.Parameter.VAR_POSITIONAL:
                 raise TypeError(f"{cls.__qualname__}.__init__ takes *{name}, which no YAML can name: give it names")
             init_args |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
-        init_args = {k: copy.deepcopy(v) for k, v in init_args.items() if not isinstance(v, Spec)}
+        init_args = {
+            k: list(v) if isinstance(v, tuple) else copy.deepcopy(v)  # YAML and JSON have no tuples
+            for k, v in init_args.items()
+            if not isinstance(v, Spec)
+        }
         config = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
         object.__setattr__(self, "config", config)  # before nn.Module.__init__, whose __setattr__ needs its tables
         return self

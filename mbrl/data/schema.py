@@ -39,7 +39,7 @@ class Schema:
     """The columns of a log (arrays, in an npz) by their meaning.
 
     A schema file is YAML with these names as keys. `observation` and `action` take one name or a list; an npz
-    array or a Parquet list column may be [N, k] and then stands for k channels.
+    array or a Parquet list column may be [N, k] and then stands for k channels, one of which is called `array[0]`.
 
     Columns of the observation that nothing in the plant decides (weather, demand, set-points) are `exogenous` in place
     of `observation`: policies and models see them, behind the others; no model predicts them, and imagined rollouts

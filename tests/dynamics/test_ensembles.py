@@ -92,7 +92,8 @@ def test_termination_head_is_there_if_the_log_has_terminals_and_it_is_not_refuse
 
 
 def linear(spec: Spec, **arguments: float) -> ProbabilisticEnsemble:
-    model = ProbabilisticEnsemble(spec, members=1, elites=1, layers=0, weight_decays=[0.5], **arguments)
+    arguments |= {"members": 1, "elites": 1, "layers": 0, "weight_decays": [0.5], "reward_network": []}
+    model = ProbabilisticEnsemble(spec, **arguments)
     with torch.no_grad():
         model.mlp.weights[0].copy_(torch.tensor([[[1.0, 0.0, -9.0, 0.0], [0.0, 2.0, 0.0, 0.0]]]))
         model.mlp.biases[0].copy_(torch.tensor([[[0.0, 0.0, 9.0, 0.0]]]))
@@ -121,6 +122,46 @@ def test_loss_by_hand() -> None:
     # log-variances 0; delta 3 is predicted as 1, reward 4 as 2: nll (4 + 4) / 2; bounds 2 * 60
     loss = linear(unit_spec(), logvar_coef=0.001).loss(batch)
     assert loss.item() == pytest.approx(4 + 0.001 * 120, rel=1e-4)
+
+
+def test_the_reward_is_the_output_of_its_own_network() -> None:
+    model = ProbabilisticEnsemble(unit_spec(), members=1, elites=1, hidden=2, layers=1, reward_network=[2])
+    assert [list(weight.shape) for weight in model.mlp.weights] == [[1, 2, 2], [1, 2, 2]]
+    with torch.no_grad():
+        model.reward_mlp.weights[0].copy_(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]))  # silu(obs)
+        model.reward_mlp.weights[1].copy_(torch.tensor([[[3.0, 0.0], [0.0, 0.0]]]))  # reward 3 silu(obs)
+    found = model.predict(torch.tensor([[2.0]]), torch.tensor([[0.25]]))
+    assert found.reward.item() == pytest.approx(3 * 2 / (1 + math.exp(-2)))
+    batch = Batch(
+        torch.ones(1, 4, 1), torch.ones(1, 4, 1), torch.ones(1, 4), torch.ones(1, 4, 1), torch.zeros(1, 4).bool()
+    )
+    gradients = []
+    for reward in (1.0, 50.0):
+        loss = model.loss(batch._replace(reward=torch.full((1, 4), reward))).sum()
+        gradients.append(torch.autograd.grad(loss, list(model.mlp.parameters())))
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_plant_without_noise_does_not_keep_a_sharp_reward_from_being_learned() -> None:
+    rng = torch.Generator().manual_seed(0)
+    obs, action = (2 * torch.rand(4000, 1, generator=rng) - 1 for _ in range(2))
+    reward = -(obs - 0.5 * action).abs().add(0.05).log().squeeze(-1)
+    reward = (reward - reward.mean()) / reward.std()
+    whole = Batch(obs, action, reward, obs + action, torch.zeros(4000, dtype=torch.bool))
+    error = {}
+    for network in ((), (32, 32)):
+        torch.manual_seed(0)
+        model = ProbabilisticEnsemble(unit_spec(), members=1, elites=1, hidden=32, layers=2, reward_network=network)
+        optimizer = torch.optim.Adam(model.parameter_groups(), 3e-3)
+        for _ in range(600):
+            rows = torch.randint(4000, (128,), generator=rng)
+            optimizer.zero_grad()
+            model.loss(Batch(*(column[rows].unsqueeze(0) for column in whole))).sum().backward()
+            optimizer.step()
+        error[network] = float((model.predict(obs, action).reward.detach() - reward).square().mean())
+    assert error[32, 32] < 0.15, error
+    assert error[()] > 3 * error[32, 32]
 
 
 @pytest.mark.parametrize("model", MODELS)

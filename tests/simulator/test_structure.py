@@ -263,7 +263,7 @@ def test_the_settings_ask_for_both_or_neither() -> None:
 
 def test_a_model_of_the_rest_is_fitted_with_fewer_outputs() -> None:
     model = ProbabilisticEnsemble(without(above_weather().spec(torch.arange(3)), (2,)), 2, 2, hidden=4, layers=1)
-    assert model.mlp.weights[-1].shape == (2, 4, 4)  # mean and log-variance of the level and the reward
+    assert model.mlp.weights[-1].shape == (2, 4, 2)  # mean and log-variance of the level
 
 
 def test_with_a_history_it_reads_plain_observations() -> None:

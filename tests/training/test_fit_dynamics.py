@@ -38,7 +38,9 @@ def scripted(script: list[list[float]], **arguments: Any) -> tuple[Scripted, Fit
 def test_linear_gaussian_world_is_recovered() -> None:
     log, held = linear_world(8000, 2), linear_world(1000, 3)
     with seeded(0, "test"):
-        model = ProbabilisticEnsemble(spec_of(log), members=2, elites=2, layers=0, weight_decays=[0.0])
+        model = ProbabilisticEnsemble(
+            spec_of(log), members=2, elites=2, layers=0, weight_decays=[0.0], reward_network=[]
+        )
     fit_dynamics(model, log, torch.arange(8000) // 20, held, seed=0, lr=1e-2, max_epochs=60, patience=60)
     obs, action = torch.eye(2), torch.zeros(2, 1)
     with torch.no_grad():

@@ -152,7 +152,9 @@ HELD, HELD_EPISODE = oscillations(25, 1)
 
 def fitted(multistep: int, **arguments: Any) -> tuple[Dynamics, FitReport]:
     with seeded(0, "test"):
-        model = ProbabilisticEnsemble(spec_of(LOG), members=2, elites=2, layers=0, weight_decays=[0.0])
+        model = ProbabilisticEnsemble(
+            spec_of(LOG), members=2, elites=2, layers=0, weight_decays=[0.0], reward_network=[]
+        )
     settings = {"seed": 0, "batch_size": 200, "lr": 0.01, "max_epochs": 20, "patience": 20} | arguments
     return model, fit_dynamics(model, LOG, EPISODE, HELD, HELD_EPISODE, multistep=multistep, **settings)
 
@@ -216,7 +218,9 @@ def test_no_episode_is_followed_beyond_its_end() -> None:
     made = []
     for horizon in (4, 9):
         with seeded(0, "test"):
-            model = ProbabilisticEnsemble(spec_of(log), members=2, elites=2, layers=0, weight_decays=[0.0])
+            model = ProbabilisticEnsemble(
+                spec_of(log), members=2, elites=2, layers=0, weight_decays=[0.0], reward_network=[]
+            )
         fit_dynamics(model, log, short, log, short, seed=0, batch_size=48, max_epochs=2, multistep=horizon)
         made.append(model)
     assert unlike(*made) == []
