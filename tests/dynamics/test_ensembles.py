@@ -153,15 +153,15 @@ def test_a_plant_without_noise_does_not_keep_a_sharp_reward_from_being_learned()
     for network in ((), (32, 32)):
         torch.manual_seed(0)
         model = ProbabilisticEnsemble(unit_spec(), members=1, elites=1, hidden=32, layers=2, reward_network=network)
-        optimizer = torch.optim.Adam(model.parameter_groups(), 3e-3)
-        for _ in range(600):
+        optimizer = torch.optim.Adam(model.parameter_groups(), 1e-2)
+        for _ in range(1500):
             rows = torch.randint(4000, (128,), generator=rng)
             optimizer.zero_grad()
             model.loss(Batch(*(column[rows].unsqueeze(0) for column in whole))).sum().backward()
             optimizer.step()
         error[network] = float((model.predict(obs, action).reward.detach() - reward).square().mean())
-    assert error[32, 32] < 0.15, error
-    assert error[()] > 3 * error[32, 32]
+    assert error[32, 32] < 0.1
+    assert error[()] > 2 * error[32, 32]
 
 
 @pytest.mark.parametrize("model", MODELS)
