@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynamics import functional, parts
 from mbrl.core import Batch, Dynamics, Prediction, Spec
@@ -16,10 +16,8 @@ class ProbabilisticEnsemble(Dynamics):
     """E Gaussian networks that predict the normalised change of the observation and the reward.
 
     Chua et al. 2018 (PETS), with the recipe of Yu et al. 2020 (MOPO); unlike theirs, targets are normalised too, and
-    every member has bounds of its own for its log-variance. The reward has a network of its own: in a common one, the
-    likelihood of a plant with little noise weighs an error of the observation thousands of times an error of the
-    reward, which is then hardly learned (Seitzer et al. 2022, "On the Pitfalls of Heteroscedastic Uncertainty
-    Estimation", say why).
+    every member has bounds of its own for its log-variance. The reward has a network of its own: see
+    `dynamics.parts.GaussianMLP`.
 
     Args:
         spec: the problem; its moments become the normalisation.
@@ -56,49 +54,20 @@ class ProbabilisticEnsemble(Dynamics):
         termination_hidden: int = 32,
     ) -> None:
         super().__init__(spec, members)
-        if not 1 <= elites <= members:
-            raise ValueError(f"elites is {elites}, expected 1 to members={members}")
-        if layers < 0:
-            raise ValueError(f"layers is {layers}, expected 0 (a linear model) or more")
-        if weight_decays is None:
-            weight_decays = [*[2.5e-5, 5e-5, *[7.5e-5] * layers][:layers], 1e-4]
-        if len(weight_decays) != layers + 1:
-            raise ValueError(f"weight_decays has {len(weight_decays)} values, expected one a layer: {layers + 1}")
+        parts.check_sizes(members, elites, layers)
         self.elites = torch.arange(elites)
-        self.weight_decays = tuple(weight_decays)
+        self.weight_decays = parts.layer_decays(weight_decays, layers)
         self.logvar_coef = logvar_coef
-        channels = len(spec.targets)
         self.normaliser = parts.Normaliser(spec)
-        width, outputs = spec.obs_dim + spec.action_dim, channels - 1 if reward_network else channels
-        self.mlp = parts.BatchedMLP(members, [width, *[hidden] * layers, 2 * outputs], layer_norm=layer_norm)
-        self.reward_mlp = (
-            parts.BatchedMLP(members, [width, *reward_network, 2], gain=1.0, layer_norm=layer_norm)
-            if reward_network
-            else None
-        )
-        self.max_logvar = nn.Parameter(torch.full((members, 1, channels), 0.5))
-        self.min_logvar = nn.Parameter(torch.full((members, 1, channels), -10.0))
+        sizes = [spec.obs_dim + spec.action_dim, *[hidden] * layers]
+        self.gaussian = parts.GaussianMLP(members, sizes, len(spec.targets), layer_norm, reward_network)
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden)
 
-    def _gaussian(self, inputs: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the normalised targets, [E', B, P + 1] each, for inputs [B, I] or [E', B, I]."""
-        mean, logvar = self.mlp(inputs, members).chunk(2, -1)
-        if self.reward_mlp is not None:
-            of_reward = self.reward_mlp(inputs, members)
-            mean = torch.cat([mean, of_reward[..., :1]], -1)
-            logvar = torch.cat([logvar, of_reward[..., 1:]], -1)
-        low: Tensor = self.min_logvar
-        high: Tensor = self.max_logvar
-        if members is not None:
-            low, high = low[members], high[members]
-        return mean, functional.soft_clamp(logvar, low, high)
-
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         """Negative log-likelihood, width of the log-variance bounds, and cross-entropy of the head: [E]."""
+        del hidden
         inputs = self.normaliser.inputs(batch.obs, batch.action)
-        mean, logvar = self._gaussian(inputs)
-        loss = functional.gaussian_nll(mean, logvar, self.normaliser.targets(batch))
-        loss = loss + self.logvar_coef * (self.max_logvar - self.min_logvar).sum((-2, -1))
+        loss = self.gaussian.loss(inputs, self.normaliser.targets(batch), self.logvar_coef)
         if self.head is not None:
             logit = self.head(inputs, self.normaliser.obs(batch.next_obs))
             loss = loss + functional.binary_cross_entropy(logit, batch.terminated)
@@ -106,16 +75,26 @@ class ProbabilisticEnsemble(Dynamics):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Each layer's weights with its decay; see `Dynamics.parameter_groups`."""
-        return parts.decayed(self, list(self.mlp.weights), self.weight_decays)
+        return parts.decayed(self, list(self.gaussian.mlp.weights), self.weight_decays)
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         """Predict one step; see `Dynamics.predict`."""
-        mean, logvar = self._gaussian(self.normaliser.inputs(obs, action), members)
+        del hidden
+        mean, logvar = self.gaussian(self.normaliser.inputs(obs, action), members)
         return self.normaliser.prediction(obs, mean, (0.5 * logvar).exp())
 
-    def termination(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
+    def termination(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        next_obs: Tensor,
+        members: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
         """Probability that the world ends with this transition; see `Dynamics.termination`."""
         if self.head is None:
-            return super().termination(obs, action, next_obs, members)
+            return super().termination(obs, action, next_obs, members, hidden)
         inputs = self.normaliser.inputs(obs, action)
         return self.head(inputs, self.normaliser.obs(next_obs), members).sigmoid()

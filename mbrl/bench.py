@@ -75,6 +75,11 @@ def measure(
     with seeded(seed, "bench"):
         model, agent = dynamics(spec).to(device), learner(spec).to(device)
         plain = yardstick(spec).to(device)
+    if model.memory:
+        name = type(model).__name__
+        raise ValueError(
+            f"dynamics is {name}, which remembers, and the rows of the bench are of no episode: name another"
+        )
     honest, doubting = Simulator(model, spec).to(device), Simulator(model, spec, uncertainty).to(device)
     doubting.calibrate(Batch(*(column[:4096] for column in rows)))
     honest.starts = rows.obs

@@ -95,10 +95,10 @@ def linear(spec: Spec, **arguments: float) -> ProbabilisticEnsemble:
     arguments |= {"members": 1, "elites": 1, "layers": 0, "weight_decays": [0.5], "reward_network": []}
     model = ProbabilisticEnsemble(spec, **arguments)
     with torch.no_grad():
-        model.mlp.weights[0].copy_(torch.tensor([[[1.0, 0.0, -9.0, 0.0], [0.0, 2.0, 0.0, 0.0]]]))
-        model.mlp.biases[0].copy_(torch.tensor([[[0.0, 0.0, 9.0, 0.0]]]))
-        model.min_logvar.fill_(-30.0)
-        model.max_logvar.fill_(30.0)
+        model.gaussian.mlp.weights[0].copy_(torch.tensor([[[1.0, 0.0, -9.0, 0.0], [0.0, 2.0, 0.0, 0.0]]]))
+        model.gaussian.mlp.biases[0].copy_(torch.tensor([[[0.0, 0.0, 9.0, 0.0]]]))
+        model.gaussian.min_logvar.fill_(-30.0)
+        model.gaussian.max_logvar.fill_(30.0)
     return model
 
 
@@ -126,10 +126,10 @@ def test_loss_by_hand() -> None:
 
 def test_the_reward_is_the_output_of_its_own_network() -> None:
     model = ProbabilisticEnsemble(unit_spec(), members=1, elites=1, hidden=2, layers=1, reward_network=[2])
-    assert [list(weight.shape) for weight in model.mlp.weights] == [[1, 2, 2], [1, 2, 2]]
+    assert [list(weight.shape) for weight in model.gaussian.mlp.weights] == [[1, 2, 2], [1, 2, 2]]
     with torch.no_grad():
-        model.reward_mlp.weights[0].copy_(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]))  # silu(obs)
-        model.reward_mlp.weights[1].copy_(torch.tensor([[[3.0, 0.0], [0.0, 0.0]]]))  # reward 3 silu(obs)
+        model.gaussian.reward_mlp.weights[0].copy_(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]))  # silu(obs)
+        model.gaussian.reward_mlp.weights[1].copy_(torch.tensor([[[3.0, 0.0], [0.0, 0.0]]]))  # reward 3 silu(obs)
     found = model.predict(torch.tensor([[2.0]]), torch.tensor([[0.25]]))
     assert found.reward.item() == pytest.approx(3 * 2 / (1 + math.exp(-2)))
     batch = Batch(
@@ -138,7 +138,7 @@ def test_the_reward_is_the_output_of_its_own_network() -> None:
     gradients = []
     for reward in (1.0, 50.0):
         loss = model.loss(batch._replace(reward=torch.full((1, 4), reward))).sum()
-        gradients.append(torch.autograd.grad(loss, list(model.mlp.parameters())))
+        gradients.append(torch.autograd.grad(loss, list(model.gaussian.mlp.parameters())))
     for one, other in zip(*gradients, strict=True):
         assert torch.equal(one, other)
 
@@ -171,13 +171,14 @@ def test_every_parameter_is_in_one_group_and_only_layers_decay(model: Callable[.
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in made.parameters())
     decaying = {id(p): group["weight_decay"] for group in groups for p in group["params"] if group["weight_decay"]}
-    assert set(decaying) == {id(weight) for weight in made.mlp.weights}
+    layers = {id(p) for name, p in made.named_parameters() if ".weights." in name and not name.startswith("head.")}
+    assert set(decaying) == layers
 
 
 def test_each_layer_has_its_own_decay() -> None:
     model = ProbabilisticEnsemble(unit_spec(), hidden=2, layers=1, weight_decays=[0.5, 0.25])
     decay = {id(p): group["weight_decay"] for group in model.parameter_groups() for p in group["params"]}
-    assert [decay[id(weight)] for weight in model.mlp.weights] == [0.5, 0.25]
+    assert [decay[id(weight)] for weight in model.gaussian.mlp.weights] == [0.5, 0.25]
 
 
 def test_deterministic_predictions_have_no_noise_and_learn_by_squared_error() -> None:

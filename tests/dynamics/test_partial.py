@@ -64,7 +64,8 @@ def test_the_others_cost_no_output_and_count_for_nothing(model: Callable[..., Dy
     batch, spec = wide()
     with seeded(0, "test"):
         made = model(spec, **SMALL).eval()
-    assert made.mlp.weights[-1].shape[-1] == (2 * 2 if model is ProbabilisticEnsemble else 3)  # type: ignore[union-attr,index]
+    outputs = (made.gaussian if model is ProbabilisticEnsemble else made).mlp.weights[-1]  # type: ignore[union-attr]
+    assert outputs.shape[-1] == (2 * 2 if model is ProbabilisticEnsemble else 3)
     other = batch._replace(next_obs=batch.next_obs + torch.tensor([0.0, 1e6, 0.0]))
     assert torch.equal(made.normaliser.targets(batch), made.normaliser.targets(other))  # type: ignore[operator,union-attr]
     scores = [Lookahead(spec, 1).score(made, held_runs(rows, torch.arange(400), 1)) for rows in (batch, other)]

@@ -13,7 +13,9 @@ from mbrl.simulator.simulator import Simulator
 
 
 class Pays(Known):
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         count = self.members if members is None else len(members)
         mean = obs.expand(count, *obs.shape[-2:])
         nothing = torch.zeros_like(mean)

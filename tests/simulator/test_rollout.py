@@ -36,10 +36,12 @@ class Adder(Dynamics):
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec, members=2)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         return batch.reward.mean(-1)
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         count = self.members if members is None else len(members)
         mean = (obs + action).expand(count, *obs.shape[-2:])
         zero = torch.zeros_like(mean)

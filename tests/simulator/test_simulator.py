@@ -11,8 +11,7 @@ from dynamics.terminations import hopper
 from dynamics.uncertainty import ensemble_std, max_aleatoric, max_pairwise, mixture_std
 from mbrl import files
 from mbrl.core import Batch, Prediction, Step, generator, seeded
-from mbrl.simulator import dealing, stored
-from mbrl.simulator import simulator as module
+from mbrl.simulator import calibration, dealing, stored
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import no_host_reads
 
@@ -151,7 +150,7 @@ def test_rounding_is_not_amplified_into_doubt() -> None:
 
 
 def test_calibration_reads_all_rows_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CALIBRATION_ROWS", 7)
+    monkeypatch.setattr(calibration, "CALIBRATION_ROWS", 7)
     simulator = Simulator(known(), unit_spec(), reward_of_first)
     simulator.calibrate(held(torch.arange(1, 101)))
     assert simulator.uncertainty_scale.item() == 95.0
@@ -286,7 +285,9 @@ def test_fewer_rows_than_elites_are_stepped_by_as_many_members() -> None:
     asked = []
 
     class Watched(Known):
-        def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+        def predict(
+            self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+        ) -> Prediction:
             asked.append(members)
             return super().predict(obs, action, members)
 

@@ -74,10 +74,12 @@ class Exact(Dynamics):
         self.weight = nn.Parameter(torch.zeros(2, 1))
         self.register_buffer("scale", torch.ones(spec.obs_dim + 1))
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         return self.weight.squeeze(-1) + 0 * batch.reward.sum(-1)
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         k = self.spec.history
         last = obs[..., k : k + self.spec.action_dim]
         pushed = last[..., 2] - last[..., 0] if self.spec.discrete else last[..., 0]
