@@ -73,10 +73,11 @@ def check_dynamics(dynamics: Dynamics | Callable[[Spec], Dynamics], spec: Spec) 
     for name, parameter in model.named_parameters():
         shape = list(parameter.shape)
         assert shape[:1] == [members], f"parameter {name} has shape {shape}, expected [{members}, ...]: members first"
+    with torch.no_grad():
+        _check_states(model.eval(), spec)
     _check_loss(model, spec)
     model.eval()
     with torch.no_grad():
-        _check_states(model, spec)
         _check_predict(model, spec)
         _check_termination(model, spec)
         _check_rebuilt(model, spec)
