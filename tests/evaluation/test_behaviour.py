@@ -19,7 +19,7 @@ from mbrl.evaluation.ratios import Ratios, Weights
 from mbrl.evaluation.trajectories import Trajectories
 
 EPISODES, STEPS = 60, 20
-QUICK = Training(hidden=(32,), components=3, steps=800, batch=128, lr=5e-3)
+QUICK = Training(hidden=(32,), components=3, steps=400, batch=256, lr=5e-3)
 
 
 def observations(seed: int = 0) -> Tensor:
