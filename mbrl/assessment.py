@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mbrl import environments
 from mbrl.core import Policy
@@ -54,7 +54,7 @@ class Assessment:
         values = self.values(policies, data, second)
         verdict = decide(Evidence(logged, values[BASELINE], values[CANDIDATE]))
         rules = [rule._asdict() for rule in verdict.rules]
-        evidence = {"logged": logged._asdict(), "second_simulator": plain(values)}
+        evidence = {"logged": logged.to_dict(), "second_simulator": plain(values)}
         stage.dict({**evidence, "verdict": {**verdict._asdict(), "rules": rules}}, "evidence.json")
         tell("logged", _told(logged))
         for name, value in values.items():
@@ -88,9 +88,9 @@ class Assessment:
         return champion
 
 
-def plain(values: dict[str, Estimate]) -> dict[str, dict[str, float]]:
+def plain(values: dict[str, Estimate]) -> dict[str, dict[str, Any]]:
     """Estimates as JSON has them."""
-    return {name: value._asdict() for name, value in values.items()}
+    return {name: value.to_dict() for name, value in values.items()}
 
 
 def _told(estimate: Estimate) -> str:

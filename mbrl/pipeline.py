@@ -147,7 +147,7 @@ class Pipeline:
                 "episodes": data.episodes,
                 "history": data.history,
             },
-            "logged_return": found.logged._asdict(),
+            "logged_return": found.logged.to_dict(),
             "second_simulator": plain(found.values),
             "own_simulator": plain(own),
             "true_environment": plain(true),

@@ -209,7 +209,7 @@ def evaluate(policy: str, env: str, episodes: int = 20, seed: int = 1000, level:
         f"{policy} in {env}: {estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
         f" (mean and {level:.0%} interval of {episodes} undiscounted returns)"
     )
-    return {"policy": policy, "env": env, **estimate._asdict(), "returns": returns.tolist()}
+    return {"policy": policy, "env": env, **estimate.to_dict(), "returns": returns.tolist()}
 
 
 def bench(
