@@ -135,7 +135,7 @@ def fitted(model: type[Dynamics], **arguments: int) -> tuple[Simulator, float, f
     learn, held, measure = data.split((0.5, 0.25, 0.25), 0)
     spec, rows, other, rest = data.spec(learn), *(data.rows(side) for side in (learn, held, measure))
     with seeded(0, "test"):
-        made = model(spec, members=2, elites=2, hidden=32, layers=1, **arguments)
+        made = model(spec, members=2, elites=2, hidden=32, layers=1, reward_network=[8], **arguments)
     sides = (data.batch(rows), data.episode[rows], data.batch(other), data.episode[other])
     fit_dynamics(made, *sides, seed=0, lr=5e-3, batch_size=256, max_epochs=20, patience=20)
     simulator = Simulator(made, spec, ensemble_std)
