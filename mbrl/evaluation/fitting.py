@@ -18,7 +18,7 @@ from mbrl.evaluation.critics import Critics, Encoding
 
 CHUNK = 8192  # rows read at once, which bounds the memory of a pass over the log
 CENTRE_EVERY, CENTRE_RATE = 100, 0.3  # updates between two looks at the centre, and how far it moves each time
-ROOM = 0.01  # share of the reachable range by which a target may leave it before that counts
+ROOM = 0.01  # by which a target may be out of reach before that counts, in units of the reachable range or value
 MARKS = 10  # how often the value is written down on the way
 
 
@@ -152,7 +152,7 @@ def fit(
     target = copy.deepcopy(critics).requires_grad_(False)
     live: list[Tensor] = list(critics.parameters())
     slow: list[Tensor] = list(target.parameters())
-    room = ROOM * (limits[1] - limits[0]) + 1e-3 * max(map(abs, limits))  # rounding is not divergence
+    room = ROOM * max(limits[1] - limits[0], *map(abs, limits))  # rounding is not divergence
     optimizer = torch.optim.Adam(critics.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     sample = _Sample(rows, folds)
