@@ -76,7 +76,7 @@ class FittedQ:
             Refused: the fit diverged.
             ValueError: it was fitted to the log's own policy.
         """
-        self._check()
+        self.check()
         trust = self._trust(episodes)
         valid, shape = trajectories.valid, trajectories.valid.shape
         owner = torch.arange(len(valid), device=valid.device).unsqueeze(-1).expand(shape)[valid]
@@ -102,10 +102,11 @@ class FittedQ:
             Refused: the fit diverged.
             ValueError: level is not within (0, 1).
         """
-        self._check()
+        self.check()
         return pooled(self.starts, level, self.diagnostics)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise Refused where the fit diverged: its values mean nothing."""
         if self.diagnostics["diverged"]:
             low, high = self.diagnostics["low"], self.diagnostics["high"]
             raise Refused(
@@ -204,7 +205,7 @@ def differences(candidate: FittedQ, baseline: FittedQ, level: float = 0.95) -> E
             told = "" if name == "episodes" else f": {one} and {other}"
             raise ValueError(f"the two fits differ in {name}{told}; fit both alike for a paired difference")
     for fitted in candidate, baseline:
-        fitted._check()
+        fitted.check()
     return pooled(candidate.starts - baseline.starts, level, candidate.diagnostics)
 
 

@@ -81,8 +81,6 @@ def test_a_world_that_pays_1_a_step(end: str, value: float) -> None:
     settings = {**SMALL, "members": 2, "hidden": (8,), "updates": 300, "batch": 16, "lr": 0.02}
     fit = fit_q(data, torch.arange(6), None, gamma=0.9, **settings)
     assert fit.estimate().value == pytest.approx(value, abs=0.1)
-    if end == "cut":  # every value is the same, and the constant is known from the start
-        assert fit.estimate()[:3] == pytest.approx((value, value, value), abs=0.05)
 
 
 def test_what_rewards_allow_by_hand() -> None:
