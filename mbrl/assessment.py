@@ -9,7 +9,8 @@ from mbrl import environments
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.estimates import Estimate, bootstrap
-from mbrl.evaluation.evidence import acting, simulated_values, start_states
+from mbrl.evaluation.evidence import acting
+from mbrl.evaluation.modelbased import simulated_values, start_states
 from mbrl.registry import models
 from mbrl.registry.gates import Evidence, Verdict, decide
 from mbrl.registry.runs import RunLog
@@ -46,7 +47,8 @@ class Assessment:
     def values(self, policies: dict[str, Policy], data: TransitionDataset, simulator: Simulator) -> dict[str, Estimate]:
         """Each policy's value in a simulator, from logged start states."""
         starts = start_states(data, self.trial.starts, self.seed)
-        return simulated_values(policies, simulator.replaying(data), starts, level=self.trial.level, seed=self.seed)
+        world, level = simulator.replaying(data), self.trial.level
+        return simulated_values(policies, world, starts, gamma=1.0, level=level, seed=self.seed)
 
     def weigh(self, policies: dict[str, Policy], data: TransitionDataset, second: Simulator, stage: RunLog) -> Findings:
         """Value the policies in the second simulator, and decide; `evidence.json` has all that was seen."""

@@ -24,7 +24,7 @@ from mbrl.serving.export import OneStep
 from mbrl.simulator.card import report_card
 from mbrl.simulator.envs import SimulatorEnv, SimulatorVectorEnv
 from mbrl.simulator.openloop import open_loop
-from mbrl.simulator.rollout import imagine, simulated_returns
+from mbrl.simulator.rollout import imagine, play
 from mbrl.simulator.simulator import Simulator
 from mbrl.simulator.wrappers import HistoryVectorWindow, HistoryWindow
 from mbrl.training.bootstrap import held_runs
@@ -295,7 +295,7 @@ def test_what_cannot_be_a_window_is_refused() -> None:
 def test_a_policy_is_valued_with_its_window() -> None:
     data = windowed(late(3), 2)
     simulator, policy = exact(data), Brake(data.spec(torch.arange(3)))
-    value = simulated_returns(policy, simulator, data.starts, torch.tensor([9, 9, 9]), generator(0, "test"))
+    value = play(policy, simulator, data.starts, 9, generator(0, "test")).returns(torch.tensor([9, 9, 9]), 1.0).float()
     x, v, total, before = data.starts[:, 0], torch.zeros(3), torch.zeros(3), data.starts[:, 0]
     for _ in range(9):
         a = (-0.5 * (x - before)).clamp(-1, 1)
