@@ -14,8 +14,9 @@ from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.estimates import Estimate, bootstrap
-from mbrl.evaluation.evidence import acting, simulated_values, start_states
+from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.gathering import Provenance, gather
+from mbrl.evaluation.modelbased import simulated_values, start_states
 from mbrl.evaluation.opinions import spread_over
 from mbrl.evaluation.panel import FULL, Heard, hear
 from mbrl.evaluation.trajectories import check_fits
@@ -65,8 +66,8 @@ class Assessment:
     def values(self, policies: dict[str, Policy], data: TransitionDataset, simulator: Simulator) -> dict[str, Estimate]:
         """Each policy's value in a simulator, from logged start states."""
         starts = start_states(data, self.trial.starts, self.seed)
-        world = simulator.replaying(data)
-        return simulated_values(policies, world, starts, level=self.rules.coverage, seed=self.seed)
+        world, level = simulator.replaying(data), self.rules.coverage
+        return simulated_values(policies, world, starts, gamma=1.0, level=level, seed=self.seed)
 
     def weigh(
         self,
@@ -143,13 +144,12 @@ def make_bench(
         seed: of starts, noise and critics.
         episodes: how the log was divided; None for a log that nothing was fitted on, all of which is used.
     """
-    fit = held = torch.arange(data.episodes)
+    fit = torch.arange(data.episodes)
     if episodes is not None:
-        fit, held = torch.cat([episodes.judge, episodes.judge_held]).sort().values, episodes.held
+        fit = torch.cat([episodes.judge, episodes.judge_held]).sort().values
     return Bench(
         data=data,
         episodes=fit,
-        held=data.rows(held),
         simulator=seen.simulator.replaying(data),
         starts=start_states(data, trial.starts, seed),
         gamma=trial.discount,

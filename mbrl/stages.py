@@ -244,6 +244,7 @@ def select(
 
 def bench(
     dynamics: Callable[[Spec], Dynamics],
+    yardstick: Callable[[Spec], Dynamics],
     learner: Callable[[Spec], Learner],
     uncertainty: Uncertainty,
     device: Literal["cpu", "cuda"] = "cpu",
@@ -255,7 +256,8 @@ def bench(
     """Time the inner loops on this machine, at Hopper's sizes.
 
     Args:
-        dynamics: the ensemble that is trained and rolled out.
+        dynamics: the ensemble that is trained (with heads for reward and end) and rolled out.
+        yardstick: an ensemble that is trained only, to compare with other libraries.
         learner: the learner whose updates are counted.
         uncertainty: dotted path of the disagreement in the rollouts that have one.
         device: where to compute.
@@ -277,7 +279,7 @@ def bench(
     about = benchmark.versions(device)
     print(", ".join(f"{k} {v}" for k, v in about.items()), file=sys.stderr)
     rates = benchmark.measure(
-        dynamics, learner, uncertainty, device=device, repeats=repeats, seconds=seconds, seed=seed
+        dynamics, yardstick, learner, uncertainty, device=device, repeats=repeats, seconds=seconds, seed=seed
     )
     for loop, rate in rates.items():
         print(f"{loop:>46}: {rate['median']:>12,.4g}   [{rate['min']:,.4g}, {rate['max']:,.4g}]")

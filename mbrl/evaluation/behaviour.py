@@ -139,7 +139,7 @@ def fit_behaviour(data: TransitionDataset, episodes: Tensor, *, seed: int, train
     best = optimize.minimize_scalar(at, bounds=TEMPERATURE, method="bounded")
     after = at(float(best.x) if best.fun < before else 0.0)
     model.diagnostics = {
-        "behaviour": "categorical" if data.discrete else f"mixture of {training.components} Gaussians",
+        "family": "categorical" if data.discrete else f"mixture of {training.components} Gaussians",
         "rows": len(rows),
         "held_rows": len(held),
         "steps": steps,

@@ -13,7 +13,7 @@ from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.behaviour import Behaviour, fit_behaviour
 from mbrl.evaluation.estimates import Refused
-from mbrl.evaluation.evidence import Starts
+from mbrl.evaluation.modelbased import Starts
 from mbrl.evaluation.fqe import FittedQ, fit_q
 from mbrl.evaluation.trajectories import Trajectories
 from mbrl.simulator.simulator import Simulator
@@ -30,7 +30,6 @@ class Bench:
 
     data: TransitionDataset
     episodes: Tensor  # [n] long, those that critics and behaviour models are fitted on, and that weights are of
-    held: Tensor  # [k] long, rows that the simulator was not fitted on
     simulator: Simulator | None  # the second one, replaying `data`; None where there is none
     starts: Starts
     gamma: float  # of the kinds that discount

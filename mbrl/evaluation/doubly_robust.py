@@ -17,7 +17,7 @@ from torch import Tensor
 from mbrl.evaluation.estimates import RESAMPLES, Estimate, Side
 from mbrl.evaluation.importance import Answer, Interval, Statistic, carried, ratio_of
 from mbrl.evaluation.intervals import resampled
-from mbrl.evaluation.ratios import FLOOR, Weights
+from mbrl.evaluation.ratios import FLOOR, SLACK, Weights
 from mbrl.evaluation.trajectories import Trajectories, discounts
 
 MAGIC_RESAMPLES = 500
@@ -33,6 +33,7 @@ def doubly_robust(
     v: Tensor,
     *,
     floor: float = FLOOR,
+    slack: float = SLACK,
     level: float = 0.95,
     interval: Interval = "BCa",
     side: Side = "both",
@@ -51,7 +52,7 @@ def doubly_robust(
     if kind not in ("DR", "WDR"):
         raise ValueError(f"kind is {kind!r}, expected DR or WDR")
     _check(seen, q, v)
-    about = carried(kind, weights, gamma, floor)
+    about = carried(kind, weights, gamma, floor, slack)
     answer = Answer(kind, about, level, interval, side, seed, resamples)
     if kind == "DR":
         return answer.of_mean(doubly_robust_values(weights, seen, gamma, q, v))
@@ -76,6 +77,7 @@ def magic(
     *,
     switches: int = 10,
     floor: float = FLOOR,
+    slack: float = SLACK,
     level: float = 0.95,
     side: Side = "both",
     seed: int = 0,
@@ -96,6 +98,7 @@ def magic(
         v: as above.
         switches: how many steps j, evenly spaced from 0 to T.
         floor: effective episodes below which it refuses, as WDR does.
+        slack: by how much the mean weight may differ from 1.
         level: coverage of the interval.
         side: both, or a lower bound.
         seed: of the bootstraps.
@@ -105,14 +108,14 @@ def magic(
         `diagnostics` has the steps j (switches), the g_j (partial_values) and x (blend).
 
     Raises:
-        Refused: fewer effective episodes than the floor, as in every estimator with weights.
+        Refused: too few effective episodes or a mean weight too far from 1, as in every estimator with weights.
         ValueError: q or v has another shape, is not finite, or is not 0 where the world has ended; or there are fewer
             than 2 switches.
     """
     if switches < 2:
         raise ValueError(f"switches is {switches}, expected at least 2: the model alone, and WDR")
     _check(seen, q, v)
-    about = carried("MAGIC", weights, gamma, floor)
+    about = carried("MAGIC", weights, gamma, floor, slack)
     steps = np.unique(np.linspace(0, seen.reward.shape[1], switches).round().astype(int))
     partial = _Partial.of(weights, seen, gamma, q, v, steps)
     wdr = _weighted(weights, seen, gamma, q, v)

@@ -53,10 +53,8 @@ def gather(
             views[kind] = view(opinion, roles)
     walked = None
     if bench.simulator is not None:
-        walked = walk(
-            policy, bench.simulator, bench.starts, bench.data, bench.held, cost=cost, level=rules.coverage,
-            seed=bench.seed,
-        )  # fmt: skip
+        world, level = bench.simulator, rules.coverage
+        walked = walk(policy, world, bench.starts, cost=cost, level=level, seed=bench.seed)
     return Evidence(
         level=rules.level,
         views=views,

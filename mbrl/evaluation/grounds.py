@@ -12,11 +12,10 @@ from torch import Tensor
 from mbrl.core import Policy, Prediction, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.estimates import Estimate, bootstrap
-from mbrl.evaluation.evidence import Starts
+from mbrl.evaluation.modelbased import Starts
 from mbrl.simulator.simulator import Simulator
 
 ASKED, KNOWN = 1000, 20_000  # logged rows, at most: those that the policy is asked at, those that it is compared with
-HELD = 8192  # rows, at most, whose disagreement is the unit of doubt
 USUAL = 0.95  # share of logged rows that count as usual
 WORST = 0.1  # share of returns that a tail is the mean of
 
@@ -26,7 +25,7 @@ Cost = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs [B, .
 class Walk(NamedTuple):
     """Rollouts of a policy's mode in a simulator, from logged start states."""
 
-    doubt: float | None  # share of steps on which the members disagree more than on USUAL of the held-out rows
+    doubt: float | None  # share of steps whose uncertainty is above 1, its quantile; None without an uncertainty
     cost: Estimate | None  # of an episode, undiscounted
 
 
@@ -70,45 +69,28 @@ def disagreement(prediction: Prediction) -> Tensor:
 
 @torch.no_grad()
 def walk(
-    policy: Policy,
-    simulator: Simulator,
-    starts: Starts,
-    data: TransitionDataset,
-    held: Tensor,
-    *,
-    cost: Cost | None,
-    level: float,
-    seed: int,
+    policy: Policy, simulator: Simulator, starts: Starts, *, cost: Cost | None, level: float, seed: int
 ) -> Walk:
     """Follow the policy's mode in a simulator, and say where that leads.
 
     Args:
         policy: whose mode is followed.
-        simulator: replays `data`, where channels are exogenous.
+        simulator: replays the log that the starts are of, where channels are exogenous.
         starts: where rollouts begin, and where they are cut.
-        data: the log.
-        held: [n] long, rows that the simulator was not fitted on.
         cost: of a transition, where one is to be counted.
         level: coverage of the interval of the cost, over start states.
-        seed: of the noise and of the choice of rows.
+        seed: of the noise.
     """
-    doubted = simulator.dynamics.members > 1
-    unit = torch.inf
-    if doubted:
-        some = held[torch.randperm(len(held), generator=generator(seed, "doubt"))[:HELD].to(held.device)]
-        unit = float(disagreement(simulator.dynamics.predict(data.obs[some], data.action[some])).quantile(USUAL))
-    plain, rng = simulator.plain(), generator(seed, "walk", starts.obs.device)
+    rng = generator(seed, "walk", starts.obs.device)
     obs, memory = starts.obs, simulator.begin(starts.obs, rng, starts.rows)
     alive, total = torch.ones(len(obs), dtype=torch.bool, device=obs.device), obs.new_zeros(len(obs))
-    doubts = steps = 0
+    doubts, steps = torch.zeros_like(total), torch.zeros_like(total)
     for step in range(int(starts.limit.max())):
         alive &= step < starts.limit
         action = policy.act(obs, None)
-        if doubted:
-            odd = disagreement(simulator.dynamics.predict(obs, action)) > unit
-            doubts += int((odd & alive).sum())
-        steps += int(alive.sum())
-        after = plain.step(obs, action, rng, memory)
+        after = simulator.step(obs, action, rng, memory)
+        steps += alive
+        doubts += alive & (after.uncertainty > 1)
         if cost is not None:
             total += torch.where(alive, cost(obs, action, after.next_obs), 0.0)
         alive &= ~after.terminated
@@ -117,7 +99,7 @@ def walk(
             alive &= ~ended
         obs, memory = after.next_obs, after.memory
     spent = None if cost is None else bootstrap(total.cpu().numpy(), level, seed)
-    return Walk(doubts / steps if doubted else None, spent)
+    return Walk(None if simulator.uncertainty is None else float(doubts.sum() / steps.sum()), spent)
 
 
 def tail(returns: np.ndarray, share: float = WORST) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mbrl.evaluation.estimates import RESAMPLES, Estimate, Refused, Side
 from mbrl.evaluation.intervals import resampled, student_t
-from mbrl.evaluation.ratios import FLOOR, Weights
+from mbrl.evaluation.ratios import FLOOR, SLACK, Weights
 from mbrl.evaluation.trajectories import Trajectories, discounts
 
 Kind = Literal["IS", "WIS", "PDIS", "PDWIS"]
@@ -37,6 +37,7 @@ def importance_sampling(
     gamma: float,
     *,
     floor: float = FLOOR,
+    slack: float = SLACK,
     level: float = 0.95,
     interval: Interval = "BCa",
     side: Side = "both",
@@ -52,6 +53,7 @@ def importance_sampling(
         gamma: discount factor within [0, 1]; 1 is undiscounted.
         floor: effective episodes below which it refuses. Under it the intervals of all four cover far less than they
             say, because the episodes that would carry the value were not logged.
+        slack: by how much the mean weight may differ from 1 before it refuses, for the same reason.
         level: coverage of the interval.
         interval: a bootstrap of the whole estimator over episodes, or (IS and PDIS, which are means over episodes)
             Student's t.
@@ -63,12 +65,12 @@ def importance_sampling(
         effective_n is the effective number of episodes; see `Weights.effective`.
 
     Raises:
-        Refused: fewer effective episodes than the floor, or weights that overflow.
+        Refused: fewer effective episodes than the floor, a mean weight too far from 1, or weights that overflow.
         ValueError: `kind`, `interval` or gamma is none that there is.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
-    about = carried(kind, weights, gamma, floor)
+    about = carried(kind, weights, gamma, floor, slack)
     answer = Answer(kind, about, level, interval, side, seed, resamples)
     if kind in ("IS", "PDIS"):
         return answer.of_mean(per_episode(kind, weights, seen, gamma))
@@ -81,21 +83,23 @@ def importance_sampling(
 def per_episode(kind: Literal["IS", "PDIS"], weights: Weights, seen: Trajectories, gamma: float) -> Tensor:
     """The independent values [n] float64 whose mean the estimator is, for bounds with a guarantee.
 
-    With ratios of at most c = exp(clip[1]) they lie between 0 and the range of returns times c^T, or of rewards times
-    sum_t gamma^t c^t: what `mbrl.evaluation.intervals` needs, and soon too wide to say anything.
+    With ratios of at most c = exp(clip[1]), those of IS lie between the least and the largest possible return times
+    c^T (or 0), and those of PDIS between the least and the largest reward times sum_t gamma^t c^(t + 1) (or 0): the
+    range that `mbrl.evaluation.intervals` asks for, and soon too wide to say anything.
     """
     if kind == "IS":
         return weights.log[:, -1].exp() * seen.returns(gamma)
     return (weights.log.exp() * seen.reward.double()) @ discounts(gamma, seen.reward)
 
 
-def carried(kind: str, weights: Weights, gamma: float, floor: float) -> dict[str, Any]:
+def carried(kind: str, weights: Weights, gamma: float, floor: float, slack: float) -> dict[str, Any]:
     """What the weights say of themselves, with the effective number of episodes.
 
     Raises:
-        Refused: it is below `floor`.
+        Refused: it is below `floor`, or the mean weight differs from 1 by more than `slack`.
     """
-    ess, share = weights.effective(gamma, per_decision=kind not in ("IS", "WIS"))
+    per_decision = kind not in ("IS", "WIS")
+    ess, share = weights.effective(gamma, per_decision)
     episodes, steps = weights.log.shape
     if ess < floor:
         reason = "no logged episode could be the policy's" if ess == 0 else f"one has {share:.0%} of the weight"
@@ -103,8 +107,15 @@ def carried(kind: str, weights: Weights, gamma: float, floor: float) -> dict[str
             f"{kind} of {episodes} episodes of up to {steps} steps rests on {ess:.3g} effective episodes, expected at"
             f" least {floor:g}: {reason}. The policy acts too unlike the log for weights: use FQE or the simulator"
         )
+    apart = weights.imbalance(gamma, per_decision)
+    if apart > slack:
+        raise Refused(
+            f"the mean weight of {kind} is {apart:.3g} away from 1, its expectation, and {slack:g} is the most allowed:"
+            " the episodes that carry the policy's value were not logged, or the propensities or the clip are not right"
+        )
     shape = {"episodes": episodes, "steps": steps}
-    return {"gamma": gamma, **shape, "ess": ess, "largest_share": share, "floor": floor, **weights.about}
+    said = {"ess": ess, "floor": floor, "imbalance": apart, "slack": slack, "largest_share": share}
+    return {"gamma": gamma, **shape, **said, **weights.about}
 
 
 class Answer(NamedTuple):

@@ -20,10 +20,11 @@ from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.doubly_robust import doubly_robust, magic
 from mbrl.evaluation.estimates import Estimate, Refused
 from mbrl.evaluation.importance import importance_sampling
+from mbrl.evaluation.modelbased import rolled
 from mbrl.evaluation.opinions import Answer, Opinion, spread_over
 from mbrl.evaluation.ratios import Ratios, Weights
 from mbrl.evaluation.trajectories import check_fits
-from mbrl.simulator.rollout import Rolled, rolled
+from mbrl.simulator.rollout import Played
 from mbrl.simulator.simulator import Simulator
 
 FULL = "model"  # the kind whose values are undiscounted returns of whole simulated episodes
@@ -108,33 +109,31 @@ def _worlds(bench: Bench) -> list[Simulator]:
     return worlds
 
 
-def _rollouts(bench: Bench, policy: Policy, limit: Tensor, gamma: float) -> list[Rolled]:
+def _rollouts(bench: Bench, policy: Policy, horizon: int | None) -> list[Played]:
     """By member; all policies meet the same noise."""
-    starts, found = bench.starts, []
-    for world in _worlds(bench):
-        rng = generator(bench.seed, "trial/noise", starts.obs.device)
-        found.append(rolled(policy, world, starts.obs, limit, rng, starts.rows, gamma))
-    return found
+    return [rolled(policy, world, bench.starts, bench.seed, horizon) for world in _worlds(bench)]
 
 
 def _model(bench: Bench, policy: Policy) -> Answer:
-    episodes = _rollouts(bench, policy, bench.starts.limit, 1.0)
-    return _sampled(torch.stack([episode.total for episode in episodes]), bench.level)
+    episodes = _rollouts(bench, policy, None)
+    return _sampled(torch.stack([played.returns(bench.starts.limit, 1.0) for played in episodes]), bench.level)
 
 
 def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
-    """A row for each critic, which goes on where a member of the model has stopped."""
-    trusted = None if bench.simulator is None else bench.simulator.trusted_horizon
+    """`mbrl.evaluation.modelbased.truncated_value` with a row for each critic, and a member of the model in each."""
+    critic, trusted = bench.critic(policy), bench.simulator and bench.simulator.trusted_horizon
+    critic.check()
     if trusted is None:
         raise Refused("no card says for how many steps the second simulator is trusted")
-    critic = bench.critic(policy)
-    critic.estimate(bench.coverage)  # refuses if the fit diverged
-    begun = _rollouts(bench, policy, torch.full_like(bench.starts.limit, trusted), bench.gamma)
-    onward = [critic.v(part.obs) for part in begun]
-    rows = [begun[k % len(begun)] for k in range(len(onward[0]))]
-    tails = torch.stack([onward[k % len(begun)][k] for k in range(len(rows))])
-    totals, left = torch.stack([row.total for row in rows]), torch.stack([row.onward for row in rows])
-    return _sampled(totals + left * tails, bench.level)
+    begun = _rollouts(bench, policy, trusted)
+    limit = torch.full_like(bench.starts.limit, trusted)
+    ahead = [torch.where(part.living, critic.v(part.stop), 0.0).double() for part in begun]
+    rows = []
+    for k in range(len(ahead[0])):
+        part = begun[k % len(begun)]
+        onward = bench.gamma ** part.within(limit).sum(0).double()
+        rows.append(part.returns(limit, bench.gamma) + onward * ahead[k % len(begun)][k])
+    return _sampled(torch.stack(rows), bench.level)
 
 
 # ---------------------------------------------------------------------- from logged rows
@@ -142,7 +141,7 @@ def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
 
 def _critic(bench: Bench, policy: Policy) -> Answer:
     critic = bench.critic(policy)
-    critic.estimate(bench.coverage)
+    critic.check()
     return _sampled(critic.v(bench.starts.obs), bench.level)
 
 
@@ -192,7 +191,7 @@ def _continued(bench: Bench) -> Answer:
 def _fitted(bench: Bench) -> Answer:
     """Fitted Q values of the logged first actions: fitted as those of policies are, so that errors cancel."""
     critic = bench.critic(None)
-    critic.estimate(bench.coverage)
+    critic.check()
     first = bench.starts.rows
     return _sampled(critic.q(bench.data.obs[first], bench.data.action[first]), bench.level)
 

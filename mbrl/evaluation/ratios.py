@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -15,6 +16,7 @@ from mbrl.evaluation.trajectories import Trajectories, discounts
 
 CLIP = (-6.0, 2.0)  # of the log ratio of a step, as in google-research's policy_eval
 FLOOR = 10.0  # effective episodes below which nothing is said
+SLACK = 0.3  # by which the mean weight may differ from 1 before nothing is said
 ROWS = 65_536  # a policy is asked about at once
 ON_BOUND = 0.01  # share of the steps on a bound that a density without a mass there can be forgiven
 
@@ -59,20 +61,20 @@ class Ratios(NamedTuple):
         rows = seen.valid
         obs, action = seen.obs[rows], seen.action[rows]
         about: dict[str, Any] = {"stochastic": stochastic}
+        support: Support | None = None
         with torch.no_grad():
             if seen.propensity is not None:
                 logged, about["propensities"] = seen.propensity[rows], "logged"
             elif behaviour is not None:
                 logged, about["propensities"] = _asked(behaviour.log_prob, obs, action), "fitted"
-                about |= behaviour.diagnostics
+                support, about["behaviour_model"] = behaviour.support, behaviour.diagnostics
             else:
                 raise Refused(
                     "importance weights need to know how likely the logged actions were, and the log has no"
                     " propensities: name their column as `propensity` in the schema, or fit a behaviour model"
                 )
-            fitted = behaviour.support if behaviour is not None and seen.propensity is None else None
             if stochastic:
-                target = _density(policy, obs, action, fitted)
+                target = _density(policy, obs, action, support)
             else:
                 mode = _asked(lambda x, _: policy.act(x, None), obs, action)
                 if policy.spec.discrete:
@@ -80,11 +82,17 @@ class Ratios(NamedTuple):
                 else:
                     width = _bandwidth(action - mode, len(seen.obs), bandwidth)
                     about["bandwidth"] = width.tolist()
-                    limits = (action.new_tensor(end) for end in (policy.spec.action_low, policy.spec.action_high))
-                    target = (fitted or Support.plain(*limits)).log_normal(action, mode, width).sum(-1)
+                    target = _kernel(policy, action, mode, width, support)
         log = torch.zeros(rows.shape, dtype=torch.float64, device=rows.device)
         log[rows] = target.double() - logged.double()
         return cls(log, about)
+
+
+def _kernel(policy: Policy, action: Tensor, mode: Tensor, width: Tensor, support: Support | None) -> Tensor:
+    """Log density of a normal around the mode, within the bounds."""
+    if support is None:
+        support = Support.plain(action.new_tensor(policy.spec.action_low), action.new_tensor(policy.spec.action_high))
+    return support.log_normal(action, mode, width).sum(-1)
 
 
 def _asked(function: Any, obs: Tensor, action: Tensor) -> Tensor:
@@ -170,3 +178,15 @@ class Weights(NamedTuple):
         if not per_decision:
             return float(ess[-1]), float(share[-1])
         return float(discount.sum() / (discount / ess).nan_to_num(0.0).sum()), float(discount @ share / discount.sum())
+
+    def imbalance(self, gamma: float, per_decision: bool) -> float:
+        """How far the mean weight is from its expectation: |1 - mean w|, of the same steps as in `effective`.
+
+        Below 1, the episodes that carry the policy's value were not logged: the effective number cannot say so, because
+        it is largest where the heavy episodes are all missing. Clipping and wrong propensities show here as well.
+        """
+        apart = (1 - (self.log.logsumexp(0) - math.log(len(self.log))).exp()).abs()
+        if not per_decision:
+            return float(apart[-1])
+        discount = discounts(gamma, self.log)
+        return float((discount * apart)[discount > 0].sum() / discount.sum())

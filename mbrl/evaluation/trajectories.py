@@ -50,7 +50,9 @@ class Trajectories(NamedTuple):
             return taken.where(valid.view(*valid.shape, *[1] * (taken.dim() - 2)), taken.new_zeros(()))
 
         obs, action, reward = padded(data.obs), padded(data.action), padded(data.reward)
-        return cls(obs, action, reward, padded(data.next_obs), padded(data.terminated), valid)
+        next_obs, terminated = padded(data.next_obs), padded(data.terminated)
+        propensity = None if data.propensity is None else padded(data.propensity)
+        return cls(obs, action, reward, next_obs, terminated, valid, propensity)
 
     @property
     def lengths(self) -> Tensor:

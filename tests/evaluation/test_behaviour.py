@@ -19,7 +19,7 @@ from mbrl.evaluation.ratios import Ratios, Weights
 from mbrl.evaluation.trajectories import Trajectories
 
 EPISODES, STEPS = 60, 20
-QUICK = Training(hidden=(32,), components=3, steps=800, batch=128, lr=5e-3)
+QUICK = Training(hidden=(32,), components=3, steps=400, batch=256, lr=5e-3)
 
 
 def observations(seed: int = 0) -> Tensor:
@@ -166,7 +166,7 @@ def test_a_discrete_policy_takes_its_choice_and_never_another():
     assert (ratios.log[:, ::2] == -torch.inf).all()
     assert torch.allclose(taken, -model.log_prob(data.obs, action)[1::2].double().view(EPISODES, -1), atol=1e-5)
     assert ratios.about["propensities"] == "fitted"
-    assert ratios.about["behaviour"] == "categorical"
+    assert ratios.about["behaviour_model"]["family"] == "categorical"
 
 
 def test_a_density_is_not_compared_with_a_mass_on_a_bound():

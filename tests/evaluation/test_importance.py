@@ -13,7 +13,7 @@ from mbrl.evaluation.ratios import Ratios, Weights
 from mbrl.evaluation.trajectories import Trajectories
 
 GAMMAS = [0.0, 0.7, 1.0]
-QUICK = {"resamples": 50, "floor": 0.0}
+QUICK = {"resamples": 50, "floor": 0.0, "slack": math.inf}
 
 
 def exact(ratios, seen):
@@ -164,14 +164,27 @@ def test_a_long_horizon_is_refused_where_its_intervals_would_not_cover():
     assert refused == 20
 
 
+def test_a_mean_weight_far_from_one_is_refused():
+    """Light episodes alone, without the heavy ones that the policy would make: the effective number is n."""
+    seen, light = unpaid(30, 2), torch.full((30, 2), math.log(0.5), dtype=torch.float64)
+    weights = exact(Ratios(light, {}), seen)
+    assert weights.effective(1.0, per_decision=False)[0] == pytest.approx(30)
+    assert weights.imbalance(1.0, per_decision=False) == pytest.approx(0.75)
+    assert weights.imbalance(1.0, per_decision=True) == pytest.approx((0.5 + 0.75) / 2)
+    assert weights.imbalance(0.0, per_decision=True) == pytest.approx(0.5)
+    for kind, apart in (("IS", "0.75"), ("WIS", "0.75"), ("PDIS", "0.625"), ("PDWIS", "0.625")):
+        with pytest.raises(Refused, match=rf"the mean weight of {kind} is {apart} away from 1"):
+            importance_sampling(kind, weights, seen, 1.0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_intervals_cover_the_truth_where_the_weights_carry_it(kind):
-    trials, hits = 60, 0
-    for trial in range(trials):
+    hits = []
+    for trial in range(60):
         log = sampled(150, seed=100 + trial)
         found = importance_sampling(kind, exact(log.ratios(), log.seen), log.seen, 0.9, level=0.9, resamples=200)
-        hits += found.low <= truth(0.9) <= found.high
-    assert hits / trials >= 0.9 - 3 * math.sqrt(0.09 / trials)
+        hits.append(found.low <= truth(0.9) <= found.high)
+    assert sum(hits) / len(hits) >= 0.9 - 3 * math.sqrt(0.09 / len(hits))
 
 
 @pytest.mark.parametrize("interval", ["Student t", "percentile"])
