@@ -11,7 +11,7 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-BANDWIDTHS = (0.5, 1.0, 2.0)  # of the random features, in units of the median distance
+BANDWIDTHS = (1.0, 2.0, 4.0)  # of the random features, in units of the median distance
 PAIRS = 2000  # of rows, whose median distance is taken
 
 

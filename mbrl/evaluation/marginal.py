@@ -26,7 +26,7 @@ from mbrl.evaluation.fitting import CHUNK, Rows, acted
 from mbrl.evaluation.linear import FourierFeatures
 from mbrl.evaluation.trajectories import check_fits
 
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2)  # of which the best on held-out episodes is taken
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)  # of which the best on held-out episodes is taken
 NEGATIVE = 0.3  # share of the weights' mass, above which the answer is refused
 GROUPS = 20  # of episodes: what is left out in turn
 
@@ -123,7 +123,7 @@ def marginal_value(
     """Discounted value of the policy's mode by marginalised importance sampling, from the log's start states.
 
     The interval is that of a delete-a-group jackknife over groups of episodes, with a Student-t of G - 1 degrees of
-    freedom (Kott 2001); a bias of the function class is not in it. `effective_n` is Kish's effective number of rows,
+    freedom (Kott 2001); the bias of features and ridge is not in it, and on short logs it covers less than it says. `effective_n` is Kish's effective number of rows,
     (sum w)^2 / sum w^2.
 
     Args:

@@ -205,6 +205,14 @@ def test_the_pooled_interval_covers_as_often_as_it_says() -> None:
     assert 0.45 < sum(narrow) / sum(wide) < 0.55  # as n^-1/2
 
 
+def test_intervals_of_short_logs_hold_the_value_of_the_population() -> None:
+    corners = lqr_value(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), GAIN, 0.8)
+    truth = float(corners[0] + corners[1] - corners[2])  # the mean over standard normal starts
+    fits = [fitted(GAIN, lqr_log(100, 15, seed=seed), hidden=(16, 16), updates=400) for seed in range(5)]
+    hits = [fit.estimate(0.9).low <= truth <= fit.estimate(0.9).high for fit in fits]
+    assert sum(hits) >= 4
+
+
 def test_a_fit_that_diverged_is_refused(better: FittedQ, logged: FittedQ) -> None:
     bad = dataclasses.replace(better, diagnostics={**better.diagnostics, "diverged": True})
     for ask in (bad.estimate, lambda: differences(bad, logged), lambda: differences(logged, bad)):
