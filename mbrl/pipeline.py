@@ -25,6 +25,7 @@ from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division, divide, halves
 from mbrl.data.history import windowed
+from mbrl.evaluation.grounds import disagreement
 from mbrl.inspection import EXPERIMENT
 from mbrl.registry import models, witnesses
 from mbrl.registry.gates import CANDIDATE
@@ -269,6 +270,8 @@ class Pipeline:
             kept = kept[: max(1, int((data.lengths[kept].cumsum(0) <= REPLAYED).sum()))]
             replay = Replay.of(data, kept)
         world = vars(self.world) | {"computed": self._computed(data)}
+        if stage == "judge" and self.world.uncertainty is None:  # the gate asks how doubtful the rollouts are
+            world["uncertainty"] = disagreement
         simulator = Simulator(model.cpu(), model.spec, **world, starts=data.starts[kept], replay=replay)
         measured = data.rows(calibrate)
         simulator.calibrate(data.batch(measured), data.episode[measured])

@@ -13,8 +13,8 @@ from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.behaviour import Behaviour, fit_behaviour
 from mbrl.evaluation.estimates import Refused
-from mbrl.evaluation.modelbased import Starts
 from mbrl.evaluation.fqe import FittedQ, fit_q
+from mbrl.evaluation.modelbased import Starts
 from mbrl.evaluation.trajectories import Trajectories
 from mbrl.simulator.simulator import Simulator
 

@@ -68,9 +68,7 @@ def disagreement(prediction: Prediction) -> Tensor:
 
 
 @torch.no_grad()
-def walk(
-    policy: Policy, simulator: Simulator, starts: Starts, *, cost: Cost | None, level: float, seed: int
-) -> Walk:
+def walk(policy: Policy, simulator: Simulator, starts: Starts, *, cost: Cost | None, level: float, seed: int) -> Walk:
     """Follow the policy's mode in a simulator, and say where that leads.
 
     Args:

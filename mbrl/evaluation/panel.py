@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mbrl.core import Policy, generator
+from mbrl.core import Policy
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.doubly_robust import doubly_robust, magic
 from mbrl.evaluation.estimates import Estimate, Refused
 from mbrl.evaluation.importance import importance_sampling
+from mbrl.evaluation.marginal import marginal_value
 from mbrl.evaluation.modelbased import rolled
 from mbrl.evaluation.opinions import Answer, Opinion, spread_over
 from mbrl.evaluation.ratios import Ratios, Weights
@@ -121,8 +122,9 @@ def _model(bench: Bench, policy: Policy) -> Answer:
 
 def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
     """`mbrl.evaluation.modelbased.truncated_value` with a row for each critic, and a member of the model in each."""
-    critic, trusted = bench.critic(policy), bench.simulator and bench.simulator.trusted_horizon
+    critic = bench.critic(policy)
     critic.check()
+    trusted = None if bench.simulator is None else bench.simulator.trusted_horizon
     if trusted is None:
         raise Refused("no card says for how many steps the second simulator is trusted")
     begun = _rollouts(bench, policy, trusted)
@@ -159,9 +161,12 @@ def _weighed(name: Any, bench: Bench, policy: Policy) -> Answer:
 def _corrected(estimator: Callable[..., Estimate], bench: Bench, policy: Policy) -> Answer:
     weights, seen = _weights(bench, policy), bench.seen()
     values = bench.critic(policy).cross_fitted(seen, bench.episodes)
-    v = torch.cat([values.v, values.v.new_zeros(len(values.v), 1)], 1)
-    v[torch.arange(len(v)), seen.lengths] = values.final
-    return Answer(estimator(weights, seen, bench.gamma, values.q, v, level=bench.coverage, seed=bench.seed))
+    return Answer(estimator(weights, seen, bench.gamma, values.q, values.v, level=bench.coverage, seed=bench.seed))
+
+
+def _marginal(bench: Bench, policy: Policy | None) -> Answer:
+    level, seed = bench.coverage, bench.seed
+    return Answer(marginal_value(bench.data, bench.episodes, policy, gamma=bench.gamma, level=level, seed=seed))
 
 
 # ---------------------------------------------------------------------- the log, like for like
@@ -206,5 +211,6 @@ KINDS: Mapping[str, Kind] = {
     "pdwis": Kind(True, partial(_weighed, "PDWIS"), partial(_logged, None)),
     "dr": Kind(True, partial(_corrected, partial(doubly_robust, "DR")), _continued),
     "wdr": Kind(True, partial(_corrected, partial(doubly_robust, "WDR")), _continued),
+    "dice": Kind(True, _marginal, partial(_marginal, policy=None)),
     "magic": Kind(True, partial(_corrected, magic), _continued),
 }

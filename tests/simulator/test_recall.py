@@ -154,7 +154,9 @@ def test_policies_are_judged_from_the_beginnings_of_episodes() -> None:
     simulator.low.fill_(-99.0)
     simulator.high.fill_(99.0)
     starts = start_states(data, 3, 0)
-    found = simulated_values({"rest": Rest(simulator.spec)}, simulator.replaying(data), starts, gamma=1.0, level=0.9, seed=0)
+    found = simulated_values(
+        {"rest": Rest(simulator.spec)}, simulator.replaying(data), starts, gamma=1.0, level=0.9, seed=0
+    )
     assert found["rest"].value == 1.0 + 0.5 + 1.0  # rewards are the observations 1, 0 + 0.5, 0.5 + 0.5
 
 
