@@ -1,4 +1,4 @@
-"""Worlds whose policies have values in closed form, and logs of them."""
+"""Logs of a linear-quadratic and of a 2-state world, and the values of policies in them in closed form."""
 
 from __future__ import annotations
 

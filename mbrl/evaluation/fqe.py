@@ -29,11 +29,10 @@ DIVERGED = 0.1  # share of late targets out of reach, above which a fit has not 
 
 
 class CrossFitted(NamedTuple):
-    """Values of logged steps by members that never saw their episode; 0 where there is no row, or the world ended."""
+    """Values of logged steps by members that never saw their episode, as `mbrl.evaluation.doubly_robust` takes them."""
 
-    q: Tensor  # [n, T] of the logged action
-    v: Tensor  # [n, T] of the policy's action
-    final: Tensor  # [n] of the policy's action at the last next_obs
+    q: Tensor  # [n, T] of the logged action; 0 beyond the episode's end
+    v: Tensor  # [n, T + 1] of the policy's action; right after the end that of the final observation, 0 if it ended
 
 
 @final
@@ -85,8 +84,9 @@ class FittedQ:
             values.new_zeros(shape).masked_scatter(valid, (values * trust[:, owner]).sum(0))
             for values in (self.q(obs, trajectories.action[valid]), self.v(obs))
         )
-        final = (self.v(trajectories.final_obs) * trust).sum(0)
-        return CrossFitted(q, v, torch.where(trajectories.ended, 0.0, final))
+        final = torch.where(trajectories.ended, 0.0, (self.v(trajectories.final_obs) * trust).sum(0))
+        v = torch.cat([v, torch.zeros_like(v[:, :1])], 1)
+        return CrossFitted(q, v.scatter(1, trajectories.lengths.unsqueeze(-1), final.unsqueeze(-1)))
 
     def _trust(self, episodes: Tensor) -> Tensor:
         """Weights [M, n] of the members in the values of each episode; they sum to 1."""

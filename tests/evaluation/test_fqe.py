@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from value_toys import GAIN, LOGGING_GAIN, Choose, Linear, log, lqr_log, lqr_value
 from scipy import stats
+from value_toys import GAIN, LOGGING_GAIN, Choose, Linear, log, lqr_log, lqr_value
 
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.critics import Encoding
@@ -138,16 +138,16 @@ def test_cross_fitted_values_are_those_of_members_that_never_saw_the_episode(bet
     chosen = torch.tensor([7, 3, 90])
     paths = Trajectories.of(LQR, chosen)
     part = better.cross_fitted(paths, chosen)
-    assert part.q.shape == part.v.shape == (3, 20)
+    assert (part.q.shape, part.v.shape) == ((3, 20), (3, 21))
     for place, episode in enumerate(chosen.tolist()):
         unseen = better.folds.counts[:, episode] == 0
         own = better.folds.member == better.folds.episode[episode]
         assert unseen[own].all()
         row = paths.obs[place], paths.action[place]
         torch.testing.assert_close(part.q[place], better.q(*row)[own].mean(0), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(part.v[place], better.v(row[0])[own].mean(0), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(part.v[place, :-1], better.v(row[0])[own].mean(0), atol=1e-4, rtol=1e-4)
         last = better.v(paths.next_obs[place, -1:])[own].mean()
-        torch.testing.assert_close(part.final[place], last, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(part.v[place, -1], last, atol=1e-4, rtol=1e-4)
 
 
 def test_ended_worlds_and_missing_rows_are_worth_0_and_strangers_are_valued_by_all() -> None:
@@ -158,7 +158,8 @@ def test_ended_worlds_and_missing_rows_are_worth_0_and_strangers_are_valued_by_a
     paths = Trajectories.of(data, torch.tensor([0, 7]))
     short = paths._replace(valid=torch.tensor([[True, True], [True, False]]))
     part = fit.cross_fitted(short, torch.tensor([0, 7]))
-    assert part.q[1, 1] == part.v[1, 1] == part.final[0] == 0
+    assert part.q[1, 1] == part.v[0, 2] == part.v[1, 2] == 0
+    torch.testing.assert_close(part.v[1, 1], fit.v(paths.next_obs[1, :1]).mean())
     torch.testing.assert_close(part.v[1, 0], fit.v(paths.obs[1, :1]).mean())
 
 
@@ -202,6 +203,14 @@ def test_the_pooled_interval_covers_as_often_as_it_says() -> None:
         narrow.append(pooled(more, 0.9, {}).high - pooled(more, 0.9, {}).low)
     assert 0.87 <= sum(hits) / 600 <= 0.95
     assert 0.45 < sum(narrow) / sum(wide) < 0.55  # as n^-1/2
+
+
+def test_intervals_of_short_logs_hold_the_value_of_the_population() -> None:
+    corners = lqr_value(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), GAIN, 0.8)
+    truth = float(corners[0] + corners[1] - corners[2])  # the mean over standard normal starts
+    fits = [fitted(GAIN, lqr_log(100, 15, seed=seed), hidden=(16, 16), updates=400) for seed in range(5)]
+    hits = [fit.estimate(0.9).low <= truth <= fit.estimate(0.9).high for fit in fits]
+    assert sum(hits) >= 4
 
 
 def test_a_fit_that_diverged_is_refused(better: FittedQ, logged: FittedQ) -> None:

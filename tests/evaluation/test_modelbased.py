@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from dynamics_toys import Known, reward_of_first, unit_spec
-from evaluation_toys import GAIN, LOGGING_GAIN, NOISE, PRICE, A, B, Linear, lqr_log, lqr_value
 from torch import Tensor
+from value_toys import GAIN, LOGGING_GAIN, NOISE, PRICE, A, B, Linear, lqr_log, lqr_value
 
 from mbrl.core import Batch, Dynamics, Prediction, Spec
 from mbrl.evaluation.estimates import Refused
@@ -42,7 +42,9 @@ class Exact(Dynamics):
     def loss(self, batch: Batch) -> Tensor:
         return self.weight.squeeze(-1) + 0 * batch.reward.sum(-1)
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         mean = (obs @ A.float().T + action @ B.float().T).expand(1, *obs.shape[-2:])
         reward = (-obs.square().sum(-1) - PRICE * action.square().sum(-1)).expand(1, -1)
         return Prediction(mean, torch.full_like(mean, NOISE), reward, torch.zeros_like(reward), torch.ones(3))
