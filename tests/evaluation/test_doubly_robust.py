@@ -8,7 +8,7 @@ import torch
 from evaluation_toys import HORIZON, LOGGED, TARGET, every_episode, sampled, truth
 from scipy import optimize
 
-from mbrl.evaluation.doubly_robust import doubly_robust, doubly_robust_values, magic, simplex_minimum
+from mbrl.evaluation.doubly_robust import doubly_robust, doubly_robust_values, magic, simplex_minimum, to_the_end
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.importance import importance_sampling
 from mbrl.evaluation.ratios import Ratios, Weights
@@ -120,7 +120,8 @@ def cut_log():
 def test_the_value_after_a_cut_stands_for_what_was_not_logged(kind):
     seen, forever = cut_log(), 1 / (1 - 0.5)
     q = torch.tensor([[forever, forever], [forever, 0.0]])
-    v = torch.tensor([[forever, forever, forever], [forever, forever, 0.0]])
+    v = to_the_end(q, torch.tensor([forever, forever]), seen)
+    assert v.tolist() == [[forever, forever, forever], [forever, forever, 0.0]]
     weights = Weights.of(Ratios(torch.zeros(2, 2, dtype=torch.float64), {}), seen)
     assert doubly_robust(kind, weights, seen, 0.5, q, v, **QUICK).value == pytest.approx(forever)
     empty = torch.zeros_like(q), torch.zeros_like(v)

@@ -169,6 +169,6 @@ def test_the_iqm_over_seeds_covers_the_truth():
     hits = [e.low <= truth <= e.high for e in found]
     assert np.mean(hits) >= 0.9 - 3 * math.sqrt(0.09 / trials)
     wide = np.mean([e.high - e.low for e in found])
-    narrow = over_seeds(rng.standard_normal((320, 4)), 0.9)
+    narrow = over_seeds(rng.standard_normal((320, 4)), 0.9, resamples=300)
     assert wide / (narrow.high - narrow.low) == pytest.approx(4, rel=0.25)
     assert stats.norm.cdf(narrow.low) < 0.5 < stats.norm.cdf(narrow.high)
