@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from mbrl.report.plots import Interval, draw_interval
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 COLOURS = (style.GREY, style.ORANGE, style.PURPLE, style.BLUE)  # of the log, the imitation, the champion, the others
 COLUMNS = 3  # scatter plots side by side
+REASON = 100  # letters of the reason why there is no estimate; the table and the JSON have all of it
 
 
 class Stand(NamedTuple):
@@ -96,8 +98,12 @@ def _draw_stand(axes: Axes, stand: Stand, parties: Sequence[str]) -> None:
         if name in stand.rows:
             draw_interval(axes, position, stand.rows[name], COLOURS[place], MARKERS[place])
         else:
-            axes.annotate("no estimate: " + stand.missing[name], (0.01, position), va="center", fontsize=style.SMALL,
-                          xycoords=axes.get_yaxis_transform(), color=style.RED)  # fmt: skip
+            told = textwrap.shorten(
+                f"no estimate: {stand.missing[name]}", REASON, placeholder="\N{HORIZONTAL ELLIPSIS}"
+            )
+            note = axes.annotate(told, (0.01, position), va="center", fontsize=style.SMALL, color=style.RED,
+                                 xycoords=axes.get_yaxis_transform())  # fmt: skip
+            note.set_in_layout(False)  # however long the reason is
     axes.set_title(stand.title, fontsize=style.MEDIUM, loc="left")
     axes.set_yticks(range(len(names)), names, fontsize=style.MEDIUM)
     axes.set_ylim(len(names) - 0.5, -0.5)
