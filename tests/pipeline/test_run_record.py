@@ -44,9 +44,9 @@ def test_a_run_answers_with_everything_that_it_found(whole: tuple[Path, dict[str
         "baseline",
         "policy",
         "judge",
-        "logged",
         "behaviour",
         "candidate",
+        "verdict",
     ]
     told_once = list(dict.fromkeys(line for line in lines if line in wanted))
     assert told_once == wanted
@@ -202,12 +202,13 @@ def test_evaluate_measures_a_registered_policy(
     whole: tuple[Path, dict[str, Any], str], record: tuple[MlflowClient, Run]
 ) -> None:
     command = ["evaluate", "--policy", "models:/toy-policy/1", "--env", "Pendulum-v1", "--episodes", "2"]
-    status, answer, told = spoken(command)
+    status, answer, told = spoken([*command, "--level", "0.8"])
     assert status == 0
     measured = whole[1]["true_environment"]["candidate"]  # the run's own measurement, from the same two starts
-    assert {k: answer[k] for k in measured} == pytest.approx(measured)
+    numbers = ("value", "low", "high", "effective_n")
+    assert {k: answer[k] for k in numbers} == pytest.approx({k: measured[k] for k in numbers})
     assert len(answer["returns"]) == 2
-    assert "95% interval of 2 undiscounted returns" in told
+    assert "80% interval of 2 undiscounted returns" in told
     status, answer, _ = spoken([*command[:-1], "1"])
     assert (answer["low"], answer["high"]) == ("-Infinity", "Infinity")
 
