@@ -227,7 +227,7 @@ class Trial:
 
     starts: int = 512
     discount: float = 0.99
-    critic_updates: int = 10_000
+    critic_updates: int = 3_000
     rules: Path | None = None
     cost: Cost | None = None
     episodes: int = 20
