@@ -12,7 +12,7 @@ from weather_world import Rest
 from mbrl import files
 from mbrl.core import Memory, generator
 from mbrl.data.dataset import TransitionDataset
-from mbrl.evaluation.evidence import simulated_values, start_states
+from mbrl.evaluation.modelbased import simulated_values, start_states
 from mbrl.serving import export
 from mbrl.simulator import recall as module
 from mbrl.simulator import stored
@@ -154,7 +154,9 @@ def test_policies_are_judged_from_the_beginnings_of_episodes() -> None:
     simulator.low.fill_(-99.0)
     simulator.high.fill_(99.0)
     starts = start_states(data, 3, 0)
-    found = simulated_values({"rest": Rest(simulator.spec)}, simulator.replaying(data), starts, level=0.9, seed=0)
+    found = simulated_values(
+        {"rest": Rest(simulator.spec)}, simulator.replaying(data), starts, gamma=1.0, level=0.9, seed=0
+    )
     assert found["rest"].value == 1.0 + 0.5 + 1.0  # rewards are the observations 1, 0 + 0.5, 0.5 + 0.5
 
 
