@@ -16,9 +16,11 @@ POSITIONAL = {  # the one setting of a command that needs no name: its name, wha
     "import_": ("file", "FILE", Path, "the log: .npz, .csv or .parquet"),
     "audit": ("id", "ID", str, "Minari id of the data set"),
     "card": ("name", "NAME", str, "NAME of the registered model NAME-simulator"),
+    "select": ("name", "NAME", str, "NAME of the registered model NAME-policy"),
 }
 FLAGS = {  # the one setting of a command that is set by its name alone: its name, help
     "audit": ("strict", "end with exit status 1 if a finding is serious"),
+    "evaluate": ("judge", "hold the estimators against the truth in --env: a table of what each was worth"),
 }
 
 

@@ -208,9 +208,13 @@ def _register(
     return version
 
 
-@contextmanager
-def _verified(uri: str, kind: str) -> Iterator[Path]:
-    """The checkpoint of a registered model, after every file of the model has been verified."""
+def resolve(uri: str, kind: str) -> tuple[str, str]:
+    """Model and version number behind a URI such as `models:/NAME-policy@champion` or `models:/NAME-policy/3`.
+
+    Raises:
+        StoreError: there is no such model, alias or version; the message lists what there is.
+        ValueError: the URI is malformed.
+    """
     match = re.fullmatch(r"models:/([^/@]+)(?:/([0-9]+)|@([A-Za-z0-9_-]+))", uri)
     if not match:
         raise ValueError(
@@ -218,12 +222,19 @@ def _verified(uri: str, kind: str) -> Iterator[Path]:
         )
     client = MlflowClient(where := store.connect())
     model, version, alias = match.groups()
+    with explained(client, where, model):
+        found = client.get_model_version_by_alias(model, alias) if alias else client.get_model_version(model, version)
+    return model, str(found.version)
+
+
+@contextmanager
+def _verified(uri: str, kind: str) -> Iterator[Path]:
+    """The checkpoint of a registered model, after every file of the model has been verified."""
+    model, version = resolve(uri, kind)
+    client = MlflowClient(where := store.connect())
     with tempfile.TemporaryDirectory() as folder:
         with explained(client, where, model):
-            found = (
-                client.get_model_version_by_alias(model, alias) if alias else client.get_model_version(model, version)
-            )
-            local = Path(mlflow.artifacts.download_artifacts(f"models:/{model}/{found.version}", dst_path=folder))
+            local = Path(mlflow.artifacts.download_artifacts(f"models:/{model}/{version}", dst_path=folder))
         try:
             manifest = artifact.read(local)
         except ValueError as error:
