@@ -123,8 +123,8 @@ def marginal_value(
     """Discounted value of the policy's mode by marginalised importance sampling, from the log's start states.
 
     The interval is that of a delete-a-group jackknife over groups of episodes, with a Student-t of G - 1 degrees of
-    freedom (Kott 2001); the bias of features and ridge is not in it, and on short logs it covers less than it says. `effective_n` is Kish's effective number of rows,
-    (sum w)^2 / sum w^2.
+    freedom (Kott 2001). The bias of features and ridge is not in it, and on short logs it covers less than it says.
+    `effective_n` is Kish's effective number of rows, (sum w)^2 / sum w^2.
 
     Args:
         data: the log.
