@@ -59,15 +59,18 @@ def compare(
     _tell(answer, true)
     labels, log = [origin.label for case in found for origin in case.origins], answer["data"]["id"]
     path = appraisal.picture_path(labels, log, "judges" if judge else "estimates")
+    path.unlink(missing_ok=True)  # of an earlier evaluation
     if judge:
         worth = appraisal.scores(found, true, said)
-        plot_judges(path, _clouds(found, true, said), f"Estimates over true values, {log}")
+        if clouds := _clouds(found, true, said):
+            plot_judges(path, clouds, f"Estimates over true values, {log}")
         answer["scores"] = {kind: row._asdict() for kind, row in worth.items()}
         _tell_scores(worth)
-    else:
-        plot_forest(path, _stands(found, true.get(1.0, {})), f"Policies on {log}", PARTIES)
-    print(f"picture: {path}")
-    return {**answer, "picture": str(path)}
+    elif panels := _stands(found, true.get(1.0, {})):
+        plot_forest(path, panels, f"Policies on {log}", PARTIES)
+    drawn = path.exists()
+    print(f"picture: {path}" if drawn else "no picture: no estimator answered")
+    return {**answer, "picture": str(path) if drawn else None}
 
 
 def select(name: str, versions: list[int] | None, data: str | None, trial: Trial) -> dict[str, Any]:

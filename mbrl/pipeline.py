@@ -144,7 +144,7 @@ class Pipeline:
             true = assessment.measure(found.policies, stage)
             title = f"{self.name}: {found.outcome}"
             draw_evidence(stage, found.heard.opinions, true, title)
-            draw_returns(stage, data.returns(), found.simulated, true, title)
+            draw_returns(stage, data.returns(), found.simulated, true, title, assessment.rules.coverage)
             sample_rollouts(stage, candidate.policy, world, data, held, steps, self.seed)
             champion = assessment.promote(found, version, desk.record)  # last: a failure before leaves the alias alone
         return {

@@ -37,6 +37,7 @@ class Kind(NamedTuple):
     discounted: bool
     answer: Callable[[Bench, Policy], Answer]
     log: Callable[[Bench], Answer]
+    about: str  # for a reader of a picture
 
 
 class Heard(NamedTuple):
@@ -202,15 +203,29 @@ def _fitted(bench: Bench) -> Answer:
 
 
 KINDS: Mapping[str, Kind] = {
-    FULL: Kind(False, _model, partial(_logged, 1.0)),
-    "model+fqe": Kind(True, _model_and_critic, _continued),
-    "fqe": Kind(True, _critic, _fitted),
-    "is": Kind(True, partial(_weighed, "IS"), partial(_logged, None)),
-    "wis": Kind(True, partial(_weighed, "WIS"), partial(_logged, None)),
-    "pdis": Kind(True, partial(_weighed, "PDIS"), partial(_logged, None)),
-    "pdwis": Kind(True, partial(_weighed, "PDWIS"), partial(_logged, None)),
-    "dr": Kind(True, partial(_corrected, partial(doubly_robust, "DR")), _continued),
-    "wdr": Kind(True, partial(_corrected, partial(doubly_robust, "WDR")), _continued),
-    "dice": Kind(True, _marginal, partial(_marginal, policy=None)),
-    "magic": Kind(True, partial(_corrected, magic), _continued),
+    FULL: Kind(False, _model, partial(_logged, 1.0), "whole episodes in the second simulator"),
+    "model+fqe": Kind(
+        True, _model_and_critic, _continued, "second simulator as far as it is trusted, fitted Q values beyond"
+    ),
+    "fqe": Kind(True, _critic, _fitted, "fitted Q values of logged rows"),
+    "is": Kind(True, partial(_weighed, "IS"), partial(_logged, None), "importance-weighted episodes"),
+    "wis": Kind(True, partial(_weighed, "WIS"), partial(_logged, None), "self-normalised weighted episodes"),
+    "pdis": Kind(True, partial(_weighed, "PDIS"), partial(_logged, None), "importance-weighted steps"),
+    "pdwis": Kind(True, partial(_weighed, "PDWIS"), partial(_logged, None), "self-normalised weighted steps"),
+    "dr": Kind(
+        True,
+        partial(_corrected, partial(doubly_robust, "DR")),
+        _continued,
+        "fitted Q values, corrected by weighted steps",
+    ),
+    "wdr": Kind(
+        True,
+        partial(_corrected, partial(doubly_robust, "WDR")),
+        _continued,
+        "fitted Q values, corrected by self-normalised steps",
+    ),
+    "dice": Kind(
+        True, _marginal, partial(_marginal, policy=None), "logged rows, weighted by how often the policy is there"
+    ),
+    "magic": Kind(True, partial(_corrected, magic), _continued, "a blend of fitted Q values and weighted steps"),
 }

@@ -71,6 +71,14 @@ def test_policies_are_judged_on_a_log_beside_the_log_and_the_imitation(ladder: s
     assert Path(answer["picture"]).read_bytes().startswith(b"\x89PNG")
 
 
+def test_where_no_estimator_answers_there_is_no_picture_and_no_error(ladder: str) -> None:
+    command = ["evaluate", "--policy", ladder, "--data", "toy/pendulum-v0", "--estimators", "fqe", *FEW]
+    for more in ([], ["--judge", "--env", "Pendulum-v1", "--episodes", "1"]):
+        status, answer, told = spoken([*command, *more])
+        assert (status, answer["picture"], answer["estimates"]) == (0, None, {"fqe": {}})
+        assert "no picture: no estimator answered" in told
+
+
 def test_the_truth_stands_beside_where_it_is_asked_for(ladder: str) -> None:
     command = ["evaluate", "--policy", ladder, "--data", "toy/pendulum-v0", "--estimators", "model", *FEW]
     status, answer, told = spoken([*command, "--env", "Pendulum-v1", "--episodes", "2"])
