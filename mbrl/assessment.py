@@ -10,7 +10,8 @@ from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting, simulated_values, start_states
-from mbrl.registry import models
+from mbrl.registry import promotion
+from mbrl.registry.decisions import PROMOTE, Decision
 from mbrl.registry.gates import Evidence, Verdict, decide
 from mbrl.registry.runs import RunLog
 from mbrl.report.console import tell
@@ -18,6 +19,7 @@ from mbrl.settings import Trial
 from mbrl.simulator.simulator import Simulator
 
 BASELINE, CANDIDATE = "behaviour cloning", "candidate"  # what the two policies are called in every answer
+RULES_VERSION = "1"
 TRUE_SEED = 1000  # of the first true episode, plus the run's own seed
 
 
@@ -27,6 +29,14 @@ class Findings(NamedTuple):
     logged: Estimate
     values: dict[str, Estimate]  # of each policy, in the second simulator
     verdict: Verdict
+    evidence: str  # runs:/RUN/evidence.json, which has all that the gate saw
+    evidence_hash: str  # hex SHA-256 of that file
+
+    @property
+    def decision(self) -> Decision:
+        """What the registry keeps of the verdict."""
+        outcome = PROMOTE if self.verdict.promote else "no evidence of improvement"
+        return Decision(outcome, RULES_VERSION, self.evidence_hash, self.verdict.reasons, self.evidence)
 
     @property
     def outcome(self) -> str:
@@ -55,11 +65,11 @@ class Assessment:
         verdict = decide(Evidence(logged, values[BASELINE], values[CANDIDATE]))
         rules = [rule._asdict() for rule in verdict.rules]
         evidence = {"logged": logged._asdict(), "second_simulator": plain(values)}
-        stage.dict({**evidence, "verdict": {**verdict._asdict(), "rules": rules}}, "evidence.json")
+        digest = stage.dict({**evidence, "verdict": {**verdict._asdict(), "rules": rules}}, "evidence.json")
         tell("logged", _told(logged))
         for name, value in values.items():
             tell(name, f"{_told(value)} in the second simulator")
-        findings = Findings(logged, values, verdict)
+        findings = Findings(logged, values, verdict, f"runs:/{stage.run_id}/evidence.json", digest)
         tell("verdict", findings.outcome)
         for reason in verdict.reasons:
             tell("", reason)
@@ -78,12 +88,16 @@ class Assessment:
         return true
 
     def promote(self, findings: Findings, version: str, record: RunLog) -> str | None:
-        """Move the alias if the verdict says so; the champion's version afterwards, None without one."""
+        """Write the verdict to the ledger, and move the alias if it says so; the champion afterwards, or None."""
         reasons = "; ".join(findings.verdict.reasons)
         record.tags({"mbrl.verdict": findings.outcome, "mbrl.reasons": reasons})
-        if findings.verdict.promote:
-            models.set_champion(self.name, version)
-        champion = models.champion(self.name)
+        promotion.judge(self.name, version, findings.decision)
+        try:
+            promotion.promote(self.name, version)
+        except promotion.RefusedError as refusal:
+            if findings.verdict.promote:  # the gate was not what refused
+                tell("registry", str(refusal))
+        champion = promotion.champion(self.name)
         tell("registry", f"{self.name}-policy version {version}; champion: {champion or 'none'}")
         return champion
 

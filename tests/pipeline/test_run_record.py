@@ -16,7 +16,7 @@ from pipeline_toys import DEBUG, PENDULUM, spoken, stages
 
 from mbrl import assessment, demonstration, environments, files
 from mbrl.data import minari
-from mbrl.registry import models, store
+from mbrl.registry import models, promotion, store
 from mbrl.registry.gates import Verdict
 
 
@@ -231,7 +231,7 @@ def test_the_alias_moves_at_a_promotion_only_and_the_truth_is_measured_after_the
 
     verdicts = [Verdict(True, ("it is better",), ()), Verdict(False, ("it is not better",), ())]
     monkeypatch.setattr(assessment, "decide", watched("verdict", lambda evidence: verdicts.pop(0)))
-    monkeypatch.setattr(models, "set_champion", watched("alias", models.set_champion))
+    monkeypatch.setattr(promotion, "promote", watched("alias", promotion.promote))
     monkeypatch.setattr(environments, "true_returns", watched("truth", environments.true_returns))
     status, first, _ = spoken([*PENDULUM, "--env", "Pendulum-v1"])
     assert (status, first["promoted"], first["champion"]) == (0, True, "1")
@@ -242,7 +242,7 @@ def test_the_alias_moves_at_a_promotion_only_and_the_truth_is_measured_after_the
     assert second["true_environment"] == {}
     assert "no evidence of improvement" in told
     assert "it is not better" in told
-    assert models.champion("toy") == "1"
+    assert promotion.champion("toy") == "1"
     client = MlflowClient(store.connect())
     assert client.get_run(second["run_id"]).data.tags["mbrl.reasons"] == "it is not better"
 
