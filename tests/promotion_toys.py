@@ -20,6 +20,7 @@ from mbrl.registry.lineage import Lineage
 from mbrl.registry.runs import RunLog
 
 VERSIONS = 4
+PATIENCE = 240.0  # s, of a process with others on a busy machine
 WRITES = (  # every call that changes a registry
     "log_param",
     "set_registered_model_alias",
@@ -130,16 +131,17 @@ def compete(home: str, number: int, barrier: Any, rounds: int, answers: Any) -> 
     """One of several processes that all try to move the champion, once a round, from where it stood before."""
     os.environ["MBRL_HOME"] = home
     promotion.objections = lambda *args, **kwargs: []  # the files are the same in every round
+    store.LOCK_SECONDS = PATIENCE
     for turn in range(rounds):
         before = promotion.champion("toy")
         version = [str(v) for v in range(1, VERSIONS + 1) if str(v) != before][number % (VERSIONS - 1)]
-        barrier.wait()
+        barrier.wait(PATIENCE)
         try:
             moved = promotion.promote("toy", version, expected=before)
             answers.put((turn, version, moved.before, moved.after))
         except promotion.RefusedError as refusal:
             answers.put((turn, version, str(refusal), None))
-        barrier.wait()
+        barrier.wait(PATIENCE)
 
 
 def killed(home: str, when: int, after: bool, command: str) -> None:

@@ -36,8 +36,9 @@ def verify(name: str) -> list[str]:
         found.append(f"half-done: {chronicle.line(waiting)}")
     for (model, alias), put, stands in chronicle.differences(entries, at):
         found.append(f"{model}@{alias} is at {stands or 'no version'}, and the ledger put it at {put or 'none'}")
-    seen = {e.about["version"]: chronicle.judged(entries, e.about["version"]) for e in chronicle.carried_out(entries)}
-    for version, verdict in seen.items():
+    seen = dict.fromkeys(e.about["version"] for e in chronicle.carried_out(entries) if "version" in e.about)
+    for version in seen:
+        verdict = chronicle.judged(entries, version)
         if registry.exists(registry.policy, version):
             found += promotion.objections(registry, version, verdict, gated=False)
             found += [] if verdict is None else _evidence(verdict, f"{registry.policy}/{version}")

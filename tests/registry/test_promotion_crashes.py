@@ -49,10 +49,10 @@ def test_ten_processes_at_once_one_wins_each_round_and_the_chain_verifies(regist
     before = len(Ledger.open("toy").entries())
     for process in begun:
         process.start()
-    told = [answers.get() for _ in range(PROCESSES * ROUNDS)]
     for process in begun:
         process.join()
     assert [process.exitcode for process in begun] == [0] * PROCESSES
+    told = [answers.get() for _ in range(PROCESSES * ROUNDS)]
     won = sorted((turn, was, now) for turn, _, was, now in told if now is not None)
     assert [turn for turn, _, _ in won] == list(range(ROUNDS))
     assert [was for _, was, _ in won] == [
