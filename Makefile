@@ -17,6 +17,7 @@ demo: $(STAMP)
 
 # One thread: small tensors on shared cores are many times slower with more.
 test: export OMP_NUM_THREADS := 1
+test: export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 test: check
 	$(BIN)/python -m pytest
 

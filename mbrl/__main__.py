@@ -21,6 +21,15 @@ COMMANDS = {  # name: (function of stages.py, configuration it starts from, one 
     "card": ("card", None, "say how far a registered simulator can be trusted"),
     "evaluate": ("evaluate", None, "what registered policies are worth on a log, or in a true environment"),
     "select": ("select", None, "which version of a policy the evidence carries, if any"),
+    "promote": ("promote", None, "move shadow, canary or champion to a version that the evidence supports"),
+    "rollback": ("rollback", None, "go back to the last champion that still holds"),
+    "history": (
+        "history",
+        None,
+        "every decision about a policy; --verify proves it, --repair mends what was half-done",
+    ),
+    "copy": ("copy", None, "copy a policy and its lineage to another store or name"),
+    "delete": ("delete", None, "delete a version that no alias points to"),
     "bench": ("bench", "bench.yaml", "time the inner loops on this machine"),
     "ui": ("ui", None, "open the MLflow pages of all runs, on loopback"),
 }

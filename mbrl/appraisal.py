@@ -24,7 +24,7 @@ from mbrl.evaluation.gathering import Provenance, gather
 from mbrl.evaluation.judging import Score, score
 from mbrl.evaluation.panel import Heard, check_kinds, hear
 from mbrl.evaluation.trajectories import check_fits
-from mbrl.registry import models, witnesses
+from mbrl.registry import models, promotion, witnesses
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, Verdict, decide
 from mbrl.registry.rules import Rules
 from mbrl.registry.witnesses import Origin, Witnesses
@@ -122,7 +122,7 @@ def _case(
 
 def _champion(name: str, data: TransitionDataset, policies: dict[str, Policy]) -> str | None:
     """The label of NAME's champion, which is added to the policies, if there is one that can act on this log."""
-    version = models.champion(name)
+    version = promotion.champion(name)
     if version is None:
         return None
     label = f"{name}-policy/{version}"
@@ -252,7 +252,7 @@ def select(found: Sequence[Case], rules: Rules, trial: Trial) -> Selection:
 
 def _weighed(case: Case, origin: Origin, champion: str | None, rules: Rules, trial: Trial) -> Verdict:
     name, _, version = origin.label.rpartition("-policy/")
-    reigning = models.champion(name)
+    reigning = promotion.champion(name)
     reigning = None if reigning == version else reigning
     roles = {CANDIDATE: origin.label, CLONING: CLONING}
     if reigning is not None and champion is not None:

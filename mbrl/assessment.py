@@ -20,7 +20,8 @@ from mbrl.evaluation.modelbased import simulated_values, start_states
 from mbrl.evaluation.opinions import spread_over
 from mbrl.evaluation.panel import FULL, Heard, hear
 from mbrl.evaluation.trajectories import check_fits
-from mbrl.registry import models
+from mbrl.registry import models, promotion
+from mbrl.registry.decisions import Decision
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, Evidence, Verdict, decide
 from mbrl.registry.rules import Rules
 from mbrl.registry.runs import RunLog
@@ -40,6 +41,15 @@ class Findings(NamedTuple):
     heard: Heard
     evidence: Evidence
     verdict: Verdict
+    file: str  # runs:/RUN/evidence.json, which has all that the gate saw
+    digest: str  # hex SHA-256 of that file
+    rules: Rules
+
+    @property
+    def decision(self) -> Decision:
+        """What the registry keeps of the verdict."""
+        outcome, reasons, _, version = self.verdict
+        return Decision(outcome, version, self.digest, reasons, self.file, self.rules.second_person)
 
     @property
     def outcome(self) -> str:
@@ -82,7 +92,7 @@ class Assessment:
 
         `evidence.json` has all that was seen.
         """
-        champion = models.champion(self.name)
+        champion = promotion.champion(self.name)
         reigning = champion if champion != version else None
         policies = {CLONING: seen.cloning, **_comparable(self.name, reigning, data), CANDIDATE: candidate}
         bench = make_bench(data, seen, self.trial, self.rules, self.seed, episodes)
@@ -93,9 +103,11 @@ class Assessment:
         evidence = gather(bench, heard, roles, candidate, self.rules, provenance, self.trial.cost)
         verdict = decide(evidence, self.rules)
         content = {"evidence": plain(evidence), "verdict": verdict.to_dict(), "rules": self.rules.to_dict()}
-        stage.dict(content, "evidence.json")
+        digest = stage.dict(content, "evidence.json")
         logged = spread_over(data.returns().unsqueeze(0).cpu().numpy(), self.rules.level)
-        findings = Findings(policies, logged, heard, evidence, verdict)
+        findings = Findings(
+            policies, logged, heard, evidence, verdict, f"runs:/{stage.run_id}/evidence.json", digest, self.rules
+        )
         for line in told(evidence):
             tell(*line)
         tell("verdict", findings.outcome)
@@ -116,12 +128,16 @@ class Assessment:
         return true
 
     def promote(self, findings: Findings, version: str, record: RunLog) -> str | None:
-        """Move the alias if the verdict says so; the champion's version afterwards, None without one."""
+        """Write the verdict to the ledger, and move the alias if it says so; the champion afterwards, or None."""
         reasons = "; ".join(findings.verdict.reasons)
         record.tags({"mbrl.verdict": findings.outcome, "mbrl.reasons": reasons})
-        if findings.verdict.promote:
-            models.set_champion(self.name, version)
-        champion = models.champion(self.name)
+        promotion.judge(self.name, version, findings.decision)
+        try:
+            promotion.promote(self.name, version)
+        except promotion.RefusedError as refusal:
+            if findings.verdict.promote:  # the gate was not what refused
+                tell("registry", str(refusal))
+        champion = promotion.champion(self.name)
         tell("registry", f"{self.name}-policy version {version}; champion: {champion or 'none'}")
         return champion
 

@@ -17,10 +17,18 @@ POSITIONAL = {  # the one setting of a command that needs no name: its name, wha
     "audit": ("id", "ID", str, "Minari id of the data set"),
     "card": ("name", "NAME", str, "NAME of the registered model NAME-simulator"),
     "select": ("name", "NAME", str, "NAME of the registered model NAME-policy"),
+    **dict.fromkeys(
+        ("promote", "rollback", "history", "copy", "delete"),
+        ("name", "NAME", str, "NAME of the registered model NAME-policy"),
+    ),
 }
-FLAGS = {  # the one setting of a command that is set by its name alone: its name, help
-    "audit": ("strict", "end with exit status 1 if a finding is serious"),
-    "evaluate": ("judge", "hold the estimators against the truth in --env: a table of what each was worth"),
+FLAGS = {  # the settings of a command that are set by their name alone, and their help
+    "audit": {"strict": "end with exit status 1 if a finding is serious"},
+    "evaluate": {"judge": "hold the estimators against the truth in --env: a table of what each was worth"},
+    "history": {
+        "verify": "prove chain, aliases, verdicts, evidence, files and golden pairs; exit status 1 if any fails",
+        "repair": "first finish or take back what was half-done, and put aliases to where the ledger has them",
+    },
 }
 
 
@@ -39,7 +47,7 @@ def parser(function: Callable[..., Any], command: str, default: str | None, argu
     named = any(a == "--config" or a.startswith("--config=") for a in arguments)
     files: list[str | PathLike[str]] = [config_file(default)] if default and not named else []
     name, shown, kind, text = POSITIONAL.get(function.__name__, ("", "", None, ""))
-    flag, meaning = FLAGS.get(function.__name__, ("", ""))
+    flags = FLAGS.get(function.__name__, {})
     made = ArgumentParser(
         prog=f"mbrl {command}",
         usage=f"mbrl {command} {shown + ' ' if shown else ''}[--config FILE.yaml] [--SETTING VALUE ...]",
@@ -51,8 +59,8 @@ def parser(function: Callable[..., Any], command: str, default: str | None, argu
     made.add_argument("--config", action="config", metavar="FILE.yaml", help="YAML with settings; later arguments win")
     if name:
         made.add_argument(name, metavar=shown, type=kind, help=text)
-    if flag:
+    for flag, meaning in flags.items():
         made.add_argument(f"--{flag}", action="store_true", help=meaning)
-    skipped: set[str | int] = {"resolved", *filter(None, (name, flag))}
+    skipped: set[str | int] = {"resolved", *filter(None, (name, *flags))}
     made.add_function_arguments(function, skip=skipped, as_group=False, sub_configs=False)
     return made

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from mbrl.core import Batch, Dynamics, Policy, Prediction, Spec
+from mbrl.registry import promotion
+from mbrl.registry.decisions import Decision
 from mbrl.registry.lineage import Lineage
 from mbrl.registry.runs import RunLog
 from mbrl.simulator.simulator import Simulator
@@ -165,6 +167,15 @@ def simulator(**arguments: object) -> Simulator:
     made.uncertainty_scale.fill_(4.0)
     made.calibrated = True
     return made
+
+
+DECISION = Decision("promote", "1", "e" * 64, ("it is better",))
+
+
+def crown(name: str, version: str) -> None:
+    """Make a version champion by a verdict in its favour."""
+    promotion.judge(name, version, DECISION)
+    promotion.promote(name, version)
 
 
 @pytest.fixture(scope="session")

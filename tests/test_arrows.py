@@ -105,7 +105,22 @@ def test_help_loads_no_heavy_library() -> None:
     done = python(program, ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "[]\n"
-    commands = ("demo", "import", "audit", "run", "card", "evaluate", "select", "bench", "ui")
+    commands = (
+        "demo",
+        "import",
+        "audit",
+        "run",
+        "card",
+        "evaluate",
+        "select",
+        "promote",
+        "rollback",
+        "history",
+        "copy",
+        "delete",
+        "bench",
+        "ui",
+    )
     assert all(command in done.stdout for command in commands)
 
 

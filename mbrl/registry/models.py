@@ -1,11 +1,12 @@
-"""Policies and simulators in the registry: logged, registered with their lineage, promoted by alias, loaded again."""
+"""Policies and simulators in the registry: logged, sealed, registered with their lineage, and loaded again."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
@@ -24,10 +27,9 @@ from mbrl.core import Policy, Spec
 from mbrl.registry import store
 from mbrl.registry.lineage import Lineage
 from mbrl.registry.runs import RunLog
-from mbrl.serving import artifact, export
+from mbrl.serving import artifact, export, golden
 from mbrl.simulator.simulator import Simulator
 
-CHAMPION = "champion"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 REQUIREMENTS = ("mlflow", "numpy", "torch")  # all that mbrl/serving/artifact.py imports
 STREAMS = ParamSchema(  # of every policy, so that its caller need not know whether it has a history
@@ -62,9 +64,11 @@ def log_policy(log: RunLog, policy: Policy, name: str, lineage: Lineage) -> str:
     answer = TensorSpec(np.dtype("int64"), (-1,)) if spec.discrete else _floats(spec.action_dim)
     signature = ModelSignature(Schema([_floats(spec.frame_dim)]), Schema([answer]), STREAMS)
     sample = export.example(spec)["obs"][:, : spec.frame_dim].numpy()
-    with tempfile.TemporaryDirectory() as folder:
-        export.export_policy(policy, Path(folder))
-        return _register(log, "policy", name, Path(folder), spec, lineage, inputs, signature, sample)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        export.export_policy(policy, folder)
+        golden.write(export.policy_from(folder / "policy.ckpt"), folder)
+        return _register(log, "policy", name, folder, spec, lineage, inputs, signature, sample)
 
 
 def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage) -> str:
@@ -93,34 +97,6 @@ def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage
     with tempfile.TemporaryDirectory() as folder:
         export.export_simulator(simulator, Path(folder))
         return _register(log, "simulator", name, Path(folder), spec, lineage, inputs, signature, sample)
-
-
-def set_champion(name: str, version: str) -> None:
-    """Point the alias `champion` of `NAME-policy` at a version, and that of its simulator at the one it rehearsed in.
-
-    Raises:
-        StoreError: there is no such model or version; the message lists what there is.
-    """
-    client = MlflowClient(uri := store.connect())
-    model = f"{check_name(name)}-policy"
-    with explained(client, uri, model):
-        simulator, _, number = client.get_model_version(model, version).tags.get("mbrl.simulator", "").partition("/")
-        if simulator:
-            client.set_registered_model_alias(simulator, CHAMPION, number)
-        client.set_registered_model_alias(model, CHAMPION, version)
-
-
-def champion(name: str) -> str | None:
-    """The version of `NAME-policy` that the alias `champion` points at, or None without one.
-
-    Raises:
-        StoreError: the store does not answer.
-    """
-    client = MlflowClient(uri := store.connect())
-    model = f"{check_name(name)}-policy"
-    with explained(client, uri, model):
-        found = client.search_registered_models(f"name = '{model}'")
-        return str(found[0].aliases[CHAMPION]) if found and CHAMPION in found[0].aliases else None
 
 
 def load_policy(uri: str) -> Policy:
@@ -159,52 +135,71 @@ def _register(
     signature: ModelSignature,
     sample: Any,
 ) -> str:
-    """Seal the files in `folder`, log them as a model of the run, and register it."""
-    code = Path(artifact.__file__)
-    listed = {f"artifacts/{kind}.{end}": files.sha256(folder / f"{kind}.{end}") for end in ("pt2", "ckpt")}
+    """Lay the files in `folder` out as MLflow has them, seal them, log them as a model of the run, and register it."""
+    code, model = Path(artifact.__file__), f"{name}-{kind}"
+    manifest = folder / "manifest.json"
+    manifest.touch()  # its place is among the files that MLflow lays out, and it is written when these are there
     content = {
         "kind": kind,
+        "model": model,
         "mbrl": __version__,
-        "files": {code.name: files.sha256(code), **listed},
         "inputs": inputs,
         "past": spec.obs_dim - inputs["obs"],  # what is remembered of each row beside what is given
         "spec": spec.to_dict(),
         "run_id": log.run_id,
         "lineage": lineage.tags(),
     }
-    manifest = folder / "manifest.json"
-    manifest.write_text(json.dumps(artifact.seal(content), indent=2))
-    parts = {"program": folder / f"{kind}.pt2", "checkpoint": folder / f"{kind}.ckpt", "manifest": manifest}
-    model, client = f"{name}-{kind}", MlflowClient(uri := store.connect())
-    with explained(client, uri, model):
+    client = MlflowClient(uri := store.connect())
+    with explained(client, uri, model), tempfile.TemporaryDirectory() as temporary:
         logged = client.create_logged_model(  # by hand: `Model.log` would put it into MLflow's active experiment
             log.experiment_id, kind, log.run_id, tags=lineage.tags(), model_type=kind
         )
-        info = Model.log(
-            artifact_path=None,
-            flavor=mlflow.pyfunc,
-            name=kind,
-            run_id=log.run_id,
-            model_id=logged.model_id,
+        local = Path(temporary, "model")
+        mlflow.pyfunc.save_model(
+            local,
             python_model=str(code),
-            artifacts={k: str(v) for k, v in parts.items()},
+            artifacts={path.name: str(path) for path in sorted(folder.iterdir())},
             signature=signature,
             input_example=sample,
             pip_requirements=[f"{package}=={installed(package).partition('+')[0]}" for package in REQUIREMENTS],
+            mlflow_model=Model(model_uuid=logged.model_id, run_id=log.run_id, model_id=logged.model_id),
         )
-        try:
-            client.create_registered_model(model)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        made = client.create_model_version(
-            model, info.model_uri, log.run_id, tags=lineage.tags(), model_id=info.model_id
-        )
-        version = str(made.version)
-        client.set_logged_model_tags(
-            info.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([{"name": model, "version": version}])}
-        )
+        seal(local, content)
+        version = publish(client, local, logged, model, log.run_id, lineage.tags())
     log.tags({f"mbrl.{kind}": f"{model}/{version}"})
+    return version
+
+
+def seal(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the manifest of the model in `folder`: `content`, and the SHA-256 of every file in the folder."""
+    for cache in folder.rglob("__pycache__"):  # MLflow imports the code to see whether it can be
+        shutil.rmtree(cache)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    listed = {name: files.sha256(folder / name) for name in names if name not in artifact.UNLISTED}
+    sealed = artifact.seal({**content, "files": listed})
+    (folder / artifact.MANIFEST).write_text(json.dumps(sealed, indent=2))
+    return sealed
+
+
+def publish(
+    client: MlflowClient, folder: Path, logged: LoggedModel, model: str, run_id: str, tags: Mapping[str, str]
+) -> str:
+    """Store the files of a sealed folder as the logged model, and register it: the new version of `model`."""
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    try:
+        client.create_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = client.create_model_version(
+        model, f"models:/{logged.model_id}", run_id, tags=dict(tags), model_id=logged.model_id
+    )
+    version = str(made.version)
+    client.set_logged_model_tags(
+        logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([{"name": model, "version": version}])}
+    )
     return version
 
 
@@ -217,9 +212,7 @@ def resolve(uri: str, kind: str) -> tuple[str, str]:
     """
     match = re.fullmatch(r"models:/([^/@]+)(?:/([0-9]+)|@([A-Za-z0-9_-]+))", uri)
     if not match:
-        raise ValueError(
-            f"{uri!r} is not a model URI: expected models:/NAME-{kind}@{CHAMPION} or models:/NAME-{kind}/3"
-        )
+        raise ValueError(f"{uri!r} is not a model URI: expected models:/NAME-{kind}@champion or models:/NAME-{kind}/3")
     client = MlflowClient(where := store.connect())
     model, version, alias = match.groups()
     with explained(client, where, model):
@@ -231,6 +224,20 @@ def resolve(uri: str, kind: str) -> tuple[str, str]:
 def _verified(uri: str, kind: str) -> Iterator[Path]:
     """The checkpoint of a registered model, after every file of the model has been verified."""
     model, version = resolve(uri, kind)
+    with fetched(model, version, uri) as (local, manifest):
+        if manifest["kind"] != kind:
+            raise ValueError(f"{uri} is a {manifest['kind']}, expected a {kind}")
+        yield local / "artifacts" / f"{kind}.ckpt"
+
+
+@contextmanager
+def fetched(model: str, version: str, told: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A copy of a version's folder, for as long as the context lasts, and its manifest; every file is verified.
+
+    Raises:
+        StoreError: there is no such version; the message lists what there is.
+        CorruptFileError: a file of the model is missing, truncated or altered; the message names it.
+    """
     client = MlflowClient(where := store.connect())
     with tempfile.TemporaryDirectory() as folder:
         with explained(client, where, model):
@@ -238,10 +245,18 @@ def _verified(uri: str, kind: str) -> Iterator[Path]:
         try:
             manifest = artifact.read(local)
         except ValueError as error:
-            raise files.CorruptFileError(f"{uri}: {error}") from error
-        if manifest["kind"] != kind:
-            raise ValueError(f"{uri} is a {manifest['kind']}, expected a {kind}")
-        yield local / "artifacts" / f"{kind}.ckpt"
+            raise files.CorruptFileError(f"{told or f'{model}/{version}'}: {error}") from error
+        yield local, manifest
+
+
+def run_of(client: MlflowClient, version: ModelVersion) -> Run | None:
+    """The run that made a version, or None if somebody has removed it: the version is whole without it."""
+    try:
+        return client.get_run(version.run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 @contextmanager

@@ -54,6 +54,7 @@ class Rules:
     grades: tuple[str, ...]
     least_card_coverage: float
     least_trusted_horizon: float
+    second_person: bool
 
     def __post_init__(self) -> None:
         _expect(isinstance(self.version, str) and bool(self.version), "version", self.version, 'a text, such as "1"')
@@ -66,6 +67,7 @@ class Rules:
         _expect(
             _number(self.level) and 0.5 < self.level < 1, "level", self.level, "a one-sided level between 0.5 and 1"
         )
+        _expect(isinstance(self.second_person, bool), "second_person", self.second_person, "true or false")
         for name in (*NUMBERS, *LIMITS):
             value = getattr(self, name)
             if value is None and name in LIMITS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -159,15 +160,16 @@ class RunLog:
             here = {k: v for k, v in tensors.items() if v.device == device}
             self._sender.add(Row(self.run_id, step, now, tuple(here), torch.stack(list(here.values()))))
 
-    def text(self, content: str, path: str) -> None:
-        """Store text as the artefact `path`."""
+    def text(self, content: str, path: str) -> str:
+        """Store text as the artefact `path`; the SHA-256 of its bytes."""
         with self._asking(path):
             self._sender.client.log_text(self.run_id, content, path)
+        return hashlib.sha256(content.encode()).hexdigest()
 
-    def dict(self, content: Mapping[str, Any], path: str) -> None:
+    def dict(self, content: Mapping[str, Any], path: str) -> str:
         """Store plain values as the JSON artefact `path`; NaN and infinity, which JSON lacks, become strings."""
         plain = json.loads(json.dumps(content), parse_constant=str)
-        self.text(json.dumps(plain, indent=2) + "\n", path)
+        return self.text(json.dumps(plain, indent=2) + "\n", path)
 
     def file(self, source: Path, folder: str | None = None) -> None:
         """Store a file, under its own name, in a folder of the run's artefacts."""

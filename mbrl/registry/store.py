@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
@@ -18,7 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from mbrl import files
 
 LOCK_SECONDS = 20.0  # how long another process may keep the store to itself before we give up
-URI_VARIABLE = "MLFLOW_TRACKING_URI"
+URI_VARIABLE, REGISTRY_VARIABLE, HOME_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MBRL_HOME"
+SQLITE = "sqlite:///"  # and an absolute path
 DEFAULTS = {  # of MLflow's own switches, for users who have not set them
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing is sent to anyone
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -62,19 +65,85 @@ def database() -> Path:
     return files.home() / "mlflow.db"
 
 
+def registry() -> str:
+    """The URI of the models, once `connect` has been called: that of the runs, unless the user keeps them apart."""
+    return str(mlflow.get_registry_uri())
+
+
+def artifacts(uri: str) -> str | None:
+    """Where artefacts of a new experiment go: `MBRL_HOME/artifacts` if the store is embedded, else None."""
+    return (files.home() / "artifacts").as_uri() if uri == _uri(database()) else None
+
+
+def claim(uri: str) -> None:
+    """Take a sqlite file for this `MBRL_HOME`, whose folder holds what belongs to it; a server belongs to everybody.
+
+    The file NAME.home beside the database names the home that has it. A home that was moved, copied or deleted has no
+    claim any more.
+
+    Raises:
+        StoreError: another home has it; the message names both.
+    """
+    if not uri.startswith(SQLITE):
+        return
+    path, ours = Path(uri.removeprefix(SQLITE)).resolve(), files.home().resolve()
+    note = path.with_name(f"{path.name}.home")
+    with filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
+        owner = Path(note.read_text()) if note.exists() else ours
+        theirs = owner / path.name if path.parent == ours else path  # a copied home brings the note of the first
+        if owner != ours and owner.is_dir() and theirs.exists() and theirs.samefile(path):
+            raise StoreError(
+                f"{path} belongs to MBRL_HOME {owner}, and MBRL_HOME is {ours}: set MBRL_HOME={owner}, or give"
+                f" {ours} a store of its own (unset {URI_VARIABLE}); to share a store, run an MLflow server"
+            )
+        if owner != ours or not note.exists():
+            with files.replacing(note) as beside:
+                beside.write_text(str(ours))
+
+
+@contextmanager
+def at(target: str) -> Iterator[str]:
+    """Work in another store for as long as the context lasts; its URI.
+
+    `target` is the URI of a server, that of a sqlite file, or another `MBRL_HOME`; a sqlite file's home is its folder.
+
+    Raises:
+        StoreError: the store cannot be used.
+    """
+    names = (URI_VARIABLE, REGISTRY_VARIABLE, HOME_VARIABLE)
+    before = {name: os.environ.pop(name, None) for name in names}
+    try:
+        if target.startswith(SQLITE):
+            os.environ[HOME_VARIABLE] = str(Path(target.removeprefix(SQLITE)).parent)
+            os.environ[URI_VARIABLE] = target
+        elif "://" in target:
+            os.environ |= {URI_VARIABLE: target, HOME_VARIABLE: before[HOME_VARIABLE] or ""}
+        else:
+            os.environ[HOME_VARIABLE] = target
+        mlflow.set_registry_uri("")
+        yield connect()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        mlflow.set_registry_uri("")
+        connect()
+
+
 def get_or_create(name: str) -> str:
     """The id of the experiment called `name`; artefacts of a new one go to `MBRL_HOME/artifacts` if it is embedded.
 
     Raises:
-        StoreError: the experiment has been deleted, or the store does not answer.
+        StoreError: the experiment has been deleted, another home has the store, or the store does not answer.
     """
     client = MlflowClient(uri := connect())
-    artifacts = (files.home() / "artifacts").as_uri() if uri == _uri(database()) else None
+    claim(uri)
     try:
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(client.create_experiment(name, artifact_location=artifacts))
+                return str(client.create_experiment(name, artifact_location=artifacts(uri)))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -101,7 +170,7 @@ def reason(error: Exception) -> str:
 def _uri(path: Path) -> str:
     if odd := sorted(set("?#%") & set(str(path))):
         raise StoreError(f"MBRL_HOME is {str(path.parent)!r}: a sqlite URI cannot hold {odd}, choose another folder")
-    return f"sqlite:///{path}"
+    return f"{SQLITE}{path}"
 
 
 def _prepare(path: Path) -> None:

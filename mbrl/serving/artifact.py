@@ -24,6 +24,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from torch import Tensor
 
 MANIFEST = "artifacts/manifest.json"  # paths inside the model's folder
+UNLISTED = (MANIFEST, "registered_model_meta")  # the latter is MLflow's note, in a copy, of what it is a copy of
 MOST_STREAMS = 100_000  # whose past is kept: a process that serves for years must not grow for years
 
 
@@ -208,7 +209,7 @@ class _Calls:
 
     def load_context(self, context: PythonModelContext) -> None:
         """Verify every file and load the program."""
-        self.program = Program(Path(context.artifacts["manifest"]).parents[1])
+        self.program = Program(Path(context.artifacts["manifest.json"]).parents[1])
         self.streams = Streams(self.program) if self.program.manifest["past"] else None
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]

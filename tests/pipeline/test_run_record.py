@@ -16,7 +16,7 @@ from pipeline_toys import DEBUG, PENDULUM, spoken, stages
 
 from mbrl import assessment, demonstration, environments, files
 from mbrl.data import minari
-from mbrl.registry import models, store
+from mbrl.registry import models, promotion, store
 from mbrl.registry.gates import CHAMPION, Evidence, Verdict
 from mbrl.registry.rules import Rules
 
@@ -254,7 +254,7 @@ def test_the_alias_moves_at_a_promotion_only_and_the_truth_is_measured_after_the
         return Verdict(outcome, (reason,), (), rules.version)
 
     monkeypatch.setattr(assessment, "decide", watched("verdict", decided))
-    monkeypatch.setattr(models, "set_champion", watched("alias", models.set_champion))
+    monkeypatch.setattr(promotion, "promote", watched("alias", promotion.promote))
     monkeypatch.setattr(environments, "true_returns", watched("truth", environments.true_returns))
     status, first, _ = spoken([*PENDULUM, "--env", "Pendulum-v1"])
     assert (status, first["promoted"], first["champion"]) == (0, True, "1")
@@ -267,7 +267,7 @@ def test_the_alias_moves_at_a_promotion_only_and_the_truth_is_measured_after_the
     assert [CHAMPION in evidence.views["model"].gains for evidence in weighed] == [False, True]
     assert "no evidence of improvement" in told
     assert "it is not better" in told
-    assert models.champion("toy") == "1"
+    assert promotion.champion("toy") == "1"
     client = MlflowClient(store.connect())
     assert client.get_run(second["run_id"]).data.tags["mbrl.reasons"] == "it is not better"
 

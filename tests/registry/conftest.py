@@ -1,3 +1,4 @@
+from promotion_toys import damaged, filled, registry, trusting
 from registry_toys import home, log, template
 
-__all__ = ["home", "log", "template"]
+__all__ = ["damaged", "filled", "home", "log", "registry", "template", "trusting"]

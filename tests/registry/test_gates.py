@@ -30,6 +30,7 @@ RULES = Rules(
     grades=("good", "with care"),
     least_card_coverage=0.8,
     least_trusted_horizon=5,
+    second_person=False,
 )
 
 

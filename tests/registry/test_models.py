@@ -9,10 +9,10 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from registry_toys import LINEAGE, Fickle, Line, simulator, spec
+from registry_toys import LINEAGE, Fickle, Line, crown, simulator, spec
 
 from mbrl.files import CorruptFileError
-from mbrl.registry import models, store
+from mbrl.registry import models, promotion, store
 from mbrl.registry.runs import RunLog
 
 
@@ -37,7 +37,7 @@ def registered(shared, monkeypatch):
     home, log = shared
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MBRL_HOME", str(home))
-    models.set_champion("toy", "1")
+    crown("toy", "1")
     return log
 
 
@@ -66,17 +66,21 @@ def test_versions_carry_their_lineage_in_tags_and_manifest(registered, shared):
     policy, sim = client.get_model_version("toy-policy", "2"), client.get_model_version("toy-simulator", "1")
     data = {"mbrl.data_id": "toy/line-v0", "mbrl.data_fingerprint": "f" * 64}
     assert sim.tags == data
-    assert policy.tags == {**data, "mbrl.simulator": "toy-simulator/1"}
+    lineage = {**data, "mbrl.simulator": "toy-simulator/1"}
+    assert policy.tags == lineage
     assert policy.run_id == sim.run_id == registered.run_id
     run = client.get_run(registered.run_id)
     assert run.data.tags["mbrl.policy"] == "toy-policy/2"
     assert run.data.tags["mbrl.simulator"] == "toy-simulator/1"
     assert len(run.outputs.model_outputs) == 3
     manifest = json.loads((folder() / "artifacts" / "manifest.json").read_text())
-    assert manifest["lineage"] == policy.tags
+    assert (manifest["model"], manifest["lineage"]) == ("toy-policy", lineage)
     assert manifest["run_id"] == registered.run_id
     assert manifest["spec"] == spec().to_dict()
-    assert set(manifest["files"]) == {"artifact.py", "artifacts/policy.pt2", "artifacts/policy.ckpt"}
+    there = {path.relative_to(folder()).as_posix() for path in folder().rglob("*") if path.is_file()}
+    assert set(manifest["files"]) == there - {"artifacts/manifest.json", "registered_model_meta"}
+    ours = {"artifact.py", "artifacts/policy.pt2", "artifacts/policy.ckpt", "artifacts/golden.npz"}
+    assert set(manifest["files"]) >= ours | {"MLmodel", "requirements.txt", "input_example.json"}
     assert folder().is_relative_to(shared[0] / "artifacts")
     assert (folder() / "requirements.txt").read_text().split() == [
         f"{package}=={__import__(package).__version__.partition('+')[0]}" for package in ("mlflow", "numpy", "torch")
@@ -95,11 +99,11 @@ def test_signatures_and_examples(registered):
 
 
 def test_the_champion_moves_only_when_told(registered):
-    assert models.champion("toy") == "1"
-    assert models.champion("nobody") is None
+    assert promotion.champion("toy") == "1"
+    assert promotion.champion("nobody") is None
     assert float(models.load_policy("models:/toy-policy@champion").gain.detach()) == 0.5
-    models.set_champion("toy", "2")
-    assert models.champion("toy") == "2"
+    crown("toy", "2")
+    assert promotion.champion("toy") == "2"
     assert float(models.load_policy("models:/toy-policy@champion").gain.detach()) == 2.0
     assert float(models.load_policy("models:/toy-policy/1").gain.detach()) == 0.5
 
@@ -150,11 +154,12 @@ def test_a_flipped_bit_is_found_by_both_doors_and_the_file_named(altered, name):
         mlflow.pyfunc.load_model("models:/toy-policy@champion")
 
 
-def test_altered_code_is_found(altered):
-    altered("artifact.py", lambda raw: raw + b"\n")
-    with pytest.raises(CorruptFileError, match=r"artifact\.py is truncated or altered"):
+@pytest.mark.parametrize("name", ["artifact.py", "MLmodel", "requirements.txt", "input_example.json"])
+def test_every_file_is_verified_also_those_that_mlflow_wrote(altered, name):
+    altered(name, lambda raw: raw + b"\n")
+    with pytest.raises(CorruptFileError, match=rf"{name} is truncated or altered"):
         models.load_policy("models:/toy-policy/1")
-    with pytest.raises(ValueError, match=r"artifact\.py is truncated or altered"):
+    with pytest.raises(ValueError, match=rf"{name} is truncated or altered"):
         mlflow.pyfunc.load_model("models:/toy-policy/1")
 
 
@@ -162,7 +167,7 @@ def test_altered_code_is_found(altered):
     ("uri", "message"),
     [
         ("models:/tou-policy@champion", r"'tou-policy' in sqlite:.* registered models: toy-policy, toy-simulator"),
-        ("models:/toy-policy@best", r"versions of toy-policy: \[1, 2\], aliases: \{'champion': \"?'?1"),
+        ("models:/toy-policy@best", r"versions of toy-policy: \[1, 2\], aliases: \{.*'champion': \"?'?1"),
         ("models:/toy-policy/7", r"versions of toy-policy: \[1, 2\]"),
     ],
 )
@@ -179,8 +184,8 @@ def test_the_champion_takes_the_simulator_that_it_was_rehearsed_in_along(registe
 
 def test_a_version_that_is_not_there_cannot_be_champion(registered):
     with pytest.raises(store.StoreError, match=r"versions of toy-policy: \[1, 2\]"):
-        models.set_champion("toy", "9")
-    assert models.champion("toy") == "1"
+        promotion.promote("toy", "9")
+    assert promotion.champion("toy") == "1"
 
 
 def test_an_empty_registry_says_so(home):
@@ -206,8 +211,8 @@ def test_a_name_that_the_registry_cannot_carry_is_refused_before_any_work(log, n
     for work in (
         lambda: models.log_policy(log, Fickle(spec()), name, LINEAGE),  # which cannot be exported
         lambda: models.log_simulator(log, simulator(), name, LINEAGE),
-        lambda: models.set_champion(name, "1"),
-        lambda: models.champion(name),
+        lambda: promotion.promote(name, "1"),
+        lambda: promotion.champion(name),
     ):
         with pytest.raises(ValueError, match="expected 1 to 100 letters, digits, _ or -"):
             work()

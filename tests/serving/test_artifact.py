@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from registry_toys import LINEAGE, Line, environment, simulator, spec
+from registry_toys import LINEAGE, Line, crown, environment, simulator, spec
 
 from mbrl.registry import models
 from mbrl.registry.runs import RunLog
@@ -155,7 +155,7 @@ def test_registered_policies_work_in_a_fresh_process_without_pickles_or_mbrl(hom
     policies = [Line(spec()), Line(spec(discrete=True))]
     with RunLog.open("e", "r") as log:
         for policy, name in zip(policies, ("box", "discrete"), strict=True):
-            models.set_champion(name, models.log_policy(log, policy, name, LINEAGE))
+            crown(name, models.log_policy(log, policy, name, LINEAGE))
     variables = environment(
         MLFLOW_TRACKING_URI=f"sqlite:///{home}/mlflow.db", MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false", PYTHONPATH=""
     )

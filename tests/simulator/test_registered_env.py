@@ -10,7 +10,7 @@ import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
-from registry_toys import LINEAGE, Line, environment, home, log, simulator, spec, template
+from registry_toys import LINEAGE, Line, crown, environment, home, log, simulator, spec, template
 
 from mbrl.files import CorruptFileError
 from mbrl.registry import models, store
@@ -43,7 +43,7 @@ def champion(log: RunLog) -> None:
     """Version 1 of toy-simulator, which the champion of toy-policy was rehearsed in."""
     models.log_simulator(log, simulator(starts=STARTS), "toy", LINEAGE)
     lineage = replace(LINEAGE, simulator="toy-simulator/1")
-    models.set_champion("toy", models.log_policy(log, Line(spec()), "toy", lineage))
+    crown("toy", models.log_policy(log, Line(spec()), "toy", lineage))
 
 
 @pytest.mark.usefixtures("champion")

@@ -1,0 +1,268 @@
+"""The one door to the aliases: judge, promote, roll back, delete. Every decision is in the ledger, refusals too.
+
+What is asked of a version before it may act: that the gate's verdict on it, as the ledger has it, says promote; that
+every file of it has the SHA-256 that its manifest lists; and that it answers its golden observations as it did when it
+was registered. A version that only watches (shadow) needs no verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mbrl.registry import aliases, chronicle, models
+from mbrl.registry.aliases import CHAMPION, Registry
+from mbrl.registry.circumstances import who
+from mbrl.registry.decisions import Decision
+from mbrl.registry.describing import describe
+from mbrl.registry.ledger import Entry, Ledger, Move
+from mbrl.registry.twophase import DECISION_TAG, Moved, RefusedError, Request, carry_out
+from mbrl.serving import golden
+
+__all__ = ["Moved", "RefusedError", "Registry", "champion", "delete", "judge", "objections", "promote", "rollback"]
+
+
+def champion(name: str) -> str | None:
+    """The version of `NAME-policy` that the alias `champion` points at, or None without one.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    registry = Registry(name)
+    return registry.aliases().get((registry.policy, CHAMPION))
+
+
+def judge(
+    name: str,
+    version: str,
+    decision: Decision,
+    action: str = "judge",
+    author: str | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Moved:
+    """Write a gate's verdict on a version to the ledger and to its tags, and call the version `candidate`.
+
+    The same verdict on the same version once more changes nothing, so that a run can be resumed.
+
+    Raises:
+        StoreError: there is no such version, or the store does not answer.
+        RefusedError: another move is half-done.
+        LedgerError: the ledger is damaged.
+    """
+    registry, ledger = Registry.known(name), Ledger.open(name)
+    entries = ledger.entries()
+    known = chronicle.judged(entries, version)
+    if known is not None and chronicle.decision(known) == decision and chronicle.pending(entries) is None:
+        at = registry.aliases().get((registry.policy, "candidate"))
+        return Moved(registry.policy, "candidate", at, at, None, None)
+    describe(registry, version, decision)
+    verdict = decision.to_dict()
+    reasons = verdict.pop("reasons")
+    about = {**_facts(registry, version), "author": author or who(), "decision": verdict, "reasons": reasons}
+
+    def moves(entries: Sequence[Entry]) -> list[Move]:
+        before = chronicle.placed(entries).get((registry.policy, "candidate"))
+        return [Move(registry.policy, "candidate", before, version)]
+
+    about |= more or {}
+    return carry_out(registry, ledger, Request(action, version, "candidate", None, about, moves, compares=False))
+
+
+def promote(
+    name: str,
+    version: str | None = None,
+    to: str = CHAMPION,
+    approver: str | None = None,
+    expected: str | None = None,
+) -> Moved:
+    """Move the alias `to` (shadow, canary or champion) to a version, if all that is known speaks for it.
+
+    A champion takes the alias `champion` of the simulator that it was rehearsed in along, and leaves `previous` where
+    `champion` was. The move is compare-and-set: it is refused if the alias is not where it was when this call began.
+
+    Args:
+        name: NAME of `NAME-policy`.
+        version: its number, or NAME-policy/NUMBER; the version called `candidate` if None.
+        to: the alias to move.
+        approver: who approves, where the rules want a second person.
+        expected: the version that the alias must stand at; where it stands at this moment if None.
+
+    Raises:
+        RefusedError: the gate's verdict is missing or against it, a file or a golden pair does not hold, the approver
+            is missing or the author, the alias has moved meanwhile, or another move is half-done.
+        ValueError: an unknown alias, or a version of another model.
+        StoreError: there is no such version, or the store does not answer.
+        LedgerError: the ledger is damaged.
+    """
+    aliases.check_stage(to)
+    registry = Registry.known(name)
+    at = registry.aliases()
+    registry.check_case(at)
+    number = _numbered(registry, version) if version else at.get((registry.policy, "candidate"))
+    if number is None:
+        raise ValueError(f"{registry.policy} has no version called candidate: name one (--version V)")
+    ledger, current = Ledger.open(name), at.get((registry.policy, to))
+    entries = ledger.entries()
+    about = _facts(registry, number) | ({"approver": approver} if approver else {})
+    if current == number and expected in (None, current) and chronicle.pending(entries) is None:
+        return Moved(registry.policy, to, current, number, None, None)
+    verdict = chronicle.judged(entries, number)
+    if verdict is not None:
+        about["decision"] = verdict.about["decision"]
+    against = objections(registry, number, verdict, gated=to in aliases.ACTING)
+    against += _alone(verdict, approver) if to in aliases.ACTING else []
+
+    def moves(entries: Sequence[Entry]) -> list[Move]:
+        placed = chronicle.placed(entries)
+        before = placed.get((registry.policy, to))
+        own = [Move(registry.policy, to, before, number)]
+        return own if to != CHAMPION else _with_champion(registry, placed, own[0], about.get("simulator"), before)
+
+    request = Request("promote", number, to, current if expected is None else expected, about, moves, against)
+    return carry_out(registry, ledger, request)
+
+
+def rollback(name: str) -> Moved:
+    """Go back to the last champion before the present one that still holds: verdict, every file, golden pairs.
+
+    Those that do not are passed over, and the ledger says why. `previous` then is the champion before that one.
+
+    Raises:
+        RefusedError: no earlier champion holds, the alias has moved meanwhile, or another move is half-done.
+        StoreError: the store does not answer.
+        LedgerError: the ledger is damaged.
+    """
+    registry, ledger = Registry.known(name), Ledger.open(name)
+    at = registry.aliases()
+    registry.check_case(at)
+    entries, current = ledger.entries(), at.get((registry.policy, CHAMPION))
+    if current is None:
+        raise ValueError(f"{registry.policy} has no champion to go back from")
+    waiting = chronicle.pending(entries)
+    if waiting is not None and waiting.action == "rollback":  # this very command, cut short: its target was checked
+        target: str | None = waiting.about["version"]
+        against: list[str] = []
+    else:
+        line = chronicle.reign(entries, registry.policy)
+        target, against = _last_that_holds(registry, entries, [v for v in line if v != current])
+    about = _facts(registry, target or current) | {"left": current, "reasons": against}
+
+    def moves(entries: Sequence[Entry]) -> list[Move]:
+        placed = chronicle.placed(entries)
+        line = chronicle.reign(entries, registry.policy)
+        before = line[line.index(target) - 1] if target in line[1:] else None
+        own = Move(registry.policy, CHAMPION, placed.get((registry.policy, CHAMPION)), target)
+        return _with_champion(registry, placed, own, about.get("simulator"), before)
+
+    none = [] if target else [*against, "there is no earlier champion that holds"]
+    return carry_out(registry, ledger, Request("rollback", target or current, CHAMPION, current, about, moves, none))
+
+
+def delete(name: str, version: str) -> Moved:
+    """Delete a version that no alias points to; the ledger keeps what was decided about it.
+
+    Raises:
+        RefusedError: an alias points to it, or another move is half-done.
+        ValueError: a version of another model.
+        StoreError: there is no such version, or the store does not answer.
+        LedgerError: the ledger is damaged.
+    """
+    registry, ledger = Registry.known(name), Ledger.open(name)
+    number = _numbered(registry, version)
+    waiting = chronicle.pending(ledger.entries())
+    if waiting is None or (waiting.action, waiting.about["version"]) != ("delete", number):
+        registry.version(number)
+    held = sorted(a for (model, a), v in registry.aliases().items() if (model, v) == (registry.policy, number))
+    against = [f"{' and '.join(held)} of {registry.policy} point to version {number}: move them first"] if held else []
+    return carry_out(
+        registry, ledger, Request("delete", number, None, None, {"version": number}, lambda _: [], against)
+    )
+
+
+def objections(registry: Registry, version: str, verdict: Entry | None, gated: bool) -> list[str]:
+    """What speaks against letting a version act: its verdict (if `gated`), a file, its answers to the golden pairs.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    found = []
+    label = f"{registry.policy}/{version}"
+    if verdict is not None:
+        decision = chronicle.decision(verdict)
+        if registry.version(version).tags.get(DECISION_TAG) != decision.to_json():
+            found.append(f"tag {DECISION_TAG} of {label} is not the verdict in entry {verdict.number} of the ledger")
+        if gated and not decision.passed:
+            found.append(f"the verdict on {label} is {decision.outcome!r}: {'; '.join(decision.reasons)}")
+    elif gated:
+        found.append(f"{label} has no verdict in the ledger of {registry.name}: `mbrl run` and `mbrl copy` write one")
+    try:
+        with models.fetched(registry.policy, version) as (folder, manifest):
+            if manifest.get("model") != registry.policy:
+                found.append(
+                    f"{label} holds the files of {manifest.get('model')}: use `mbrl copy`, which keeps its lineage"
+                )
+            else:
+                golden.check(folder)
+    except ValueError as error:
+        found.append(str(error))
+    return found
+
+
+def _alone(verdict: Entry | None, approver: str | None) -> list[str]:
+    """What the rules have against this approver: that there is none, or that it is the author."""
+    if verdict is None or not verdict.about["decision"]["second_person"]:
+        return []
+    author = verdict.about["author"]
+    if approver is None:
+        return [f"the rules want an approver beside the author {author}: --approver WHO"]
+    return [f"the approver {approver} is the author, and the rules want another one"] if approver == author else []
+
+
+def _last_that_holds(registry: Registry, entries: Sequence[Entry], line: Sequence[str]) -> tuple[str | None, list[str]]:
+    passed_over: list[str] = []
+    for version in reversed(line):
+        if not registry.exists(registry.policy, version):
+            against = [f"{registry.policy}/{version} is deleted"]
+        else:
+            against = objections(registry, version, chronicle.judged(entries, version), gated=True)
+        if not against:
+            return version, passed_over
+        passed_over += against
+    return None, passed_over
+
+
+def _with_champion(
+    registry: Registry, placed: Mapping[tuple[str, str], str], own: Move, simulator: str | None, previous: str | None
+) -> list[Move]:
+    """All moves of a new champion, its own as the last: `previous`, and its simulator's where that is there."""
+    moves = [Move(registry.policy, "previous", placed.get((registry.policy, "previous")), previous)]
+    model, _, number = (simulator or "").partition("/")
+    if model == f"{registry.name}-simulator" and registry.exists(model, number):
+        moves.append(Move(model, CHAMPION, placed.get((model, CHAMPION)), number))
+    return [move for move in moves if move.before != move.after] + [own]
+
+
+def _numbered(registry: Registry, version: str) -> str:
+    """The number in `3` or `NAME-policy/3`."""
+    model, slash, number = version.removeprefix("models:/").rpartition("/")
+    if slash and model != registry.policy:
+        raise ValueError(
+            f"version is {version!r}, and {registry.policy} takes versions of its own only: `mbrl copy` first"
+        )
+    if not number.isdecimal():
+        raise ValueError(f"version is {version!r}, expected a number such as 3, or {registry.policy}/3")
+    return number
+
+
+def _facts(registry: Registry, version: str) -> dict[str, Any]:
+    """Where a version comes from: its run, the run's seeds, the data, and the simulator that it was rehearsed in."""
+    found = registry.version(version)
+    tags = {
+        name: found.tags.get(f"mbrl.{name}") for name in ("data_id", "data_fingerprint", "simulator", "copied_from")
+    }
+    facts = {"version": version, "run": found.run_id, **{name: value for name, value in tags.items() if value}}
+    with models.explained(registry.client, registry.uri, registry.policy):
+        run = models.run_of(registry.client, found)
+    params = run.data.params if run else {}
+    seeds = {key: value for key, value in params.items() if key.rpartition(".")[2] == "seed"}
+    return {**facts, "seeds": seeds}

@@ -1,0 +1,168 @@
+"""From one registered model or store to another (dev to prod): files and lineage are copied, nothing is referred to."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.models import Model
+
+from mbrl.registry import aliases, chronicle, models, promotion, store
+from mbrl.registry.ledger import Ledger
+from mbrl.registry.runs import RunLog
+from mbrl.registry.twophase import RefusedError
+
+COPIED_TAG = "mbrl.copied_from"
+EXPERIMENT = "mbrl"
+LINEAGE = ("mbrl.data_id", "mbrl.data_fingerprint", "mbrl.data_history")
+
+
+class Parcel(NamedTuple):
+    """A version on its way: its folder, what its manifest, tags and run say, where it is from, and its papers."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    tags: dict[str, str]
+    params: dict[str, str]
+    origin: str  # STORE NAME-kind/VERSION
+    papers: list[Path]  # evidence of a policy, report card of a simulator
+
+
+class Copied(NamedTuple):
+    """What became of a version: its label there, that of its simulator if it has one, and the ledger's head there."""
+
+    policy: str
+    simulator: str | None
+    uri: str
+    entry: int | None
+    head: str | None
+
+
+def copy(name: str, to: str, version: str | None = None, new_name: str | None = None) -> Copied:
+    """Copy a version of `NAME-policy`, the champion if None, to another store or name, where it becomes the candidate.
+
+    With it go every file, the simulator that it was rehearsed in, tags, the run's parameters, the evidence, and the
+    entry of the ledger with its verdict. The copy is whole without the store that it is from. A copy that was cut short
+    is finished by the same call.
+
+    Args:
+        name: NAME of `NAME-policy`.
+        to: URI of an MLflow server or of a sqlite file, or another MBRL_HOME.
+        version: of `NAME-policy`.
+        new_name: NAME in the other store; the same if None.
+
+    Raises:
+        ValueError: there is no champion, or the copy would be the version itself.
+        RefusedError: a file does not hold, or a golden pair.
+        StoreError: one of the stores does not answer.
+        LedgerError: one of the ledgers is damaged.
+    """
+    target = models.check_name(new_name or name)
+    registry = aliases.Registry.known(name)
+    number = version or registry.aliases().get((registry.policy, aliases.CHAMPION))
+    if number is None:
+        raise ValueError(f"{registry.policy} has no champion: name a version (--version V)")
+    entries = Ledger.open(name).entries()
+    verdict = chronicle.judged(entries, number)
+    if against := promotion.objections(registry, number, verdict, gated=False):
+        raise RefusedError(f"copy of {registry.policy}/{number}: {'; '.join(against)}")
+    decision = None if verdict is None else chronicle.decision(verdict)
+    papers = [decision.evidence] if decision is not None and decision.evidence is not None else []
+    with _packed(registry, registry.policy, number, papers) as policy:
+        label = policy.tags.get("mbrl.simulator", "")
+        with _simulator(registry, label) as simulator, store.at(to) as uri:
+            if (uri, target) == (registry.uri, name):
+                raise ValueError(
+                    f"{registry.policy}/{number} is in {store.shown(uri)} already: give the copy a new name"
+                )
+            run_id, made, rehearsed = _unpacked(target, policy, simulator)
+            if decision is None or verdict is None:
+                return Copied(made, rehearsed, store.shown(uri), None, None)
+            about = {"origin": {"store": store.shown(registry.uri), "entry": verdict.number, "hash": verdict.hash}}
+            kept = decision._replace(evidence=f"runs:/{run_id}/{policy.papers[0].name}" if papers else None)
+            done = promotion.judge(target, made.rpartition("/")[2], kept, "copy", verdict.about["author"], about)
+            return Copied(made, rehearsed, store.shown(uri), done.entry, done.head)
+
+
+@contextmanager
+def _packed(registry: aliases.Registry, model: str, version: str, papers: Sequence[str]) -> Iterator[Parcel]:
+    """A version's files, verified, and the papers (runs:/RUN/FILE) that go with them."""
+    client = registry.client
+    with models.fetched(model, version) as (folder, manifest), tempfile.TemporaryDirectory() as beside:
+        with models.explained(client, registry.uri, model):
+            found = client.get_model_version(model, version)
+            run = models.run_of(client, found)
+            kept = [Path(mlflow.artifacts.download_artifacts(paper, dst_path=beside)) for paper in papers]
+        origin = f"{store.shown(registry.uri)} {model}/{version}"
+        yield Parcel(folder, manifest, dict(found.tags), dict(run.data.params) if run else {}, origin, kept)
+
+
+@contextmanager
+def _simulator(registry: aliases.Registry, label: str) -> Iterator[Parcel | None]:
+    """The simulator of a policy, with its report card; None if it has none, or it is deleted."""
+    model, _, number = label.partition("/")
+    if not number or not registry.exists(model, number):
+        yield None
+        return
+    with models.explained(registry.client, registry.uri, model):
+        card = registry.client.get_model_version(model, number).tags.get("mbrl.card", "")
+    papers = [card, card.removesuffix("html") + "json"] if card else []
+    with _packed(registry, model, number, papers) as parcel:
+        yield parcel
+
+
+def _unpacked(name: str, policy: Parcel, simulator: Parcel | None) -> tuple[str, str, str | None]:
+    """Register both under NAME in the store of this moment, in a run of their own: its id, and their labels."""
+    rehearsed = None if simulator is None else _there(f"{name}-simulator", simulator)
+    if made := _there(f"{name}-policy", policy):
+        client = MlflowClient(store.connect())
+        return str(client.get_model_version(*made.split("/")).run_id), made, rehearsed
+    with RunLog.open(EXPERIMENT, f"copy of {policy.origin.rpartition(' ')[2]}") as log:
+        log.params(policy.params)
+        log.tags({COPIED_TAG: policy.origin})
+        tags = {key: value for key, value in policy.tags.items() if key in LINEAGE}
+        if simulator is not None:
+            rehearsed = rehearsed or _published(log, f"{name}-simulator", simulator, _card_tags(log, simulator))
+            tags["mbrl.simulator"] = rehearsed
+        return log.run_id, _published(log, f"{name}-policy", policy, tags), rehearsed
+
+
+def _card_tags(log: RunLog, parcel: Parcel) -> dict[str, str]:
+    """The tags of a simulator, with the report card in the run of the copy; cards on other logs stay where they are."""
+    tags = {key: value for key, value in parcel.tags.items() if not key.startswith("mbrl.card.")}
+    return tags | ({"mbrl.card": f"runs:/{log.run_id}/{parcel.papers[0].name}"} if parcel.papers else {})
+
+
+def _there(model: str, parcel: Parcel) -> str | None:
+    """The label of the copy that an earlier call has made of this very version."""
+    client = MlflowClient(uri := store.connect())
+    with models.explained(client, uri, model):
+        found = client.search_model_versions(f"name = '{model}'")
+    made = [v for v in found if v.tags.get(COPIED_TAG) == parcel.origin]
+    return f"{model}/{made[0].version}" if made else None
+
+
+def _published(log: RunLog, model: str, parcel: Parcel, tags: dict[str, str]) -> str:
+    """Seal the files under their new name, with the seal that they had, and register them: the label of the copy."""
+    client, kind = MlflowClient(uri := store.connect()), parcel.manifest["kind"]
+    for paper in parcel.papers:
+        log.file(paper)
+    tags = {**tags, COPIED_TAG: parcel.origin}
+    with models.explained(client, uri, model):
+        logged = client.create_logged_model(log.experiment_id, kind, log.run_id, tags=tags, model_type=kind)
+        about = Model.load(str(parcel.folder))
+        about.model_id = about.model_uuid = logged.model_id
+        about.run_id = log.run_id
+        about.save(str(parcel.folder / "MLmodel"))
+        (parcel.folder / "registered_model_meta").unlink(missing_ok=True)
+        content = {key: value for key, value in parcel.manifest.items() if key not in ("files", "sha256")}
+        origin = {"version": parcel.origin, "run_id": content["run_id"], "sha256": parcel.manifest["sha256"]}
+        models.seal(parcel.folder, {**content, "model": model, "run_id": log.run_id, "origin": origin})
+        version = models.publish(client, parcel.folder, logged, model, log.run_id, tags)
+    log.tags({f"mbrl.{kind}": f"{model}/{version}"})
+    return f"{model}/{version}"
