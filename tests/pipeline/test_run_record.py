@@ -254,14 +254,14 @@ def test_the_alias_moves_at_a_promotion_only_and_the_truth_is_measured_after_the
         return Verdict(outcome, (reason,), (), rules.version)
 
     monkeypatch.setattr(assessment, "decide", watched("verdict", decided))
-    monkeypatch.setattr(promotion, "promote", watched("alias", promotion.promote))
+    monkeypatch.setattr(promotion, "promote", watched("asked", promotion.promote))
     monkeypatch.setattr(environments, "true_returns", watched("truth", environments.true_returns))
     status, first, _ = spoken([*PENDULUM, "--env", "Pendulum-v1"])
     assert (status, first["promoted"], first["champion"]) == (0, True, "1")
-    assert events == ["verdict", "truth", "truth", "alias"]
+    assert events == ["verdict", "truth", "truth", "asked"]
     status, second, told = spoken([*PENDULUM, "--seed", "1"])
     assert (status, second["promoted"], second["champion"], second["policy_version"]) == (0, False, "1", "2")
-    assert events[4:] == ["verdict"]
+    assert events[4:] == ["verdict", "asked"]  # a refusal is in the ledger as well
     assert second["true_environment"] == {}
     assert [evidence.champion for evidence in weighed] == [None, "1"]
     assert [CHAMPION in evidence.views["model"].gains for evidence in weighed] == [False, True]
