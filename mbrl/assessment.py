@@ -17,9 +17,9 @@ from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.gathering import Provenance, gather
 from mbrl.evaluation.modelbased import simulated_values, start_states
-from mbrl.evaluation.opinions import spread_over
 from mbrl.evaluation.panel import FULL, Heard, hear
 from mbrl.evaluation.trajectories import check_fits
+from mbrl.evaluation.twoway import spread_over
 from mbrl.registry import models, promotion
 from mbrl.registry.decisions import Decision
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, Evidence, Verdict, decide

@@ -9,13 +9,11 @@ Axis letters as in `mbrl.core`; M members, S start states, n episodes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from mbrl.core import Policy
@@ -24,6 +22,7 @@ from mbrl.evaluation.critics import Encoding
 from mbrl.evaluation.estimates import Estimate, Refused, check_level
 from mbrl.evaluation.fitting import Fit, Folds, Rows, acted, fit, reachable, spread_of_values
 from mbrl.evaluation.trajectories import Trajectories, check_fits
+from mbrl.evaluation.twoway import spread_over
 
 DIVERGED = 0.1  # share of late targets out of reach, above which a fit has not converged
 
@@ -210,26 +209,14 @@ def differences(candidate: FittedQ, baseline: FittedQ, level: float = 0.95) -> E
 
 
 def pooled(values: Tensor, level: float, about: dict[str, Any]) -> Estimate:
-    """The mean of `values` [S, M] over start states and members, with an interval for both.
+    """The mean of `values` [S, M] over start states and members, with the interval of `mbrl.evaluation.twoway`.
 
-    Each member was fitted to its own bootstrap sample of the episodes, so the members' variance B is that of one fit
-    over logs and initial weights (Hao et al. 2021, "Bootstrapping fitted Q-evaluation"); W is the variance over start
-    states of the members' mean. The variance of the answer is (1 + 1 / M) B + W / S, the sum that Rubin 1987 (equation
-    3.1.5) pools multiple imputations with, and its Student-t has Satterthwaite's degrees of freedom. A bias that all
-    members share, of a function class too small or too few updates, is not in it.
+    A bias that all members share, of a function class too small or too few updates, is not in it. `level` is that of
+    the two-sided interval.
     """
     check_level(level)
-    table = values.double()
-    count, members = table.shape
-    between = float(table.mean(0).var()) * (1 + 1 / members)
-    within = float(table.mean(1).var()) / count
-    value, variance = float(table.mean()), between + within
-    facts = {**about, "level": level, "spread_of_members": math.sqrt(between), "spread_of_starts": math.sqrt(within)}
-    if variance == 0:
-        return Estimate(value, value, value, count, facts)
-    freedom = variance**2 / (between**2 / (members - 1) + within**2 / (count - 1))
-    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * math.sqrt(variance)
-    return Estimate(value, value - half, value + half, count, {**facts, "degrees_of_freedom": freedom})
+    estimate = spread_over(values.T.numpy(force=True), 0.5 + level / 2)
+    return estimate._replace(diagnostics={**about, **estimate.diagnostics, "level": level})
 
 
 def _facts(fitted: Fit, rows: Rows, folds: Folds, limits: tuple[float, float]) -> dict[str, Any]:

@@ -22,9 +22,10 @@ from mbrl.evaluation.estimates import Estimate, Refused
 from mbrl.evaluation.importance import importance_sampling
 from mbrl.evaluation.marginal import marginal_value
 from mbrl.evaluation.modelbased import rolled
-from mbrl.evaluation.opinions import Answer, Opinion, spread_over
+from mbrl.evaluation.opinions import Answer, Opinion
 from mbrl.evaluation.ratios import Ratios, Weights
 from mbrl.evaluation.trajectories import check_fits
+from mbrl.evaluation.twoway import spread_over
 from mbrl.simulator.rollout import Played
 from mbrl.simulator.simulator import Simulator
 

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from mbrl.evaluation.estimates import Estimate
-from mbrl.evaluation.opinions import Answer, Opinion, apart, spread_over
+from mbrl.evaluation.opinions import Answer, Opinion, apart
+from mbrl.evaluation.twoway import spread_over
 
 
 def test_members_that_agree_leave_the_spread_of_the_starts() -> None:
