@@ -11,5 +11,6 @@ if getattr(mbrl, "__dist__", None) != "offline-mbrl":
 
 from dynamics.deterministic import DeterministicEnsemble
 from dynamics.ensemble import ProbabilisticEnsemble
+from dynamics.recurrent import RecurrentEnsemble
 
-__all__ = ["DeterministicEnsemble", "ProbabilisticEnsemble"]
+__all__ = ["DeterministicEnsemble", "ProbabilisticEnsemble", "RecurrentEnsemble"]

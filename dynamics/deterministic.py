@@ -44,10 +44,7 @@ class DeterministicEnsemble(Dynamics):
         termination_hidden: int = 32,
     ) -> None:
         super().__init__(spec, members)
-        if not 1 <= elites <= members:
-            raise ValueError(f"elites is {elites}, expected 1 to members={members}")
-        if layers < 0:
-            raise ValueError(f"layers is {layers}, expected 0 (a linear model) or more")
+        parts.check_sizes(members, elites, layers)
         self.elites = torch.arange(elites)
         self.weight_decay = weight_decay
         self.normaliser = parts.Normaliser(spec)
@@ -55,8 +52,9 @@ class DeterministicEnsemble(Dynamics):
         self.mlp = parts.BatchedMLP(members, sizes, layer_norm=layer_norm)
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         """Squared error, and cross-entropy of the head: [E]."""
+        del hidden
         inputs = self.normaliser.inputs(batch.obs, batch.action)
         loss = functional.squared_error(self.mlp(inputs), self.normaliser.targets(batch))
         if self.head is not None:
@@ -69,14 +67,24 @@ class DeterministicEnsemble(Dynamics):
         weights = list(self.mlp.weights)
         return parts.decayed(self, weights, [self.weight_decay] * len(weights))
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         """Predict one step, with stds of zero; see `Dynamics.predict`."""
+        del hidden
         mean = self.mlp(self.normaliser.inputs(obs, action), members)
         return self.normaliser.prediction(obs, mean)
 
-    def termination(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
+    def termination(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        next_obs: Tensor,
+        members: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
         """Probability that the world ends with this transition; see `Dynamics.termination`."""
         if self.head is None:
-            return super().termination(obs, action, next_obs, members)
+            return super().termination(obs, action, next_obs, members, hidden)
         inputs = self.normaliser.inputs(obs, action)
         return self.head(inputs, self.normaliser.obs(next_obs), members).sigmoid()

@@ -73,6 +73,25 @@ def batched_mlp(
     return batched_linear(x, weights[-1], biases[-1])
 
 
+def gru_cell(x: Tensor, hidden: Tensor, weights: tuple[Tensor, Tensor], biases: tuple[Tensor, Tensor]) -> Tensor:
+    """One step of a gated recurrent unit per member (Cho et al. 2014), as `torch.nn.GRU` defines it: [E, B, H].
+
+    r, z = sigmoid(W_x x + b_x + W_h h + b_h), n = tanh(W_x x + b_x + r (W_h h + b_h)), h' = (1 - z) n + z h, with rows
+    of W and b of their own for r, z and n.
+
+    Args:
+        x: [E, B, I].
+        hidden: [E, B, H].
+        weights: W_x [E, I, 3 H] and W_h [E, H, 3 H]; r, z and n side by side.
+        biases: b_x and b_h, [E, 1, 3 H].
+    """
+    width = hidden.shape[-1]
+    seen, kept = (batched_linear(v, w, b) for v, w, b in zip((x, hidden), weights, biases, strict=True))
+    reset, update = (seen[..., : 2 * width] + kept[..., : 2 * width]).sigmoid().chunk(2, -1)
+    new = torch.addcmul(seen[..., 2 * width :], reset, kept[..., 2 * width :]).tanh()
+    return new + update * (hidden - new)
+
+
 def soft_clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Squash x smoothly between low and high, with a gradient everywhere (PETS, Chua et al. 2018, appendix A.1)."""
     x = high - softplus(high - x)

@@ -45,6 +45,73 @@ class BatchedMLP(nn.Module):
         return functional.batched_mlp(functional.as_members(x, len(layers[0][0])), *layers)
 
 
+class GaussianMLP(nn.Module):
+    """`BatchedMLP`s whose outputs are the mean and the log-variance of C channels, the reward's last.
+
+    Every member has bounds of its own for its log-variance, which the loss draws together (PETS, Chua et al. 2018,
+    appendix A.1). The reward has a network of its own, unless it has no layers: in a common one, the likelihood of a
+    plant with little noise weighs an error of the observation thousands of times an error of the reward, which is then
+    hardly learned (Seitzer et al. 2022, "On the Pitfalls of Heteroscedastic Uncertainty Estimation", say why).
+    """
+
+    def __init__(
+        self, members: int, sizes: Sequence[int], channels: int, layer_norm: bool, reward_network: Sequence[int]
+    ) -> None:
+        super().__init__()
+        outputs = channels - 1 if reward_network else channels
+        self.mlp = BatchedMLP(members, [*sizes, 2 * outputs], layer_norm=layer_norm)
+        self.reward_mlp = (
+            BatchedMLP(members, [sizes[0], *reward_network, 2], gain=1.0, layer_norm=layer_norm)
+            if reward_network
+            else None
+        )
+        self.max_logvar = nn.Parameter(torch.full((members, 1, channels), 0.5))
+        self.min_logvar = nn.Parameter(torch.full((members, 1, channels), -10.0))
+
+    def forward(self, x: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, [E', B, C] each, for inputs [B, I] or [E', B, I]."""
+        mean, logvar = self.mlp(x, members).chunk(2, -1)
+        if self.reward_mlp is not None:
+            of_reward = self.reward_mlp(x, members)
+            mean = torch.cat([mean, of_reward[..., :1]], -1)
+            logvar = torch.cat([logvar, of_reward[..., 1:]], -1)
+        low: Tensor = self.min_logvar
+        high: Tensor = self.max_logvar
+        if members is not None:
+            low, high = low[members], high[members]
+        return mean, functional.soft_clamp(logvar, low, high)
+
+    def loss(self, x: Tensor, target: Tensor, coef: float) -> Tensor:
+        """Negative log-likelihood of targets [E, B, C], and `coef` times the width of the bounds: [E]."""
+        mean, logvar = self(x)
+        return functional.gaussian_nll(mean, logvar, target) + coef * self._width()
+
+    def _width(self) -> Tensor:
+        return (self.max_logvar - self.min_logvar).sum((-2, -1))
+
+
+class BatchedGRU(nn.Module):
+    """E gated recurrent units, stored as one tensor a matrix: weights [E, I, 3 H] and [E, H, 3 H], biases [E, 1, 3 H].
+
+    Weights and biases start as those of `torch.nn.GRU`, uniform within 1 / sqrt(H).
+    """
+
+    def __init__(self, members: int, inputs: int, width: int) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(nn.Parameter(torch.empty(members, i, 3 * width)) for i in (inputs, width))
+        self.biases = nn.ParameterList(nn.Parameter(torch.empty(members, 1, 3 * width)) for _ in range(2))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)
+
+    def forward(self, x: Tensor, hidden: Tensor, members: Tensor | None = None) -> Tensor:
+        """The next states [E', B, H] for x [B, I] or [E', B, I] and states [E', B, H]."""
+        of_x, of_hidden, x_bias, hidden_bias = [*self.weights, *self.biases]
+        if members is not None:
+            of_x, of_hidden, x_bias, hidden_bias = (t[members] for t in (of_x, of_hidden, x_bias, hidden_bias))
+        x = functional.as_members(x, len(of_x))
+        return functional.gru_cell(x, hidden, (of_x, of_hidden), (x_bias, hidden_bias))
+
+
 class Normaliser(nn.Module):
     """Between the environment's units and those in which every channel of the log has mean 0 and std 1."""
 
@@ -107,16 +174,21 @@ class TerminationHead(nn.Module):
 
     SHARPNESS = 10.0
 
-    def __init__(self, spec: Spec, members: int, hidden: int) -> None:
+    def __init__(self, spec: Spec, members: int, hidden: int, state: int = 0) -> None:
         super().__init__()
-        self.mlp = BatchedMLP(members, [2 * spec.obs_dim + spec.action_dim, hidden, hidden, 1], gain=1.0)
+        self.mlp = BatchedMLP(members, [2 * spec.obs_dim + spec.action_dim + state, hidden, hidden, 1], gain=1.0)
 
     def forward(self, inputs: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
-        """Logits of termination, [E', B], for what `Normaliser.inputs` and `Normaliser.obs` make of a transition."""
+        """Logits of termination, [E', B], for what `Normaliser.inputs` and `Normaliser.obs` make of a transition.
+
+        The inputs have `state` channels more where the model remembers.
+        """
         return self.SHARPNESS * self.mlp(torch.cat([inputs, next_obs], -1), members).squeeze(-1)
 
 
-def termination_head(spec: Spec, members: int, wanted: bool | None, hidden: int) -> TerminationHead | None:
+def termination_head(
+    spec: Spec, members: int, wanted: bool | None, hidden: int, state: int = 0
+) -> TerminationHead | None:
     """A head if it is wanted; by default (None), if the log has true terminals.
 
     Raises:
@@ -124,7 +196,34 @@ def termination_head(spec: Spec, members: int, wanted: bool | None, hidden: int)
     """
     if wanted and not spec.terminals:
         raise ValueError("termination_head is true, but the log has no true terminal to learn from; leave it out")
-    return TerminationHead(spec, members, hidden) if spec.terminals and wanted is not False else None
+    return TerminationHead(spec, members, hidden, state) if spec.terminals and wanted is not False else None
+
+
+def check_sizes(members: int, elites: int, layers: int) -> None:
+    """Refuse what no ensemble can be built with.
+
+    Raises:
+        ValueError: there are more elites than members, or none, or fewer than 0 layers.
+    """
+    if not 1 <= elites <= members:
+        raise ValueError(f"elites is {elites}, expected 1 to members={members}")
+    if layers < 0:
+        raise ValueError(f"layers is {layers}, expected 0 (a linear model) or more")
+
+
+def layer_decays(given: Sequence[float] | None, layers: int) -> tuple[float, ...]:
+    """One weight decay a layer, the last included: the given ones, or 2.5e-5, 5e-5, 7.5e-5 ..., and 1e-4 for the last.
+
+    The defaults are MOPO's (Yu et al. 2020).
+
+    Raises:
+        ValueError: there is not one a layer.
+    """
+    if given is None:
+        given = [*[2.5e-5, 5e-5, *[7.5e-5] * layers][:layers], 1e-4]
+    if len(given) != layers + 1:
+        raise ValueError(f"weight_decays has {len(given)} values, expected one a layer: {layers + 1}")
+    return tuple(given)
 
 
 def decayed(model: nn.Module, weights: Sequence[nn.Parameter], decays: Sequence[float]) -> list[dict[str, Any]]:

@@ -38,6 +38,10 @@ def max_pairwise(prediction: Prediction) -> Tensor:
     return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").amax((-2, -1))
 
 
-def combined(prediction: Prediction) -> Tensor:
-    """Noise and ignorance together: sqrt(max_aleatoric^2 + ensemble_std^2), the shape of the law of total variance."""
-    return torch.hypot(max_aleatoric(prediction), ensemble_std(prediction))
+def mixture_std(prediction: Prediction) -> Tensor:
+    """The std of the members' equal mixture, ||(mean_i sigma_i^2 + var_i mu_i)^(1/2)||_2: noise and ignorance together.
+
+    Lakshminarayanan et al. 2017, section 2.4, by the law of total variance; the ensemble std of Lu et al. 2022.
+    """
+    mean, std = prediction.normalised()
+    return (std.square().mean(0) + mean.var(0, correction=0)).sum(-1).sqrt()

@@ -8,7 +8,7 @@ import argparse
 
 from mbrl.core import seeded
 from mbrl.data import minari
-from mbrl.evaluation.evidence import simulated_values, start_states
+from mbrl.evaluation.modelbased import simulated_values, start_states
 from mbrl.registry.models import load_simulator
 from mbrl.training.policy import fit_policy
 from policies import BC, SAC
@@ -31,7 +31,7 @@ print(f"{report.updates:,} updates on {report.imagined_rows:,} imagined rows in 
 
 starts = start_states(log, most=100, seed=0)
 candidates = {"cloning": cloning.policy, "SAC": sac.policy}
-values = simulated_values(candidates, simulator, starts, level=0.95, seed=0)
+values = simulated_values(candidates, simulator, starts, gamma=1.0, level=0.95, seed=0)
 print(f"mean logged return: {log.returns().mean():.1f}")
 for name, value in values.items():
     print(f"{name:>8}: {value.value:.1f} [{value.low:.1f}, {value.high:.1f}] over {len(starts.obs)} simulated episodes")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mbrl import environments
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.estimates import Estimate, bootstrap
-from mbrl.evaluation.evidence import acting, simulated_values, start_states
+from mbrl.evaluation.evidence import acting
+from mbrl.evaluation.modelbased import simulated_values, start_states
 from mbrl.registry import promotion
 from mbrl.registry.decisions import PROMOTE, Decision
 from mbrl.registry.gates import Evidence, Verdict, decide
@@ -56,7 +57,8 @@ class Assessment:
     def values(self, policies: dict[str, Policy], data: TransitionDataset, simulator: Simulator) -> dict[str, Estimate]:
         """Each policy's value in a simulator, from logged start states."""
         starts = start_states(data, self.trial.starts, self.seed)
-        return simulated_values(policies, simulator.replaying(data), starts, level=self.trial.level, seed=self.seed)
+        world, level = simulator.replaying(data), self.trial.level
+        return simulated_values(policies, world, starts, gamma=1.0, level=level, seed=self.seed)
 
     def weigh(self, policies: dict[str, Policy], data: TransitionDataset, second: Simulator, stage: RunLog) -> Findings:
         """Value the policies in the second simulator, and decide; `evidence.json` has all that was seen."""
@@ -64,7 +66,7 @@ class Assessment:
         values = self.values(policies, data, second)
         verdict = decide(Evidence(logged, values[BASELINE], values[CANDIDATE]))
         rules = [rule._asdict() for rule in verdict.rules]
-        evidence = {"logged": logged._asdict(), "second_simulator": plain(values)}
+        evidence = {"logged": logged.to_dict(), "second_simulator": plain(values)}
         digest = stage.dict({**evidence, "verdict": {**verdict._asdict(), "rules": rules}}, "evidence.json")
         tell("logged", _told(logged))
         for name, value in values.items():
@@ -102,9 +104,9 @@ class Assessment:
         return champion
 
 
-def plain(values: dict[str, Estimate]) -> dict[str, dict[str, float]]:
+def plain(values: dict[str, Estimate]) -> dict[str, dict[str, Any]]:
     """Estimates as JSON has them."""
-    return {name: value._asdict() for name, value in values.items()}
+    return {name: value.to_dict() for name, value in values.items()}
 
 
 def _told(estimate: Estimate) -> str:

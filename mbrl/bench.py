@@ -6,7 +6,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -58,6 +57,7 @@ def hopper_sized(rows: int, seed: int) -> tuple[Spec, Batch]:
 
 def measure(
     dynamics: Callable[[Spec], Dynamics],
+    yardstick: Callable[[Spec], Dynamics],
     learner: Callable[[Spec], Learner],
     uncertainty: Callable[[Prediction], torch.Tensor],
     *,
@@ -68,13 +68,18 @@ def measure(
 ) -> dict[str, Any]:
     """Median, smallest and largest rate of each loop over `repeats` timings of about `seconds` each.
 
-    The ensemble without a termination head is what other libraries train, and so what to compare with theirs.
+    `yardstick` is what other libraries train, and so what to compare with theirs.
     """
     spec, rows = hopper_sized(STARTS, seed)
     rows = Batch(*(column.to(device) for column in rows))
     with seeded(seed, "bench"):
         model, agent = dynamics(spec).to(device), learner(spec).to(device)
-        headless = dynamics(replace(spec, terminals=False)).to(device)
+        plain = yardstick(spec).to(device)
+    if model.memory:
+        name = type(model).__name__
+        raise ValueError(
+            f"dynamics is {name}, which remembers, and the rows of the bench are of no episode: name another"
+        )
     honest, doubting = Simulator(model, spec).to(device), Simulator(model, spec, uncertainty).to(device)
     doubting.calibrate(Batch(*(column[:4096] for column in rows)))
     honest.starts = rows.obs
@@ -113,8 +118,8 @@ def measure(
         return ENVS
 
     loops = {
-        "ensemble_updates_per_s": fit(headless),
-        "ensemble_updates_per_s_with_termination_head": fit(model),
+        "ensemble_updates_per_s": fit(plain),
+        "ensemble_updates_per_s_with_heads": fit(model),
         "imagined_transitions_per_s_with_disagreement": rollout(doubting, 1.0),
         "imagined_transitions_per_s": rollout(honest, 0.0),
         "vector_environment_steps_per_s": environment,

@@ -64,7 +64,7 @@ class Memory(NamedTuple):
     """What a simulated world carries from step to step beside the observation, per row; None where it needs none."""
 
     cursor: Tensor | None = None  # [B] long: the row of the replayed log that the observation belongs to
-    hidden: Tensor | None = None  # [B, ...]: the state of a recurrent model
+    hidden: Tensor | None = None  # [B, E, H]: every member's state, of a model that remembers
 
     def at(self, rows: Tensor) -> Memory:
         """The memory of some rows: [B'] long, or [B] bool."""
@@ -101,7 +101,11 @@ class Described(nn.Module, ABC):
             if kind is inspect.Parameter.VAR_POSITIONAL:
                 raise TypeError(f"{cls.__qualname__}.__init__ takes *{name}, which no YAML can name: give it names")
             init_args |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
-        init_args = {k: copy.deepcopy(v) for k, v in init_args.items() if not isinstance(v, Spec)}
+        init_args = {
+            k: list(v) if isinstance(v, tuple) else copy.deepcopy(v)  # YAML and JSON have no tuples
+            for k, v in init_args.items()
+            if not isinstance(v, Spec)
+        }
         config = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
         object.__setattr__(self, "config", config)  # before nn.Module.__init__, whose __setattr__ needs its tables
         return self
@@ -112,9 +116,15 @@ class Dynamics(Described):
 
     Normalisation lives in the model's buffers; callers see the environment's units only.
     Every trainable parameter has the member axis first, [E, ...], so that each member can be kept on its own.
+
+    A model that remembers has a state of every row and member, hidden [E, B, H]: what it made of the observations and
+    actions of the episode before that row. Whoever steps the model passes the state in and out, `initial` where an
+    episode begins and `remember` from one row to the next; the other methods are given it. For a model that remembers
+    nothing hidden is None everywhere.
     """
 
     elites: Tensor  # [K] long buffer: the members to roll out, best hold-out score first
+    memory: int = 0  # rows of an episode, at least, whose memory a fit trains; 0: the model remembers nothing
 
     def __init__(self, spec: Spec, members: int) -> None:
         super().__init__()
@@ -125,15 +135,29 @@ class Dynamics(Described):
         self.register_buffer("elites", torch.arange(members))
 
     @abstractmethod
-    def loss(self, batch: Batch) -> Tensor:
-        """Training loss of every member, [E], on its own rows: `batch` is [E, B, ...]."""
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
+        """Training loss of every member, [E], on its own rows: `batch` is [E, B, ...], their states [E, B, H]."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """For the optimiser: {"params": [...]}, with a "weight_decay" (L2) where a group has one of its own."""
         return [{"params": list(self.parameters())}]
 
+    def initial(self, rows: int) -> Tensor | None:
+        """The states [E, rows, H] with which episodes begin; None: the model remembers nothing."""
+        del rows
+        return None
+
+    def remember(
+        self, obs: Tensor, action: Tensor, hidden: Tensor | None, members: Tensor | None = None
+    ) -> Tensor | None:
+        """The states [E', B, H] of the rows after these; shapes and gradients as in `predict`."""
+        del obs, action, members
+        return hidden
+
     @abstractmethod
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         """Predict one step with the given members ([E'] long; default all of them, in order).
 
         A network has outputs for the channels of `Spec.predicted` and the reward only; see `Prediction` for the others.
@@ -142,14 +166,23 @@ class Dynamics(Described):
         Args:
             obs: [B, O], seen by every member, or [E', B, O], where each member has rows of its own.
             action: [B, A] or [E', B, A].
+            members: [E'] long.
+            hidden: [E', B, H], each member's own; None for a model that remembers nothing.
         """
 
-    def termination(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
+    def termination(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        next_obs: Tensor,
+        members: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
         """Probability that the world ends with this transition, [E', B]; same shapes as in `predict`.
 
         A model without a termination head says zero.
         """
-        del action, next_obs
+        del action, next_obs, hidden
         count = self.members if members is None else len(members)
         return obs.new_zeros(count, obs.shape[-2])
 

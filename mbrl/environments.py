@@ -26,6 +26,7 @@ class Episode(NamedTuple):
     rewards: np.ndarray  # [T]
     terminations: np.ndarray  # [T] bool
     truncations: np.ndarray  # [T] bool
+    log_propensities: np.ndarray | None = None  # [T] of the actions, where the logger knew them
 
 
 def make(env_id: str) -> gym.Env:

@@ -35,6 +35,7 @@ def about(simulator: Simulator, fitted_on: tuple[str, str], seed: int | None) ->
         "elites": len(dynamics.elites),
         "recalibration": simulator.method,
         "history": simulator.spec.history,
+        "memory": dynamics.memory,
         "fitted_on": fitted_on[0],
         "fitted_on_fingerprint": fitted_on[1],
         "seed": seed,

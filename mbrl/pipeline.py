@@ -147,7 +147,7 @@ class Pipeline:
                 "episodes": data.episodes,
                 "history": data.history,
             },
-            "logged_return": found.logged._asdict(),
+            "logged_return": found.logged.to_dict(),
             "second_simulator": plain(found.values),
             "own_simulator": plain(own),
             "true_environment": plain(true),
@@ -259,7 +259,8 @@ class Pipeline:
             replay = Replay.of(data, kept)
         world = vars(self.world) | {"computed": self._computed(data)}
         simulator = Simulator(model.cpu(), model.spec, **world, starts=data.starts[kept], replay=replay)
-        simulator.calibrate(data.batch(data.rows(calibrate)))
+        measured = data.rows(calibrate)
+        simulator.calibrate(data.batch(measured), data.episode[measured])
         files.save(path, stored.state(simulator))
         best = min(report.scores)
         tell(stage, f"{report.epochs} epochs, hold-out error {best:.3g} (best member), {report.seconds:.0f} s")

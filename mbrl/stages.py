@@ -228,7 +228,7 @@ def evaluate(policy: str, env: str, episodes: int = 20, seed: int = 1000, level:
         f"{policy} in {env}: {estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
         f" (mean and {level:.0%} interval of {episodes} undiscounted returns)"
     )
-    return {"policy": policy, "env": env, **estimate._asdict(), "returns": returns.tolist()}
+    return {"policy": policy, "env": env, **estimate.to_dict(), "returns": returns.tolist()}
 
 
 def promote(
@@ -331,6 +331,7 @@ def _moved(moved: promotion.Moved) -> dict[str, Any]:
 
 def bench(
     dynamics: Callable[[Spec], Dynamics],
+    yardstick: Callable[[Spec], Dynamics],
     learner: Callable[[Spec], Learner],
     uncertainty: Uncertainty,
     device: Literal["cpu", "cuda"] = "cpu",
@@ -342,7 +343,8 @@ def bench(
     """Time the inner loops on this machine, at Hopper's sizes.
 
     Args:
-        dynamics: the ensemble that is trained and rolled out.
+        dynamics: the ensemble that is trained (with heads for reward and end) and rolled out.
+        yardstick: an ensemble that is trained only, to compare with other libraries.
         learner: the learner whose updates are counted.
         uncertainty: dotted path of the disagreement in the rollouts that have one.
         device: where to compute.
@@ -364,7 +366,7 @@ def bench(
     about = benchmark.versions(device)
     print(", ".join(f"{k} {v}" for k, v in about.items()), file=sys.stderr)
     rates = benchmark.measure(
-        dynamics, learner, uncertainty, device=device, repeats=repeats, seconds=seconds, seed=seed
+        dynamics, yardstick, learner, uncertainty, device=device, repeats=repeats, seconds=seconds, seed=seed
     )
     for loop, rate in rates.items():
         print(f"{loop:>46}: {rate['median']:>12,.4g}   [{rate['min']:,.4g}, {rate['max']:,.4g}]")

@@ -35,17 +35,20 @@ def rule(episode: int, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.array([np.sign(x[1]), -0.7 * x[2]])
 
 
-def plant(policy: Policy = several, seed: int = 0) -> TransitionDataset:
-    """x' = A x + B a + noise, reward -|x|^2 - 0.1 |a|^2: 40 episodes of 60 steps, all cut by the clock."""
+def plant(policy: Policy = several, seed: int = 0, lag: float = 0.0) -> TransitionDataset:
+    """x' = A x + B a + noise, reward -|x|^2 - 0.1 |a|^2: 40 episodes of 60 steps, all cut by the clock.
+
+    `lag` is the share of the action before that acts in place of the row's own.
+    """
     rng = np.random.default_rng(seed)
     rows: list[tuple[Any, ...]] = []
     for episode in range(EPISODES):
-        x = rng.normal(size=3)
+        x, before = rng.normal(size=3), np.zeros(2)
         for _ in range(STEPS):
             a = np.clip(policy(episode, x, rng), -2, 2)
-            after = A @ x + B @ a + 0.05 * rng.normal(size=3)
+            after = A @ x + B @ ((1 - lag) * a + lag * before) + 0.05 * rng.normal(size=3)
             rows.append((x, a, -(x @ x) - 0.1 * (a @ a), after))
-            x = after
+            x, before = after, a
     obs, action, reward, next_obs = (torch.tensor(np.array(c), dtype=torch.float32) for c in zip(*rows, strict=True))
     return TransitionDataset.create(
         "toy/plant-v0",

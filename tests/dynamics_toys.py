@@ -77,10 +77,12 @@ class Known(Dynamics):
         self.register_buffer("chances", torch.tensor(chances or (0.0,) * members))
         self.weight = nn.Parameter(torch.zeros(members, 1))
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         return self.weight.squeeze(-1) + 0 * batch.reward.sum(-1)
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         del action
         number = (torch.arange(self.members) if members is None else members).view(-1, 1, 1)
         mean = obs + number + 1.0
@@ -88,7 +90,9 @@ class Known(Dynamics):
         std = self.std * torch.ones_like(mean)
         return Prediction(mean, std, reward, std[..., 0], torch.ones(obs.shape[-1] + 1))
 
-    def termination(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
+    def termination(
+        self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
         del action, next_obs
         chances = self.chances if members is None else self.chances[members]
         return chances.unsqueeze(-1).expand(-1, obs.shape[-2])
@@ -109,11 +113,13 @@ class Scripted(Dynamics):
         """How many updates each member's parameter has behind it."""
         return (-self.clock.detach() / 0.01).round().long().flatten().tolist()
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         del batch
         return self.clock.squeeze(-1)
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         del action, members
         at = (torch.tensor(self.updates()).view(-1, 1) - 1).clamp(0, self.script.shape[1] - 1)
         error = self.script.gather(1, at).sqrt().expand(-1, len(obs))  # of the reward and of obs, which is [B, 1]

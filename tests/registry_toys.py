@@ -128,17 +128,21 @@ class Drift(Dynamics):
         self.speed = torch.nn.Parameter(torch.tensor(speed))
         self.register_buffer("scale", torch.ones(spec.obs_dim + 1))
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         return batch.reward.mean(-1) * self.speed
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         ids = torch.arange(self.members, device=obs.device) if members is None else members
         push = (ids + 1).view(-1, 1, 1) * action.sum(-1, keepdim=True) * self.speed
         mean = obs + push
         reward = ids.view(-1, 1).float().expand(mean.shape[:-1])
         return Prediction(mean, torch.ones_like(mean), reward, torch.ones_like(reward), self.scale)
 
-    def termination(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
+    def termination(
+        self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
         del action, next_obs
         ids = torch.arange(self.members, device=obs.device) if members is None else members
         return ((ids + 1).view(-1, 1) / 10).expand(len(ids), obs.shape[-2])

@@ -238,7 +238,7 @@ def test_the_bench_measures_every_loop(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert {"device", "chip", "torch", "lightning", "numpy", "python"} <= set(answer)
     loops = {
         "ensemble_updates_per_s",
-        "ensemble_updates_per_s_with_termination_head",
+        "ensemble_updates_per_s_with_heads",
         "imagined_transitions_per_s_with_disagreement",
         "imagined_transitions_per_s",
         "vector_environment_steps_per_s",

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from mbrl import parsing, stages
@@ -32,7 +33,7 @@ def settings(name: str) -> dict[str, Any]:
 
 def test_the_configurations_that_are_promised_exist() -> None:
     assert {default for _, default, _ in COMMANDS.values() if default} <= set(CONFIGS)
-    assert {"demo.yaml", "mopo.yaml", "combo.yaml", "bc.yaml", "debug.yaml"} <= set(CONFIGS)
+    assert {"demo.yaml", "mopo.yaml", "combo.yaml", "bc.yaml", "debug.yaml", "recurrent.yaml"} <= set(CONFIGS)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -73,8 +74,9 @@ def test_every_simulator_that_a_configuration_describes_can_be_built(name: str) 
     chosen = settings(name)
     check_dynamics(chosen["dynamics"], spec)
     simulator = Simulator(chosen["dynamics"](spec), spec, **vars(chosen["simulator"]))
-    simulator.calibrate(rows)
-    step = simulator.step(rows.obs, rows.action, generator(0, "test"))
+    simulator.calibrate(rows, torch.arange(8))
+    rng = generator(0, "test")
+    step = simulator.step(rows.obs, rows.action, rng, simulator.begin(rows.obs, rng))
     assert step.next_obs.shape == (8, 11)
     assert bool(step.uncertainty.any()) == (chosen["simulator"].uncertainty is not None)
     learner = chosen["learner"](spec)

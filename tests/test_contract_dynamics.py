@@ -16,7 +16,7 @@ SPEC = unit_spec(2, terminals=True)
 class Fine(Known):
     """`Known`, with a loss that moves each member's own parameter."""
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         return (self.weight - batch.reward.mean(-1, keepdim=True)).square().squeeze(-1)
 
 
@@ -33,45 +33,55 @@ class RepeatedElites(Fine):
 
 
 class MeanLoss(Fine):
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         return super().loss(batch).mean()
 
 
 class EntangledLoss(Fine):
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         losses = super().loss(batch)
         return losses + losses.sum()
 
 
 class BranchingLoss(Fine):
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         losses = super().loss(batch)
         return losses if losses.sum() > 0 else -losses
 
 
 class DeafToMembers(Fine):
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         return super().predict(obs, action, None if members is None else torch.arange(len(members)))
 
 
 class OneRowForAll(Fine):
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         return super().predict(obs if obs.dim() == 2 else obs[:1].expand_as(obs), action, members)
 
 
 class Flat(Fine):
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         prediction = super().predict(obs, action, members)
         return prediction._replace(reward=prediction.reward.unsqueeze(-1))
 
 
 class Random(Fine):
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         return super().predict(obs + torch.rand(()), action, members)
 
 
 class Logit(Fine):
-    def termination(self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None) -> Tensor:
+    def termination(
+        self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
         return super().termination(obs, action, next_obs, members) - 1
 
 
@@ -80,7 +90,9 @@ class Forgetful(Fine):
         super().__init__(spec)
         self.secret = torch.rand(())  # in no buffer, so in no checkpoint
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         return super().predict(obs + self.secret, action, members)
 
 

@@ -55,10 +55,12 @@ class Driven(Dynamics):
         self.std = std
         self.weight = nn.Parameter(torch.zeros(2, 1))
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         return (self.weight - batch.reward.mean(-1, keepdim=True)).square().squeeze(-1)
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         count = self.members if members is None else len(members)
         obs, action = (x.expand(count, *x.shape[-2:]) for x in (obs, action))
         mean = torch.stack([obs[..., 0], 0.8 * obs[..., 1] + 0.5 * action[..., 0] + obs[..., 0]], -1)

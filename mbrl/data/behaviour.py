@@ -37,6 +37,11 @@ class Freedom:
     rows: Rows  # rows of each region among `region`, [R]
     region: NDArray[np.int64]  # [n] region of each row of the refit
 
+    @property
+    def is_rule(self) -> bool:
+        """Whether the action is a function of the observation: no other action can then be weighed against it."""
+        return self.whole < RULE
+
 
 def freedom(refit: Refit) -> Freedom:
     """Measure it in the whole log and in each region, found by k-means on standardised observations."""
@@ -94,7 +99,7 @@ def actions(refit: Refit, free: Freedom) -> Iterator[Finding]:
             "leave the column out of the schema, or log a period in which it is moved",
             channels=fixed,
         )
-    elif free.whole < RULE:
+    elif free.is_rule:
         yield Finding(
             "rule-based logger",
             "serious",

@@ -121,13 +121,12 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
         given, also = _observation(schema, schema.exogenous, look, number)
         action = {name: number(name) for name in schema.action}
         after, _ = _observation(schema, schema.next_observation, look, number)
-        reward = number(schema.reward) if schema.reward else None
-        if reward is not None and reward.shape[1] != 1:
-            raise ValueError(f"{source.path}: the reward {schema.reward!r} has {reward.shape[1]} channels, expected 1")
+        reward, propensity = (_single(source, schema, role, number) for role in ("reward", "propensity"))
         columns = {
             "obs": _channels(obs | given),
             "action": _channels(action),
             "reward": [schema.reward or ""],
+            "propensity": [schema.propensity or ""],
             "next_obs": _channels(after),
             "time": [schema.time or ""],
         }
@@ -142,7 +141,7 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
             first=start,
             obs=np.concatenate([*obs.values(), *given.values()], axis=1),
             action=np.concatenate(list(action.values()), axis=1),
-            reward=None if reward is None else reward[:, 0],
+            reward=reward,
             next_obs=np.concatenate(list(after.values()), axis=1) if after else None,
             terminated=look(flags, schema.terminal) if schema.terminal else never,
             truncated=look(flags, schema.truncated) if schema.truncated else never,
@@ -151,8 +150,20 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
             columns=columns,
             held=(*held, *also),
             given=tuple(_channels(given)),
+            propensity=propensity,
         )
         start += size
+
+
+def _single(source: Source, schema: Schema, role: str, number: Callable[[str], np.ndarray]) -> np.ndarray | None:
+    """The column of a role that has one channel, [n], None where none is named."""
+    name = getattr(schema, role)
+    if name is None:
+        return None
+    values = number(name)
+    if values.shape[1] != 1:
+        raise ValueError(f"{source.path}: the {role} {name!r} has {values.shape[1]} channels, expected 1")
+    return values[:, 0]
 
 
 def _observation(

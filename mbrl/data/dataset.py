@@ -46,6 +46,7 @@ class TransitionDataset:
     bound_low: tuple[float | None, ...]  # [F + 1] physical bounds of the newest observation and the reward, or None
     bound_high: tuple[float | None, ...]  # [F + 1]
     fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, bounds, `discrete` and `exogenous`
+    propensity: Tensor | None = None  # [N] float32 log density (Discrete: log probability) of the action when logged
     history: int = 1  # observations in each row of obs: more than 1 in what `mbrl.data.history.windowed` made
 
     @classmethod
@@ -60,6 +61,7 @@ class TransitionDataset:
         terminated: Tensor,
         truncated: Tensor,
         episode: Tensor,
+        propensity: Tensor | None = None,
         discrete: bool,
         action_low: Sequence[float],
         action_high: Sequence[float],
@@ -91,6 +93,7 @@ class TransitionDataset:
             terminated=terminated,
             truncated=truncated,
             episode=episode,
+            propensity=propensity,
             discrete=discrete,
             action_low=low,
             action_high=high,
@@ -113,7 +116,7 @@ class TransitionDataset:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The seven tensors by name."""
+        """The tensors by name; `propensity` only where it was logged."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
 
     @property

@@ -81,6 +81,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "observation": _names,
     "exogenous": _names,
     "action": _names,
+    "propensity": _name,
     "reward": _name,
     "reward_function": _name,
     "terminal": _name,

@@ -12,7 +12,7 @@ import torch
 from mbrl.environments import Box, Discrete, Episode
 
 ROUNDING = 1e-6  # relative to the larger of the value and 1: what decimal text and float32 lose
-LARGEST = dict.fromkeys(("obs", "action", "reward", "next_obs"), np.finfo(np.float32).max) | {
+LARGEST = dict.fromkeys(("obs", "action", "propensity", "reward", "next_obs"), np.finfo(np.float32).max) | {
     "time": np.finfo(np.float64).max
 }
 
@@ -33,6 +33,7 @@ class Rows:
     columns: dict[str, list[str]]  # what the file calls each channel of a field
     held: tuple[str, ...] = ()  # channels of obs that are categories: never interpolated
     given: tuple[str, ...] = ()  # channels of obs that are exogenous
+    propensity: np.ndarray | None = None  # [n] logarithms, None where none was logged
 
     def __len__(self) -> int:
         return len(self.obs)
@@ -80,7 +81,7 @@ def _whole(chunks: Iterable[Rows], gap: float | None) -> Iterator[Rows]:
         yield _join(parts)
 
 
-_ARRAYS = ("obs", "action", "reward", "next_obs", "terminated", "truncated", "episode", "time")
+_ARRAYS = ("obs", "action", "propensity", "reward", "next_obs", "terminated", "truncated", "episode", "time")
 
 
 def _part(rows: Rows, start: int, end: int) -> Rows:
@@ -219,7 +220,8 @@ def to_episode(
         assert rows.reward is not None
         reward = rows.reward[:steps].astype(np.float64)
     kept = [k for k, name in enumerate(rows.columns["obs"]) if name not in constant]
-    return Episode(seen[:, kept], actions, reward, terminations, truncations)
+    propensity = None if rows.propensity is None else rows.propensity[:steps].astype(np.float64)
+    return Episode(seen[:, kept], actions, reward, terminations, truncations, propensity)
 
 
 def _ruled(rule: Callable[..., Any], seen: np.ndarray, action: np.ndarray, first: int) -> np.ndarray:

@@ -34,6 +34,7 @@ def _check_tensors(data: TransitionDataset) -> None:
         "terminated": ((n,), torch.bool),
         "truncated": ((n,), torch.bool),
         "episode": ((n,), torch.long),
+        "propensity": ((n,), floats),
     }
     for name, tensor in data.tensors.items():
         shape, dtype = wanted[name]
@@ -41,6 +42,11 @@ def _check_tensors(data: TransitionDataset) -> None:
             raise ValueError(
                 f"{data.id}: {name} is {list(tensor.shape)} {tensor.dtype}, expected {list(shape)} {dtype}"
             )
+    if data.discrete and data.propensity is not None and bool((data.propensity > 0).any()):
+        raise ValueError(
+            f"{data.id}: propensity is {float(data.propensity.max()):g} at most, expected natural logarithms of"
+            " probabilities, which are not above 0: log the logarithm, or convert the column"
+        )
     if n == 0:
         raise ValueError(f"{data.id} holds no transition")
 

@@ -1,11 +1,13 @@
 """Files of a log as a stream of column chunks: .npz member by member, .csv and .parquet through pyarrow.
 
 A chunk is a dict from column to its values in these rows: a numpy array from an npz, an Arrow array from a
-table. `mbrl.data.cells` converts either kind.
+table. `mbrl.data.cells` converts either kind. `obs[4]` names one channel of a column of arrays, unless a column of the
+file is called so.
 """
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -16,10 +18,12 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
 CHUNK = 65_536  # rows
+CHANNEL = re.compile(r"(.+)\[(\d+)\]")  # array[k]
 
 
 class Source(ABC):
@@ -38,13 +42,42 @@ class Source(ABC):
     def rows(self) -> int | None:
         """How many rows there are, where the file says so."""
 
-    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Whether `name` is a column, or one channel of a column."""
+        return self.place(name)[0] in self.names
+
     def chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The named columns, a chunk of rows at a time, in the file's order.
+        """The named columns and channels of columns, a chunk of rows at a time, in the file's order.
 
         Raises:
-            ValueError: the file is damaged, or a column has a shape or type that no log has.
+            ValueError: the file is damaged, a column has a shape or type that no log has, or it has no such channel.
         """
+        places = {name: self.place(name) for name in names}
+        for chunk in self._chunks(list(dict.fromkeys(column for column, _ in places.values()))):
+            yield {
+                name: chunk[column] if k is None else self._channel(chunk[column], column, k)
+                for name, (column, k) in places.items()
+            }
+
+    @abstractmethod
+    def _chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """`chunks` of whole columns."""
+
+    def place(self, name: str) -> tuple[str, int | None]:
+        """The column that a name is of, and which of its channels; None for all of them."""
+        match = None if name in self.names else CHANNEL.fullmatch(name)
+        return (match[1], int(match[2])) if match else (name, None)
+
+    def _channel(self, values: Any, column: str, k: int) -> Any:
+        if isinstance(values, np.ndarray):
+            width = values.shape[1] if values.ndim > 1 else 1
+            if k < width:
+                return values.reshape(len(values), -1)[:, k]
+            raise ValueError(f"{self.path}: there is no {column}[{k}], the array {column!r} has {width} channel(s)")
+        try:
+            return pc.list_element(values, k)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ValueError(f"{self.path}: there is no {column}[{k}] in every row: {error}") from error
 
 
 def open_source(path: Path) -> Source:
@@ -101,7 +134,7 @@ class Npz(Source):
         with _reading(self.path), np.load(self.path) as archive:
             return np.asarray(archive[name])
 
-    def chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         counts = {}
         for name in names:
             shape, dtype, _ = self._arrays[name]
@@ -178,7 +211,7 @@ class Csv(Source):
     def rows(self) -> int | None:
         return None
 
-    def chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         types = {name: pa.string() for name in names}
         convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(names), strings_can_be_null=True)
         with _reading(self.path):
@@ -203,7 +236,7 @@ class Parquet(Source):
     def rows(self) -> int | None:
         return int(self._file.metadata.num_rows)
 
-    def chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield from _batches(self.path, self._file.iter_batches(batch_size=CHUNK, columns=list(names)))
 
 

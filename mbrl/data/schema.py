@@ -19,6 +19,7 @@ ROLES = (
     "exogenous",
     "next_observation",
     "action",
+    "propensity",
     "reward",
     "terminal",
     "truncated",
@@ -39,7 +40,7 @@ class Schema:
     """The columns of a log (arrays, in an npz) by their meaning.
 
     A schema file is YAML with these names as keys. `observation` and `action` take one name or a list; an npz
-    array or a Parquet list column may be [N, k] and then stands for k channels.
+    array or a Parquet list column may be [N, k] and then stands for k channels, one of which is called `array[0]`.
 
     Columns of the observation that nothing in the plant decides (weather, demand, set-points) are `exogenous` in place
     of `observation`: policies and models see them, behind the others; no model predicts them, and imagined rollouts
@@ -50,6 +51,9 @@ class Schema:
 
     `categorical` columns of the observation become one channel per category, and columns of the observation that never
     change are dropped with a notice (unless `keep_constant`).
+
+    `propensity` is how likely the logger was to act as it did: the natural logarithm of the action's probability
+    (Discrete) or of its density in the action's own units. Importance sampling uses it in place of a fitted model.
 
     Time is in its own unit, or in seconds where it is a timestamp. With `time`, the rows of an episode must be evenly
     spaced: by `period`, or by the spacing that the log begins with. A longer step than `max_gap` (1.5 periods where a
@@ -70,6 +74,7 @@ class Schema:
         None  # dotted path: (obs [n, O], action [n, A], next_obs [n, O]) -> reward [n], tensors
     )
     exogenous: tuple[str, ...] = ()  # what is observed, and decided elsewhere
+    propensity: str | None = None  # natural log of the action's density (Discrete: probability) when it was logged
     terminal: str | None = None  # 1 or true where the world ended with this row
     truncated: str | None = None  # 1 or true where the episode was cut after this row
     episode: str | None = None  # an id; the rows of one episode are together
@@ -139,6 +144,11 @@ class Schema:
             raise ValueError(
                 f"{where}: a discrete action is one column and has no action_low, action_high or clip_action"
             )
+        for key in ("clip_action", "resample"):
+            if self.propensity and getattr(self, key):
+                raise ValueError(
+                    f"{where} has a propensity and {key}, which changes the action that it belongs to: drop one of them"
+                )
         self._check_time(where)
 
     def _check_roles(self, where: str) -> None:
@@ -213,7 +223,7 @@ class Schema:
 
     def columns(self) -> list[str]:
         """Every name that the schema uses, once."""
-        single = (self.reward, self.terminal, self.truncated, self.episode, self.time)
+        single = (self.propensity, self.reward, self.terminal, self.truncated, self.episode, self.time)
         names = (*self.seen, *self.action, *self.next_observation, *single, *self.fallback.values())
         return list(dict.fromkeys(name for name in names if name))
 

@@ -20,6 +20,7 @@ from mbrl.data.refit import explained, out_of_fold
 
 MOST_ROWS = 50_000  # looked at, as whole episodes drawn at random
 DISTRUSTED = 0.03  # share of the rows, those with the worst reward, that a second refit does without
+NEGLIGIBLE = 5.0  # times as much as a row's own action has a neighbour to explain, to be taken for it
 DETERMINED = 0.98  # share of the action's variance beyond which the observation says nearly all of it
 Rows = NDArray[np.int64]
 
@@ -121,11 +122,13 @@ def shifted_action(refit: Refit) -> Iterator[Finding]:
     if best != 1 and own[best] > 0.03 and own[best] > 2 * own[1]:
         late = "late" if best == 2 else "early"
         neighbour = "after" if best == 2 else "before"
+        alone = own[best] > NEGLIGIBLE * own[1]  # in a column that is a row off, its own action says next to nothing
         yield Finding(
             "shifted actions",
-            "serious",
-            f"the observation's change is explained by the action of the row {neighbour} ({own[best]:.0%}), not by the "
-            f"row's own ({own[1]:.0%})",
+            "serious" if alone else "warning",
+            f"the observation's change is explained by the action of the row {neighbour} ({own[best]:.0%}), "
+            + ("not by" if alone else "and less, as in a plant with a dead time or a filter, by")
+            + f" the row's own ({own[1]:.0%})",
             "the model attributes each change to the wrong action, and the policy learns to act at the wrong time",
             f"the action column seems to be one row {late}: shift it; if the plant answers with a dead time, set "
             "data.history to 2, so that model and policy know the last action",

@@ -141,9 +141,12 @@ def _schema(source: Source, path: str | Path | None) -> Schema:
     else:
         raise ValueError(f"{source.path} needs --schema FILE.yaml, which names its columns: {', '.join(source.names)}")
     for name in schema.columns():
-        if name not in source.names:
+        if not source.has(name):
             hint = "" if path is not None else "; name other columns in a --schema FILE.yaml"
             raise ValueError(f"{source.path} has no column {name!r} ({where}): {closest(name, source.names)}{hint}")
+        column, channel = source.place(name)
+        if channel is not None and column in schema.columns():
+            raise ValueError(f"{where} names {column!r} and {name!r}, which is part of it: name each channel once")
     return schema
 
 

@@ -57,7 +57,7 @@ def _beats(name: str, value: float, threshold: float) -> Rule:
 
 
 def _faults(name: str, estimate: Estimate) -> list[str]:
-    faults = [f"{name}.{k} is {v}, expected a finite number" for k, v in estimate._asdict().items() if not _finite(v)]
+    faults = [f"{name}.{k} is {v}, expected a finite number" for k, v in estimate.numbers.items() if not _finite(v)]
     if faults:
         return faults
     if estimate.low > estimate.high:

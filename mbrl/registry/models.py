@@ -76,7 +76,7 @@ def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage
 
     Served, it answers {obs, action} (and exogenous, if a channel is) with its expected step: see
     `mbrl.serving.export.OneStep`. It remembers nothing: of a log with a history, obs are windows (`mbrl.window`), and
-    so is next_obs.
+    so is next_obs; of a model that remembers, hidden is an input and an output, which the caller passes on.
 
     Raises:
         ValueError: the name is malformed, or the simulator cannot be rebuilt or exported.
@@ -84,13 +84,15 @@ def log_simulator(log: RunLog, simulator: Simulator, name: str, lineage: Lineage
     """
     check_name(name)
     spec = simulator.spec
-    sample = {name: rows.numpy() for name, rows in export.example(spec).items()}
+    sample = {name: rows.numpy() for name, rows in export.example_step(simulator).items()}
     inputs = {name: rows.shape[1] for name, rows in sample.items()}
     row = TensorSpec(np.dtype("float32"), (-1,), "")
     outputs = [_floats(spec.obs_dim, column) for column in ("next_obs", "next_obs_low", "next_obs_high")] + [
         TensorSpec(row.type, row.shape, column)
         for column in ("reward", "reward_low", "reward_high", "terminated", "uncertainty")
     ]
+    if "hidden" in inputs:
+        outputs.append(_floats(inputs["hidden"], "hidden"))
     signature = ModelSignature(Schema([_floats(v, k) for k, v in inputs.items()]), Schema(outputs))
     with tempfile.TemporaryDirectory() as folder:
         export.export_simulator(simulator, Path(folder))

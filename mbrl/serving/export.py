@@ -21,22 +21,30 @@ class OneStep(nn.Module):
     """The simulator's expected step: mean over elites, without noise, as a function of tensors.
 
     Where channels are exogenous, their next values are a third input, exogenous [B, X]: whoever asks knows the weather,
-    or assumes one.
+    or assumes one. Where the model remembers, the last input is hidden [B, E H], every member's state of each row: that
+    of `mbrl.core.Dynamics.initial` (zeros in `dynamics.RecurrentEnsemble`) where an episode begins, and afterwards what
+    was returned as hidden for the row before. Nothing is remembered here.
 
     Returns next_obs [B, O] and reward [B], and the ends of their recalibrated 90 % intervals, NAME_low and NAME_high,
     all clipped to the log's widened range and filled in as in `Simulator.step` (both ends of a channel that is filled
     in are its value); terminated, the probability that the world ends, [B]; uncertainty [B] of all members, 0 for a
-    simulator without one.
+    simulator without one; and hidden, where the model remembers.
     """
 
     def __init__(self, simulator: Simulator) -> None:
         super().__init__()
         self.simulator = simulator
+        needed = {"exogenous": simulator.spec.exogenous, "hidden": simulator.dynamics.memory}
+        self.more = [name for name, value in needed.items() if value]  # inputs beside obs and action
 
-    def forward(self, obs: Tensor, action: Tensor, exogenous: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, obs: Tensor, action: Tensor, *more: Tensor) -> dict[str, Tensor]:
         simulator, filling = self.simulator, self.simulator.filling
         dynamics, elites = simulator.dynamics, simulator.dynamics.elites
-        everyone = dynamics.predict(obs, action)
+        named = dict(zip(self.more, more, strict=False))
+        exogenous, hidden = named.get("exogenous"), named.get("hidden")
+        if hidden is not None:
+            hidden = hidden.unflatten(-1, (dynamics.members, -1)).transpose(0, 1)
+        everyone = dynamics.predict(obs, action, None, hidden)
         forecast = simulator.forecast(everyone)
         ends = simulator.recalibration.interval(forecast, LEVEL)
         mean, low, high = (simulator.clip(x) for x in (forecast.mean, *ends))
@@ -47,14 +55,16 @@ class OneStep(nn.Module):
         if ruled is not None:
             terminated = ruled.to(obs.dtype)
         elif simulator.spec.terminals:
-            terminated = dynamics.termination(obs, action, next_obs, elites).mean(0)
+            states = None if hidden is None else hidden[elites]
+            terminated = dynamics.termination(obs, action, next_obs, elites, states).mean(0)
         else:
             terminated = torch.zeros_like(reward)
         if simulator.uncertainty is None:
             uncertainty = torch.zeros_like(reward)
         else:
             uncertainty = simulator.uncertainty(everyone) / simulator.uncertainty_scale
-        return {
+        after = dynamics.remember(obs, action, hidden)
+        answer = {
             "next_obs": next_obs,
             "next_obs_low": least,
             "next_obs_high": most,
@@ -64,10 +74,11 @@ class OneStep(nn.Module):
             "terminated": terminated,
             "uncertainty": uncertainty,
         }
+        return answer if after is None else answer | {"hidden": after.transpose(0, 1).flatten(1)}
 
 
 def example(spec: Spec) -> dict[str, Tensor]:
-    """Rows [3, ...] that the log vouches for, by `OneStep`'s inputs: its mean, its smallest and its largest values.
+    """Rows [3, ...] that the log vouches for, by name: its mean, its smallest and its largest values.
 
     The first `spec.frame_dim` channels of obs are what a served policy is given.
     """
@@ -79,6 +90,13 @@ def example(spec: Spec) -> dict[str, Tensor]:
         action = torch.tensor([spec.action_mean, spec.action_low, spec.action_high])
     rows = {"obs": obs, "action": action}
     return rows | {"exogenous": obs[:, spec.exogenous].clone()} if spec.exogenous else rows
+
+
+def example_step(simulator: Simulator) -> dict[str, Tensor]:
+    """`example` rows, and the states of beginnings where the model remembers, by the inputs of `OneStep`."""
+    rows = example(simulator.spec)
+    hidden = simulator.dynamics.initial(len(rows["obs"]))
+    return rows if hidden is None else rows | {"hidden": hidden.transpose(0, 1).flatten(1)}
 
 
 def export_policy(policy: Policy, folder: Path) -> None:
@@ -139,7 +157,7 @@ def export_simulator(simulator: Simulator, folder: Path) -> None:
     """
     files.save(folder / "simulator.ckpt", stored.state(simulator))
     rebuilt = simulator_from(folder / "simulator.ckpt")
-    rows = tuple(example(simulator.spec).values())
+    rows = tuple(example_step(rebuilt).values())
     _export(OneStep(rebuilt), rows, folder / "simulator.pt2", simulator.dynamics.config["class_path"])
 
 
@@ -155,10 +173,12 @@ def simulator_from(path: Path) -> Simulator:
 
 def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, name: str) -> None:
     """Export with any number of rows, write atomically, and compare what was written with the module."""
-    rows = torch.export.Dim("rows", min=1)
+    rows, shapes = torch.export.Dim("rows", min=1), torch.export.ShapesCollection()
+    for tensor in inputs:
+        shapes[tensor] = {0: rows}
     module.requires_grad_(False)
     try:
-        program = torch.export.export(module, inputs, dynamic_shapes=tuple({0: rows} for _ in inputs))
+        program = torch.export.export(module, inputs, dynamic_shapes=shapes.dynamic_shapes(module, inputs))
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # what torch.export raises, user errors too
         raise ValueError(f"{name} cannot be exported by torch.export, which serving needs: {error}") from error
     with files.replacing(path) as beside, beside.open("wb") as file:

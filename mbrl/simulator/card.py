@@ -71,7 +71,7 @@ def report_card(
         )
     rows = data.rows(episodes)
     batch, rng = data.batch(rows), generator(seed, "card")
-    seen = look(simulator, batch, rng)
+    seen = look(simulator, batch, rng, data.episode[rows])
     called = (*data.channels, "reward"), (*data.units, "")
     names, units = ([column[k] for k in spec.targets] for column in called)
     followed = _follow(simulator, data, episodes, horizon, rng)

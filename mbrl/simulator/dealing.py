@@ -36,13 +36,22 @@ def deal(count: int, elites: Tensor, rng: torch.Generator) -> Deal:
 
 def chunk_rows(obs: Tensor, members: int) -> int:
     """Rows per member to predict at once: on a CPU few enough for its cache, elsewhere all of them."""
-    return max(1, CACHE_ROWS // members) if obs.device.type == "cpu" else max(1, len(obs))
+    return max(1, CACHE_ROWS // members) if obs.device.type == "cpu" else max(1, obs.shape[-2])
 
 
-def own(dynamics: Dynamics, obs: Tensor, action: Tensor, deal: Deal, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and std [B, C] of `targets` by each row's own member; nothing else is computed."""
-    chunk = chunk_rows(obs, len(deal.members))
-    parts = [moments(dynamics.predict(obs[r], action[r], deal.members), targets) for r in deal.rows.split(chunk, 1)]
+def own_states(hidden: Tensor | None, members: Tensor, rows: Tensor) -> Tensor | None:
+    """Of the states [B, E, H] those of the rows [K, C] in the members [K] that they are dealt to: [K, C, H]."""
+    return None if hidden is None else hidden[rows, members.unsqueeze(-1)]
+
+
+def own(
+    dynamics: Dynamics, obs: Tensor, action: Tensor, deal: Deal, targets: Tensor | None, hidden: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Mean and std [B, C] of `targets` by each row's own member, in its state [B, E, H]; nothing else is computed."""
+    chunk, members, parts = chunk_rows(obs, len(deal.members)), deal.members, []
+    for rows in deal.rows.split(chunk, 1):
+        prediction = dynamics.predict(obs[rows], action[rows], members, own_states(hidden, members, rows))
+        parts.append(moments(prediction, targets))
     mean, std = (torch.cat(p, 1).flatten(0, 1)[deal.slots] for p in zip(*parts, strict=True))
     return mean, std
 
@@ -53,13 +62,19 @@ def own_among_all(
     action: Tensor,
     deal: Deal,
     targets: Tensor | None,
+    hidden: Tensor | None,
     uncertainty: Callable[[Prediction], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and std [B, C] of `targets` by each row's own member, and the raw uncertainty [B] of all members."""
+    """Mean and std [B, C] of `targets` by each row's own member, and the raw uncertainty [B] of all members.
+
+    The states of all, [B, E, H], are those of a model that remembers.
+    """
     chunk = chunk_rows(obs, dynamics.members)
     parts = []
-    for o, a, member in zip(obs.split(chunk), action.split(chunk), deal.member.split(chunk), strict=True):
-        prediction = dynamics.predict(o, a)
+    for start in range(0, len(obs), chunk):
+        o, a, member = (x[start : start + chunk] for x in (obs, action, deal.member))
+        states = None if hidden is None else hidden[start : start + chunk].transpose(0, 1)
+        prediction = dynamics.predict(o, a, None, states)
         mean, std = moments(prediction, targets)
         mine = (member, torch.arange(len(o), device=o.device))
         parts.append((mean[mine], std[mine], uncertainty(prediction)))

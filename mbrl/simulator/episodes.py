@@ -76,7 +76,7 @@ class Episodes:
             ValueError: no `obs` is given, and the simulator carries no start states.
         """
         if obs is None:
-            self.obs, self.memory = self._drawn(len(self.obs))
+            self.obs, self.memory = self.simulator.start(len(self.obs), self._starts)
         else:
             self.obs = self.window.begin(obs.to(self.obs.device))
             self.memory = self.simulator.begin(self.obs, self._starts)
@@ -114,7 +114,7 @@ class Episodes:
 
     def _some_anew(self, action: Tensor, began: Tensor) -> Step:
         """A step of the rows that go on, and a new episode in the rows `began` [N] bool."""
-        start, memory = self._drawn(int(began.sum()))
+        start, memory = self.simulator.start(int(began.sum()), self._starts)
         nothing = torch.zeros_like(self.obs[:, 0])
         step = Step(torch.empty_like(self.obs), nothing, torch.zeros_like(began), nothing.clone(), memory)
         step.next_obs[began] = start
@@ -127,15 +127,3 @@ class Episodes:
         if self.memory is None or memory is None or on.memory is None:
             return step
         return step._replace(memory=self.memory.put(rows, on.memory).put(began, memory))
-
-    def _drawn(self, count: int) -> tuple[Tensor, Memory | None]:
-        """Stored start states [count, O], drawn with replacement, and what goes with them."""
-        starts = self.simulator.starts
-        if starts is None:
-            raise ValueError(
-                "this simulator carries no start states: give reset(options={'obs': ...}), or register it anew with"
-                " `mbrl run`, which keeps a sample of the log's"
-            )
-        chosen = torch.randint(len(starts), (count,), generator=self._starts, device=starts.device)
-        obs = starts[chosen]
-        return obs, self.simulator.begin(obs, self._starts, self.simulator.first_rows(chosen))

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from mbrl.core import Batch, Prediction
 from mbrl.evaluation import scores
+from mbrl.simulator.calibration import CALIBRATION_ROWS
 from mbrl.simulator.foreign import foreign_actions
 from mbrl.simulator.openloop import LEVEL
 from mbrl.simulator.recalibration import Forecast, outcome
-from mbrl.simulator.simulator import CALIBRATION_ROWS, Simulator
+from mbrl.simulator.recall import in_parts
+from mbrl.simulator.simulator import Simulator
 
 INTERVALS = (0.5, 0.8, 0.9, 0.95)
 CRPS_LEVELS = 99
@@ -28,16 +30,19 @@ class Seen(NamedTuple):
     terminated: Tensor  # [N] probability that the world ends
 
 
-def look(simulator: Simulator, batch: Batch, rng: torch.Generator) -> Seen:
-    """The simulator's forecasts for the rows of `batch` [N, ...]; `rng` draws the foreign actions."""
-    parts = []
-    for chunk in zip(*(column.split(CALIBRATION_ROWS) for column in batch), strict=True):
-        part = Batch(*chunk)
-        prediction = simulator.dynamics.predict(part.obs, part.action)
+def look(simulator: Simulator, batch: Batch, rng: torch.Generator, episode: Tensor | None = None) -> Seen:
+    """The simulator's forecasts for the rows of `batch` [N, ...]; `rng` draws the foreign actions.
+
+    `episode` [N] long is that of each row, as in `Simulator.calibrate`.
+    """
+    parts, dynamics = [], simulator.dynamics
+    for part, hidden in in_parts(dynamics, batch, episode, CALIBRATION_ROWS):
+        prediction = dynamics.predict(part.obs, part.action, None, hidden)
         forecast = simulator.forecast(prediction)
-        foreign = simulator.dynamics.predict(part.obs, foreign_actions(simulator.spec, len(part.obs), rng))
-        doubts = (_doubt(simulator, p) for p in (prediction, foreign))
-        parts.append((*forecast, outcome(part, simulator.targets), *doubts, _chance(simulator, part)))
+        others = foreign_actions(simulator.spec, len(part.obs), rng)
+        doubts = (_doubt(simulator, p) for p in (prediction, dynamics.predict(part.obs, others, None, hidden)))
+        chance = _chance(simulator, part, hidden)
+        parts.append((*forecast, outcome(part, simulator.targets), *doubts, chance))
     mean, std, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
     return Seen(Forecast(mean, std), *rest)
 
@@ -49,7 +54,7 @@ def _doubt(simulator: Simulator, prediction: Prediction) -> Tensor:
     return torch.linalg.vector_norm(simulator.forecast(prediction).std / simulator.unit(prediction), dim=-1)
 
 
-def _chance(simulator: Simulator, batch: Batch) -> Tensor:
+def _chance(simulator: Simulator, batch: Batch, hidden: Tensor | None) -> Tensor:
     """Probability [B] that the world ends with these logged transitions, as the simulator would draw it."""
     ruled = simulator.by_rule(batch.obs, batch.action, batch.next_obs)
     if ruled is not None:
@@ -57,7 +62,8 @@ def _chance(simulator: Simulator, batch: Batch) -> Tensor:
     if not simulator.spec.terminals:
         return torch.zeros_like(batch.reward)
     elites = simulator.dynamics.elites
-    return simulator.dynamics.termination(batch.obs, batch.action, batch.next_obs, elites).mean(0)
+    states = None if hidden is None else hidden[elites]
+    return simulator.dynamics.termination(batch.obs, batch.action, batch.next_obs, elites, states).mean(0)
 
 
 def one_step(simulator: Simulator, seen: Seen) -> dict[str, Any]:

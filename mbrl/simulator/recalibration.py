@@ -45,6 +45,11 @@ def moments(prediction: Prediction, targets: Tensor | None = None) -> tuple[Tens
     return (mean, std) if targets is None else (mean.index_select(-1, targets), std.index_select(-1, targets))
 
 
+def unit(prediction: Prediction, targets: Tensor | None = None) -> Tensor:
+    """The log's spread of (next observation, reward), [O + 1]; of `targets` ([C] long) alone, [C]."""
+    return prediction.scale if targets is None else prediction.scale[targets]
+
+
 def outcome(batch: Batch, targets: Tensor | None = None) -> Tensor:
     """What happened: next observation and reward, [..., O + 1]; of `targets` ([C] long) alone, [..., C]."""
     both = torch.cat([batch.next_obs, batch.reward.unsqueeze(-1)], -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,29 +74,56 @@ def imagine(
     return Batch(*(torch.stack(column) for column in zip(*steps, strict=True)))
 
 
+class Played(NamedTuple):
+    """Rollouts of a policy's mode, unpenalised, side by side. A row is over once the world ended or the replay did."""
+
+    reward: Tensor  # [T, B], 0 once a row is over
+    uncertainty: Tensor  # [T, B], in the simulator's unit
+    taken: Tensor  # [T, B] bool: the row was not over yet when this step began
+    horizon: int  # at which the next two are
+    stop: Tensor  # [B, O] the observation after `horizon` steps, or after a row's last one
+    living: Tensor  # [B] bool: the world had not ended there, so the row has a value beyond
+
+    def within(self, limit: Tensor) -> Tensor:
+        """The steps that were taken and count where rows are cut after `limit` [B] long steps: [T, B] bool."""
+        return self.taken & (torch.arange(len(self.taken), device=limit.device).unsqueeze(-1) < limit)
+
+    def returns(self, limit: Tensor, gamma: float) -> Tensor:
+        """Discounted returns [B] float64 of the first `limit` [B] long steps; gamma = 1 is undiscounted."""
+        steps = torch.arange(len(self.reward), device=limit.device, dtype=torch.float64)
+        weight = torch.as_tensor(gamma, dtype=torch.float64, device=limit.device) ** steps
+        return weight @ self.reward.where(self.within(limit), 0.0).double()
+
+
 @torch.no_grad()
-def simulated_returns(
+def play(
     policy: Policy,
     simulator: Simulator,
     start: Tensor,
-    limit: Tensor,
+    steps: int,
     rng: torch.Generator,
     rows: Tensor | None = None,
-) -> Tensor:
-    """Undiscounted returns [B] of the policy's mode from `start` [B, O], unpenalised.
+    horizon: int | None = None,
+) -> Played:
+    """Roll the policy's mode out for `steps` steps from `start` [B, O], unpenalised; `rows` as in `imagine`.
 
-    A row earns nothing after it has terminated, nor after `limit` [B] long steps, where its episode is cut; `rows` as
-    in `imagine`. Where exogenous channels are replayed, the end of the replayed episode cuts it as well, at the same
-    step for every policy, so that values stay comparable: what the weather did next is not known.
+    Where exogenous channels are replayed, the end of the replayed episode ends a row, at the same step for every
+    policy, so that values stay comparable: what the weather did next is not known. Every row draws its noise to the
+    end, over or not, so equal generators give all policies the same noise. `horizon` is `steps` if not given.
     """
-    obs, total, memory = start, start.new_zeros(len(start)), simulator.begin(start, rng, rows)
-    alive = torch.ones_like(total, dtype=torch.bool)
-    for step in range(int(limit.max())):
-        obs, reward, terminated, _, memory = simulator.step(obs, policy.act(obs, None), rng, memory)
-        alive &= step < limit
-        total += torch.where(alive, reward, 0.0)
-        alive &= ~terminated
+    horizon = steps if horizon is None else horizon
+    obs, memory = start, simulator.begin(start, rng, rows)
+    going = torch.ones(len(start), dtype=torch.bool, device=start.device)
+    stop, living, columns = start, going.clone(), []
+    for step in range(steps):
+        obs, reward, terminated, uncertainty, memory = simulator.step(obs, policy.act(obs, None), rng, memory)
+        columns.append((reward.where(going, 0.0), uncertainty, going))
+        if step < horizon:
+            stop = torch.where(going.unsqueeze(-1), obs, stop)
+            living = living & ~(going & terminated)
+        going = going & ~terminated
         ended = simulator.ended(memory)
         if ended is not None:
-            alive &= ~ended
-    return total
+            going = going & ~ended
+    rewards, uncertainties, taken = (torch.stack(column) for column in zip(*columns, strict=True))
+    return Played(rewards, uncertainties, taken, horizon, stop, living)

@@ -10,29 +10,19 @@ from typing import Self, get_args
 import torch
 from torch import Tensor, nn
 
-from mbrl.core import Batch, Dynamics, Memory, Prediction, Spec, Step, generator
+from mbrl.core import Batch, Dynamics, Memory, Prediction, Spec, Step
 from mbrl.data.dataset import TransitionDataset
-from mbrl.simulator.dealing import Deal, deal, own, own_among_all
+from mbrl.simulator.calibration import check_structure, doubt_unit, measure
+from mbrl.simulator.dealing import Deal, deal, own, own_among_all, own_states
 from mbrl.simulator.filling import Filling
-from mbrl.simulator.foreign import foreign_actions
-from mbrl.simulator.recalibration import (
-    FLOOR,
-    Forecast,
-    Method,
-    Recalibration,
-    Residuals,
-    moments,
-    outcome,
-    residuals,
-)
+from mbrl.simulator.recalibration import Forecast, Method, Recalibration, moments, unit
+from mbrl.simulator.recall import Recall, moved_on, recalling, state_of
 from mbrl.simulator.replay import Replay
-from mbrl.simulator.starts import check_starts
+from mbrl.simulator.starts import check_rows, check_starts, remembering, states_at
 from mbrl.simulator.structure import Structure, residual
 
 Uncertainty = Callable[[Prediction], Tensor]  # Prediction of all members -> [B]
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs -> bool [B]
-
-CALIBRATION_ROWS = 8192  # predicted at once, which bounds the memory of a calibration
 
 
 class Simulator(nn.Module):
@@ -72,6 +62,7 @@ class Simulator(nn.Module):
     targets: Tensor | None  # [P + 1] long: which of these a model predicts; None where it predicts all
     uncertainty_scale: Tensor  # [] raw uncertainty that counts as 1
     starts: Tensor | None  # [S, O]
+    recall: Recall | None  # of the log behind the simulator, where the model remembers
 
     def __init__(
         self,
@@ -118,49 +109,33 @@ class Simulator(nn.Module):
         self.register_buffer("uncertainty_scale", torch.ones(()))
         self.filling = Filling(spec, replay, structure, computed, (self.low[:-1], self.high[:-1]))
         self.register_buffer("starts", None if starts is None else starts.clone(), persistent=False)
+        self.register_module("recall", None)
         check_starts(self.starts, spec, self.low[:-1], self.high[:-1], replay)
 
     @torch.no_grad()
-    def calibrate(self, holdout: Batch) -> None:
+    def calibrate(self, holdout: Batch, episode: Tensor | None = None) -> None:
         """Fit the intervals, and set the unit of the uncertainty, on held-out logged transitions [N, ...].
 
         That unit is the uncertainty's `quantile` on these rows. A quantile below a millionth of the log's own spread
         counts as that millionth, so that a model which knows no doubt (one deterministic member) has an uncertainty of
         zero instead of amplified rounding.
 
+        Args:
+            holdout: [N, ...].
+            episode: [N] long, the episode of each row, which a model that remembers is run along; the rows of an
+                episode are next to each other and in time order. Others do not read it.
+
         Raises:
             ValueError: there are no rows, or a prediction, an uncertainty or a computed channel of some is not finite;
-                the latter also for the same states under any other possible action.
+                the latter also for the same states under any other possible action. The model remembers, and `episode`
+                is not given, or not as above.
         """
-        rows = len(holdout.obs)
-        if rows == 0:
-            raise ValueError("no held-out transitions to calibrate the simulator on: hold out at least one episode")
-        raw, parts, rng = [], [], generator(0, "calibrate")
-        for chunk in zip(*(column.split(CALIBRATION_ROWS) for column in holdout), strict=True):
-            batch = Batch(*chunk)
-            everyone = self.dynamics.predict(batch.obs, batch.action)
-            mean, std = (moment[self.dynamics.elites] for moment in moments(everyone, self.targets))
-            parts.append(residuals(mean, std, outcome(batch, self.targets), self.unit(everyone)))
-            if self.uncertainty is not None:
-                raw.append(self.uncertainty(everyone))
-            for action in (batch.action, foreign_actions(self.spec, len(batch.obs), rng).to(batch.obs.device)):
-                self.structure_error(batch._replace(action=action))
-        if raw:
-            self.uncertainty_scale.copy_(self._unit(torch.cat(raw)))
-        held = Residuals(*(torch.cat(column) for column in zip(*parts, strict=True)))
-        self.recalibration.fit(held, self.unit(everyone), self.method)
+        held = measure(self.dynamics, holdout, episode, self.targets, self.uncertainty)
+        check_structure(self.structure_error, self.spec, holdout)
+        if held.doubt is not None:
+            self.uncertainty_scale.copy_(doubt_unit(held.doubt, self.quantile))
+        self.recalibration.fit(held.residuals, held.unit, self.method)
         self.calibrated = True
-
-    def _unit(self, raw: Tensor) -> Tensor:
-        """The smallest uncertainty with the share `quantile` of `raw` [N] at or below it."""
-        rows = len(raw)
-        if not raw.isfinite().all():
-            bad = int((~raw.isfinite()).sum())
-            raise ValueError(
-                f"the uncertainty of {bad} of {rows} held-out transitions is not finite: the model diverged"
-            )
-        rank = max(1, math.ceil(round(self.quantile * rows, 6)))
-        return raw.kthvalue(rank).values.clamp_min(FLOOR)
 
     def forecast(self, prediction: Prediction) -> Forecast:
         """Mean and std [B, P + 1] of the predicted channels and the reward, from the prediction of all members.
@@ -185,7 +160,7 @@ class Simulator(nn.Module):
 
     def unit(self, prediction: Prediction) -> Tensor:
         """The log's spread of what a model predicts, [P + 1]."""
-        return prediction.scale if self.targets is None else prediction.scale[self.targets]
+        return unit(prediction, self.targets)
 
     def begin(self, obs: Tensor, rng: torch.Generator, rows: Tensor | None = None) -> Memory | None:
         """What rollouts from obs [B, O] carry beside the observation; None in a world that needs nothing.
@@ -193,19 +168,38 @@ class Simulator(nn.Module):
         Args:
             obs: [B, O], where they begin.
             rng: draws logged episodes, from whose beginning exogenous channels are replayed where `rows` is None.
-            rows: [B] long, the transitions of the replayed log that they begin with (see `replaying`; of a simulator
-                that has been stored, those of its own sample). Exogenous channels go on from these very rows.
+            rows: [B] long, the transitions of the log behind the simulator (see `replaying`) that they begin with.
+                Exogenous channels go on from these very rows, and a model that remembers knows what was before them.
+                None: to such a model obs are the beginnings of episodes.
 
         Raises:
-            ValueError: a channel is exogenous, and the simulator has nothing to replay it from.
+            ValueError: a channel is exogenous, and the simulator has nothing to replay it from; or the model remembers,
+                and there is no log behind the simulator that says what was before `rows`.
         """
-        return self.filling.begin(len(obs), rng, rows)
+        hidden = states_at(rows, len(obs), self.dynamics, self.recall)
+        return remembering(self.filling.begin(len(obs), rng, rows), hidden)
+
+    def start(self, count: int, rng: torch.Generator) -> tuple[Tensor, Memory | None]:
+        """Stored start states [count, O], drawn with replacement, and what rollouts from these beginnings carry.
+
+        Raises:
+            ValueError: the simulator carries no start states, or nothing to replay exogenous channels from.
+        """
+        if self.starts is None:
+            raise ValueError(
+                "this simulator carries no start states: give reset(options={'obs': ...}), or register it anew with"
+                " `mbrl run`, which keeps a sample of the log's"
+            )
+        chosen = torch.randint(len(self.starts), (count,), generator=rng, device=self.starts.device)
+        replay = self.filling.replay
+        memory = self.filling.begin(count, rng, None if replay is None else replay.first[chosen])
+        return self.starts[chosen], remembering(memory, self.dynamics.initial(count))
 
     def replaying(self, data: TransitionDataset, episodes: Tensor | None = None) -> Self:
-        """The same world, its tensors shared, with exogenous channels replayed from (some episodes of) a log.
+        """The same world, its tensors shared, with (some episodes of) a log behind it, that `rows` of `begin` are of.
 
-        `rows` of `begin` are then those of `data.rows(episodes)`, in this order. A world without exogenous channels is
-        returned as it is.
+        These are those of `data.rows(episodes)`, in this order. Exogenous channels are replayed from it, and a model
+        that remembers is run along it when it is first asked for rows. A world that needs neither is returned as it is.
 
         Raises:
             ValueError: the log has other exogenous channels.
@@ -215,30 +209,23 @@ class Simulator(nn.Module):
                 f"{data.id} has exogenous channels {list(data.exogenous)}, and the simulator was fitted with"
                 f" {list(self.spec.exogenous)}: import the log with the same schema"
             )
-        if not data.exogenous:
+        if not data.exogenous and not self.dynamics.memory:
             return self
         world = copy.copy(self)
-        world._modules = {**self._modules, "filling": self.filling.replaying(Replay.of(data, episodes))}
+        world._modules = dict(self._modules)
+        if data.exogenous:
+            world.filling = self.filling.replaying(Replay.of(data, episodes))
+        rows = None if episodes is None else data.rows(episodes)
+        world.recall = recalling(self.dynamics, data.batch(rows), data.episode if rows is None else data.episode[rows])
         return world
 
     def check_replays(self, obs: Tensor) -> None:
-        """Refuse, where a channel is exogenous, if `obs` [n, O] are not those of the replayed transitions, in order.
+        """Refuse, where rollouts need the log, if `obs` [n, O] are not those of the transitions behind it, in order.
 
         Raises:
             ValueError: they are not, so that rows of one are not rows of the other.
         """
-        replay = self.filling.replay
-        if not self.spec.exogenous:
-            return
-        if replay is None or not torch.equal(replay.values[replay.rows], obs[:, self.spec.exogenous]):
-            raise ValueError(
-                f"the simulator does not replay the {len(obs)} logged rows that it is to start from: give"
-                " `simulator.replaying(data, episodes)`, with the episodes that the rows are of"
-            )
-
-    def first_rows(self, starts: Tensor) -> Tensor | None:
-        """For `begin`: the transitions [B] with which the stored start states ([B] long) begin; None where unknown."""
-        return None if self.filling.replay is None else self.filling.replay.first[starts]
+        check_rows(obs, self.spec, self.filling.replay, self.dynamics, self.recall)
 
     def ended(self, memory: Memory | None) -> Tensor | None:
         """Rows [B] bool whose replayed episode has no further row, None in a world that replays nothing.
@@ -255,17 +242,19 @@ class Simulator(nn.Module):
     ) -> tuple[Tensor, Tensor, Memory | None]:
         """One step of particles that keep their member: obs [K, B, O], one row of particles for each of the K elites.
 
-        `action` is [B, A], the same for every member, and so is `memory`. Sampled, clipped and filled in as in `step`;
-        nothing terminates.
+        `action` is [B, A], the same for every member, and so are replayed channels; in `memory` every member remembers
+        its own particles. Sampled, clipped and filled in as in `step`; nothing terminates.
 
         Returns:
             next_obs [K, B, O], reward [K, B], and the memory for the next step.
         """
-        action = action.expand(len(obs), -1, -1)
-        prediction = self.dynamics.predict(obs, action, self.dynamics.elites)
+        action, elites = action.expand(len(obs), -1, -1), self.dynamics.elites
+        hidden = state_of(self.dynamics, memory)
+        states = None if hidden is None else hidden.index_select(1, elites).transpose(0, 1)
+        prediction = self.dynamics.predict(obs, action, elites, states)
         sample = self._sample(*moments(prediction, self.targets), rng)
         next_obs, memory = self.filling(obs, action, sample[..., :-1], memory)
-        return next_obs, sample[..., -1], memory
+        return next_obs, sample[..., -1], moved_on(self.dynamics, obs, action, memory, elites)
 
     @torch.no_grad()
     def step(self, obs: Tensor, action: Tensor, rng: torch.Generator, memory: Memory | None = None) -> Step:
@@ -280,17 +269,18 @@ class Simulator(nn.Module):
         """
         if self.uncertainty is not None and not self.calibrated:
             raise RuntimeError("the uncertainty has no unit yet: call calibrate(holdout) before the first step")
-        dealt = deal(len(obs), self.dynamics.elites, rng)
+        hidden, dealt = state_of(self.dynamics, memory), deal(len(obs), self.dynamics.elites, rng)
         if self.uncertainty is None:
-            mean, std = own(self.dynamics, obs, action, dealt, self.targets)
+            mean, std = own(self.dynamics, obs, action, dealt, self.targets, hidden)
             uncertainty = obs.new_zeros(len(obs))
         else:
-            mean, std, raw = own_among_all(self.dynamics, obs, action, dealt, self.targets, self.uncertainty)
+            mean, std, raw = own_among_all(self.dynamics, obs, action, dealt, self.targets, hidden, self.uncertainty)
             uncertainty = raw / self.uncertainty_scale
         sample = self._sample(mean, std, rng)
         reward = sample[:, -1]
         next_obs, memory = self.filling(obs, action, sample[:, :-1], memory)
-        return Step(next_obs, reward, self._terminated(obs, action, next_obs, dealt, rng), uncertainty, memory)
+        terminated = self._terminated(obs, action, next_obs, dealt, hidden, rng)
+        return Step(next_obs, reward, terminated, uncertainty, moved_on(self.dynamics, obs, action, memory))
 
     def _sample(self, mean: Tensor, std: Tensor, rng: torch.Generator) -> Tensor:
         """Predicted channels and reward [..., P + 1] from a member's Gaussian, clipped to the log's widened range."""
@@ -303,15 +293,17 @@ class Simulator(nn.Module):
             return torch.clamp(values, self.low, self.high)
         return torch.clamp(values, self.low[self.targets], self.high[self.targets])
 
-    def _terminated(self, obs: Tensor, action: Tensor, next_obs: Tensor, deal: Deal, rng: torch.Generator) -> Tensor:
+    def _terminated(
+        self, obs: Tensor, action: Tensor, next_obs: Tensor, deal: Deal, hidden: Tensor | None, rng: torch.Generator
+    ) -> Tensor:
         """Whether the world ended, [B] bool: by rule, by the head of each row's member, or never."""
         ruled = self.by_rule(obs, action, next_obs)
         if ruled is not None:
             return ruled
         if not self.spec.terminals:
             return torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
-        rows = deal.rows
-        chance = self.dynamics.termination(obs[rows], action[rows], next_obs[rows], deal.members)
+        rows, states = deal.rows, own_states(hidden, deal.members, deal.rows)
+        chance = self.dynamics.termination(obs[rows], action[rows], next_obs[rows], deal.members, states)
         chance = chance.flatten()[deal.slots]
         return torch.rand(chance.shape, generator=rng, device=chance.device) < chance
 

@@ -17,14 +17,16 @@ class Runs(NamedTuple):
     """Runs of rows that follow each other in an episode, S of them and at most h long; what is not `valid` is padding.
 
     The axes in front of S are those of whoever deals them: [E, S, h, ...] to the members, [S, h, ...] to all alike.
+    The first `before` of the h are there to be remembered alone; those that an episode does not have are padding too.
     """
 
     rows: Batch  # [..., S, h, ...]
     valid: Tensor  # [..., S, h] bool; true up to where a run ends
+    before: int = 0
 
 
 class Dealt(NamedTuple):
-    """What an update learns from."""
+    """What an update learns from, if the model remembers nothing."""
 
     rows: Batch  # [E, B, ...]
     runs: Runs | None  # [E, S, h, ...], about as many rows again; None where h is 1
@@ -58,7 +60,8 @@ class BootstrapBatches:
 
     An epoch is a permutation of each member's rows, decided by the seed and the epoch's number alone, so that a
     resumed fit needs no memory of the epochs before. With a horizon h above 1 the same rows are dealt once more, as a
-    permutation of runs of h; where these begin in an episode is drawn anew for every epoch.
+    permutation of runs of h; where these begin in an episode is drawn anew for every epoch. To a model that remembers
+    they are dealt as runs alone, each with as many rows before it as it is long.
 
     Args:
         train: [N, ...], on the device to train on.
@@ -67,6 +70,7 @@ class BootstrapBatches:
         seed: of the bootstraps and the permutations.
         batch_size: B.
         horizon: h.
+        memory: length of the runs that are dealt to a model that remembers; 0 for another.
         rank: which of `world` processes this is; each gets rows of its own.
         world: how many processes divide every epoch.
     """
@@ -79,12 +83,13 @@ class BootstrapBatches:
         seed: int,
         batch_size: int,
         horizon: int = 1,
+        memory: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         rng = generator(seed, "bootstrap")
         self.train, self.seed, self.batch_size, self.horizon = train, seed, batch_size, horizon
-        self.rank, self.world = rank, world
+        self.memory, self.rank, self.world = memory, rank, world
         self.drawn = [bootstrap_rows(episode.cpu(), rng) for _ in range(members)]
         self.steps = math.ceil(len(episode) / (batch_size * world))
         self.epoch = 0
@@ -93,37 +98,42 @@ class BootstrapBatches:
         """Updates in an epoch."""
         return self.steps
 
-    def __iter__(self) -> Iterator[Dealt]:
+    def __iter__(self) -> Iterator[Dealt | Runs]:
         """The batches of epoch `self.epoch`, read when the first is asked for."""
+        if self.memory:
+            yield from self._runs(self.memory, self.memory)
+            return
         rng = generator(self.seed, f"batches/{self.epoch}")
         needed = self.steps * self.batch_size * self.world
         orders = [rows[_shuffled(len(rows), needed, rng)][self.rank :: self.world] for rows, _ in self.drawn]
         index = torch.stack(orders).to(self.train.obs.device)
-        runs = self._runs() if self.horizon > 1 else itertools.repeat(None)
+        runs = self._runs(self.horizon) if self.horizon > 1 else itertools.repeat(None)
         for rows, ahead in zip(index.split(self.batch_size, 1), runs, strict=False):
             yield Dealt(rows_at(self.train, rows), ahead)
 
-    def _runs(self) -> Iterator[Runs]:
+    def _runs(self, horizon: int, before: int = 0) -> Iterator[Runs]:
         """As many runs for every update as deal each member all of its own in an epoch."""
         rng = generator(self.seed, f"runs/{self.epoch}")
-        cuts = [self._phased(place, rng) for _, place in self.drawn]
+        cuts = [_phased(place, horizon, rng) for _, place in self.drawn]
         each = math.ceil(max(len(starts) for starts, _ in cuts) / (self.steps * self.world))
         tables, valids = [], []
-        for (rows, _), (starts, lengths) in zip(self.drawn, cuts, strict=True):
+        for (rows, place), (starts, lengths) in zip(self.drawn, cuts, strict=True):
             chosen = _shuffled(len(starts), each * self.steps * self.world, rng)[self.rank :: self.world]
-            table, valid = _table(starts[chosen], lengths[chosen], self.horizon)
+            earlier = place[starts[chosen]].clamp_max(before)
+            table, valid = _table(starts[chosen], lengths[chosen], horizon, before, earlier)
             tables.append(rows[table])
             valids.append(valid)
         device = self.train.obs.device
         table, valid = torch.stack(tables).to(device), torch.stack(valids).to(device)
         for part, kept in zip(table.split(each, 1), valid.split(each, 1), strict=True):
-            yield Runs(rows_at(self.train, part), kept)
+            yield Runs(rows_at(self.train, part), kept, before)
 
-    def _phased(self, place: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Drawn episodes cut into runs, the first of each at random; `place` [N'] is each row's in its episode."""
-        first = place == 0
-        phase = torch.randint(self.horizon, (int(first.sum()),), generator=rng)[first.cumsum(0) - 1]
-        return _cut(first | ((place + phase) % self.horizon == 0))
+
+def _phased(place: Tensor, horizon: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Drawn episodes cut into runs, the first of each at random; `place` [N'] is each row's in its episode."""
+    first = place == 0
+    phase = torch.randint(horizon, (int(first.sum()),), generator=rng)[first.cumsum(0) - 1]
+    return _cut(first | ((place + phase) % horizon == 0))
 
 
 def _shuffled(count: int, needed: int, rng: torch.Generator) -> Tensor:
@@ -143,8 +153,14 @@ def _cut(fresh: Tensor) -> tuple[Tensor, Tensor]:
     return starts, torch.cat([starts[1:], starts.new_tensor([len(fresh)])]) - starts
 
 
-def _table(starts: Tensor, lengths: Tensor, horizon: int) -> tuple[Tensor, Tensor]:
-    """Indices of runs as the lines of a table [S, h], padded with a run's last, and where it is filled."""
-    step = torch.arange(horizon)
-    last = lengths.unsqueeze(-1) - 1
-    return starts.unsqueeze(-1) + torch.minimum(step, last), step <= last
+def _table(
+    starts: Tensor, lengths: Tensor, horizon: int, before: int = 0, earlier: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Indices of runs as the lines of a table [S, before + h], padded with a run's ends, and where it is filled.
+
+    `earlier` [S] says how many rows there are before each run, at most `before`.
+    """
+    step = torch.arange(-before, horizon)
+    first = torch.zeros_like(starts) if earlier is None else -earlier
+    first, last = first.unsqueeze(-1), lengths.unsqueeze(-1) - 1
+    return starts.unsqueeze(-1) + step.clamp(first, last), (step >= first) & (step <= last)

@@ -68,6 +68,9 @@ def fit_dynamics(
     logged actions (`Lookahead.loss`), for any model, through its `predict`. An update then costs two
     to three times as much as without.
 
+    A model that remembers (`Dynamics.memory` above 0) learns from runs of rows (`remembered_loss`), as many rows an
+    update as any other, and is scored with the states that it has made of the held-out episodes from their beginning.
+
     Every trainable parameter of the model must have the member axis first, [E, ...].
 
     Args:
@@ -75,14 +78,16 @@ def fit_dynamics(
         train: [N, ...].
         train_episode: [N] long, the episode of each training row; the rows of an episode are in time order.
         holdout: [M, ...], rows of other episodes.
-        holdout_episode: [M] long, the episode of each of these rows; needed if `multistep` is above 1.
+        holdout_episode: [M] long, the episode of each of these rows, which are in time order; needed if `multistep` is
+            above 1 or the model remembers.
         seed: of the bootstraps and the batches; the initial weights are the model's own affair.
         batch_size: rows per member and update (and device).
         lr: learning rate.
         max_epochs: an epoch is ceil(N / batch_size) updates.
         patience: epochs without improvement after which a member is done.
         min_improvement: what counts as one, relative to the score at the last one.
-        multistep: h, or the rows of the longest training episode if these are fewer; 1 looks one step ahead only.
+        multistep: h, or the rows of the longest training episode if these are fewer; 1 looks one step ahead only, as
+            a model that remembers does.
         multistep_weight: of the multi-step loss beside the model's own.
         folder: where a checkpoint is kept after every epoch, and resumed from if one is there; None keeps none.
         accelerator: as in lightning's Trainer, like the next three.
@@ -100,12 +105,13 @@ def fit_dynamics(
     """
     settings = Settings(seed, batch_size, lr, patience, min_improvement, multistep, multistep_weight)
     _check_settings(settings, max_epochs, precision)
-    held = _held(holdout, holdout_episode, multistep)
+    _check_memory(dynamics, multistep)
+    held = _held(holdout, holdout_episode, multistep, dynamics)
     _check(dynamics, train, train_episode, held)
     horizon = min(multistep, int(train_episode.unique(return_counts=True)[1].max()))
     begun, device = time.monotonic(), next(dynamics.parameters()).device
     runs, settings = held_runs(holdout, held, horizon), settings._replace(multistep=horizon)
-    shell = Shell(dynamics.train(), train, train_episode, runs, settings)
+    shell = Shell(dynamics.train(), train, train_episode, runs, held.sort(stable=True).values, settings)
     shell.report = partial(_tell, progress, log)
     last = folder / CHECKPOINT if folder is not None else None
     callbacks: list[Callback] = [StderrBar()] if progress and sys.stderr.isatty() else []
@@ -164,14 +170,21 @@ def _check_settings(settings: Settings, max_epochs: int, precision: str) -> None
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
 
 
-def _held(holdout: Batch, episode: Tensor | None, multistep: int) -> Tensor:
+def _check_memory(dynamics: Dynamics, multistep: int) -> None:
+    if dynamics.memory and multistep > 1:
+        raise ValueError(
+            f"multistep is {multistep}, and {type(dynamics).__name__} remembers: it is fitted one step ahead, along the"
+            " logged rows. Set multistep to 1, or choose a model without memory (data.history shows it older rows)"
+        )
+
+
+def _held(holdout: Batch, episode: Tensor | None, multistep: int, dynamics: Dynamics) -> Tensor:
     """The episode of each held-out row, [M]; one step ahead every row may count as an episode of its own."""
     rows = len(holdout.obs)
     if episode is None:
-        if multistep > 1:
-            raise ValueError(
-                f"multistep is {multistep} and holdout_episode is not given: say which rows belong together"
-            )
+        if multistep > 1 or dynamics.memory:
+            why = f"{type(dynamics).__name__} remembers" if dynamics.memory else f"multistep is {multistep}"
+            raise ValueError(f"{why} and holdout_episode is not given: say which rows belong together")
         return torch.arange(rows)
     if episode.shape != (rows,):
         raise ValueError(f"holdout_episode has shape {list(episode.shape)}, expected [{rows}], one a held-out row")

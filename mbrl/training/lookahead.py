@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mbrl.core import Batch, Dynamics, Spec
 from mbrl.simulator.filling import Filling
+from mbrl.simulator.recall import Recall
 from mbrl.training.bootstrap import Runs
 
 MARGIN = 0.1  # how far a followed state may leave the log's range, as a share of it: what simulators do by default
@@ -53,12 +54,13 @@ class Lookahead(nn.Module):
         for name, column in columns.items():
             self.register_buffer(name, column, persistent=False)
 
-    def squares(self, dynamics: Dynamics, runs: Runs) -> Tensor:
+    def squares(self, dynamics: Dynamics, runs: Runs, hidden: Tensor | None = None) -> Tensor:
         """Squared error of each member's means at each step, in units of the log's spread (`Prediction.scale`).
 
         Args:
             dynamics: E members.
             runs: [S, h, ...], the same for every member, or [E, S, h, ...].
+            hidden: [E, S, H], the states of a model that remembers, with which the runs begin.
 
         Returns:
             [E, S, h, C].
@@ -66,7 +68,7 @@ class Lookahead(nn.Module):
         rows, obs, squares = runs.rows, runs.rows.obs[..., 0, :], []
         for step in range(self.horizon):
             action, seen = rows.action[..., step, :], rows.next_obs[..., step, :]
-            prediction = dynamics.predict(obs, action.expand(*obs.shape[:-1], -1))
+            prediction = dynamics.predict(obs, action.expand(*obs.shape[:-1], -1), None, hidden)
             mean, _ = prediction.normalised()
             truth = torch.cat([seen, rows.reward[..., step, None]], -1) / prediction.scale
             squares.append((mean - truth).square().index_select(-1, self.targets))
@@ -102,7 +104,7 @@ class Lookahead(nn.Module):
         return _mean_log(torch.where(valid.unsqueeze(-1), squares, 0.0).sum(-3), valid.sum(-2))
 
     @torch.no_grad()
-    def score(self, dynamics: Dynamics, runs: Runs) -> Tensor:
+    def score(self, dynamics: Dynamics, runs: Runs, recall: Recall | None = None) -> Tensor:
         """Error of each member on held-out runs [S, h, ...], [E]: how well its typical channel is known.
 
         The geometric mean, over channels and steps, of the mean squared error in units of the log's spread: neither a
@@ -115,7 +117,10 @@ class Lookahead(nn.Module):
         for start in range(0, len(runs.valid), lines):
             part = slice(start, start + lines)
             rows, valid = Batch(*(column[part] for column in runs.rows)), runs.valid[part]
-            total += torch.where(valid.unsqueeze(-1), self.squares(dynamics, Runs(rows, valid)), 0.0).sum(-3)
+            index = torch.arange(start, start + len(valid), device=valid.device)
+            hidden = None if recall is None else recall(dynamics, index)
+            squares = self.squares(dynamics, Runs(rows, valid), hidden)
+            total += torch.where(valid.unsqueeze(-1), squares, 0.0).sum(-3)
         return _mean_log(total, runs.valid.sum(-2)).exp()
 
 

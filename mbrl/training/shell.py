@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from mbrl.core import Batch, Dynamics, generator
+from mbrl.simulator.recall import recalling
 from mbrl.training.bootstrap import BootstrapBatches, Dealt, Runs
 from mbrl.training.lookahead import Lookahead
+from mbrl.training.recurrence import remembered_loss
 
 Log = Callable[[dict[str, float], int], None]
 
@@ -45,12 +47,14 @@ class Shell(pl.LightningModule):
     reference: Tensor  # [E] the score from which the next improvement counts
     stale: Tensor  # [E] long: epochs since the last improvement that counted
 
-    def __init__(self, dynamics: Dynamics, train: Batch, episode: Tensor, holdout: Runs, settings: Settings) -> None:
+    def __init__(
+        self, dynamics: Dynamics, train: Batch, episode: Tensor, holdout: Runs, held: Tensor, settings: Settings
+    ) -> None:
         super().__init__()
         self.dynamics = dynamics
         self.lookahead = Lookahead(dynamics.spec, settings.multistep)
         self.best = copy.deepcopy(dynamics).requires_grad_(False)
-        self.rows, self.episode, self.holdout, self.settings = train, episode, holdout, settings
+        self.rows, self.episode, self.holdout, self.held, self.settings = train, episode, holdout, held, settings
         self.report: Log | None = None
         members = dynamics.members
         self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
@@ -64,7 +68,7 @@ class Shell(pl.LightningModule):
 
     def train_dataloader(self) -> BootstrapBatches:
         rows = Batch(*(column.to(self.device) for column in self.rows))
-        held, valid = self.holdout
+        held, valid, _ = self.holdout
         self.holdout = Runs(Batch(*(column.to(self.device) for column in held)), valid.to(self.device))
         self.batches = BootstrapBatches(
             rows,
@@ -73,6 +77,7 @@ class Shell(pl.LightningModule):
             self.settings.seed,
             self.settings.batch_size,
             self.settings.multistep,
+            min(self.dynamics.memory, int(self.episode.unique(return_counts=True)[1].max())),
             self.trainer.global_rank,
             self.trainer.world_size,
         )
@@ -86,19 +91,28 @@ class Shell(pl.LightningModule):
         torch.manual_seed(generator(self.settings.seed, f"model/{int(self.epochs)}").initial_seed())  # dropout and such
         self.loss_sum = torch.zeros((), device=self.device)
 
-    def transfer_batch_to_device(self, batch: Dealt, device: torch.device, dataloader_idx: int) -> Dealt:
+    def transfer_batch_to_device(self, batch: Dealt | Runs, device: torch.device, dataloader_idx: int) -> Dealt | Runs:
         return batch  # gathered there
 
-    def training_step(self, batch: Dealt) -> Tensor:
+    def training_step(self, batch: Dealt | Runs) -> Tensor:
+        loss = self._loss(batch)
+        self.loss_sum += loss.detach()
+        return loss
+
+    def _loss(self, batch: Dealt | Runs) -> Tensor:
+        """The sum over members."""
+        if isinstance(batch, Runs):
+            return remembered_loss(self.dynamics, batch).sum()
         loss = self.dynamics.loss(batch.rows).sum()
         if batch.runs is not None:
             loss = loss + self.settings.multistep_weight * self.lookahead.loss(self.dynamics, batch.runs).sum()
-        self.loss_sum += loss.detach()
         return loss
 
     def on_train_epoch_end(self) -> None:
         self.dynamics.eval()
-        score = self.lookahead.score(self.dynamics, self.holdout)
+        rows = Batch(*(column[:, 0] for column in self.holdout.rows))  # runs of one row, where a model remembers
+        recall = recalling(self.dynamics, rows, self.held)
+        score = self.lookahead.score(self.dynamics, self.holdout, recall)
         self.dynamics.train()
         self._keep_best(score)
         self.epochs += 1

@@ -85,6 +85,14 @@ def test_the_direction_of_a_shift_is_told(clean: TransitionDataset) -> None:
     assert "one row late" in remedies["reward a row late"]
 
 
+def test_a_plant_that_answers_late_is_told_from_a_column_that_is_a_row_off() -> None:
+    finding = next(f for f in audit(plant(lag=0.65)).findings if f.kind == "shifted actions")
+    assert finding.severity == "warning"
+    assert "and less, as in a plant with a dead time" in finding.found
+    shifted = next(f for f in audit(FAULTS["action a row early"][1](plant())).findings if f.kind == "shifted actions")
+    assert shifted.severity == "serious"
+
+
 def test_a_rule_is_told_from_a_controller_with_noise() -> None:
     found = audit(plant(rule))
     finding = next(f for f in found.findings if f.kind == "rule-based logger")

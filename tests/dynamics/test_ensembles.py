@@ -92,12 +92,13 @@ def test_termination_head_is_there_if_the_log_has_terminals_and_it_is_not_refuse
 
 
 def linear(spec: Spec, **arguments: float) -> ProbabilisticEnsemble:
-    model = ProbabilisticEnsemble(spec, members=1, elites=1, layers=0, weight_decays=[0.5], **arguments)
+    arguments |= {"members": 1, "elites": 1, "layers": 0, "weight_decays": [0.5], "reward_network": []}
+    model = ProbabilisticEnsemble(spec, **arguments)
     with torch.no_grad():
-        model.mlp.weights[0].copy_(torch.tensor([[[1.0, 0.0, -9.0, 0.0], [0.0, 2.0, 0.0, 0.0]]]))
-        model.mlp.biases[0].copy_(torch.tensor([[[0.0, 0.0, 9.0, 0.0]]]))
-        model.min_logvar.fill_(-30.0)
-        model.max_logvar.fill_(30.0)
+        model.gaussian.mlp.weights[0].copy_(torch.tensor([[[1.0, 0.0, -9.0, 0.0], [0.0, 2.0, 0.0, 0.0]]]))
+        model.gaussian.mlp.biases[0].copy_(torch.tensor([[[0.0, 0.0, 9.0, 0.0]]]))
+        model.gaussian.min_logvar.fill_(-30.0)
+        model.gaussian.max_logvar.fill_(30.0)
     return model
 
 
@@ -123,6 +124,46 @@ def test_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(4 + 0.001 * 120, rel=1e-4)
 
 
+def test_the_reward_is_the_output_of_its_own_network() -> None:
+    model = ProbabilisticEnsemble(unit_spec(), members=1, elites=1, hidden=2, layers=1, reward_network=[2])
+    assert [list(weight.shape) for weight in model.gaussian.mlp.weights] == [[1, 2, 2], [1, 2, 2]]
+    with torch.no_grad():
+        model.gaussian.reward_mlp.weights[0].copy_(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]))  # silu(obs)
+        model.gaussian.reward_mlp.weights[1].copy_(torch.tensor([[[3.0, 0.0], [0.0, 0.0]]]))  # reward 3 silu(obs)
+    found = model.predict(torch.tensor([[2.0]]), torch.tensor([[0.25]]))
+    assert found.reward.item() == pytest.approx(3 * 2 / (1 + math.exp(-2)))
+    batch = Batch(
+        torch.ones(1, 4, 1), torch.ones(1, 4, 1), torch.ones(1, 4), torch.ones(1, 4, 1), torch.zeros(1, 4).bool()
+    )
+    gradients = []
+    for reward in (1.0, 50.0):
+        loss = model.loss(batch._replace(reward=torch.full((1, 4), reward))).sum()
+        gradients.append(torch.autograd.grad(loss, list(model.gaussian.mlp.parameters())))
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_plant_without_noise_does_not_keep_a_sharp_reward_from_being_learned() -> None:
+    rng = torch.Generator().manual_seed(0)
+    obs, action = (2 * torch.rand(4000, 1, generator=rng) - 1 for _ in range(2))
+    reward = -(obs - 0.5 * action).abs().add(0.05).log().squeeze(-1)
+    reward = (reward - reward.mean()) / reward.std()
+    whole = Batch(obs, action, reward, obs + action, torch.zeros(4000, dtype=torch.bool))
+    error = {}
+    for network in ((), (32, 32)):
+        torch.manual_seed(0)
+        model = ProbabilisticEnsemble(unit_spec(), members=1, elites=1, hidden=32, layers=2, reward_network=network)
+        optimizer = torch.optim.Adam(model.parameter_groups(), 1e-2)
+        for _ in range(1500):
+            rows = torch.randint(4000, (128,), generator=rng)
+            optimizer.zero_grad()
+            model.loss(Batch(*(column[rows].unsqueeze(0) for column in whole))).sum().backward()
+            optimizer.step()
+        error[network] = float((model.predict(obs, action).reward.detach() - reward).square().mean())
+    assert error[32, 32] < 0.1
+    assert error[()] > 2 * error[32, 32]
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_every_parameter_is_in_one_group_and_only_layers_decay(model: Callable[..., Dynamics]) -> None:
     made = model(unit_spec(terminals=True), **SMALL, layer_norm=True)
@@ -130,13 +171,15 @@ def test_every_parameter_is_in_one_group_and_only_layers_decay(model: Callable[.
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in made.parameters())
     decaying = {id(p): group["weight_decay"] for group in groups for p in group["params"] if group["weight_decay"]}
-    assert set(decaying) == {id(weight) for weight in made.mlp.weights}
+    others = ("head.", "gaussian.reward_mlp.")
+    layers = {id(p) for name, p in made.named_parameters() if ".weights." in name and not name.startswith(others)}
+    assert set(decaying) == layers
 
 
 def test_each_layer_has_its_own_decay() -> None:
     model = ProbabilisticEnsemble(unit_spec(), hidden=2, layers=1, weight_decays=[0.5, 0.25])
     decay = {id(p): group["weight_decay"] for group in model.parameter_groups() for p in group["params"]}
-    assert [decay[id(weight)] for weight in model.mlp.weights] == [0.5, 0.25]
+    assert [decay[id(weight)] for weight in model.gaussian.mlp.weights] == [0.5, 0.25]
 
 
 def test_deterministic_predictions_have_no_noise_and_learn_by_squared_error() -> None:

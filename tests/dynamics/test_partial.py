@@ -9,7 +9,7 @@ from dynamics_toys import linear_world, spec_of
 from weather_world import Driven, driven
 
 from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
-from dynamics.uncertainty import combined, max_pairwise
+from dynamics.uncertainty import max_pairwise, mixture_std
 from mbrl.core import Batch, Dynamics, Prediction, Spec, generator, seeded
 from mbrl.testing import check_dynamics
 from mbrl.training.bootstrap import held_runs
@@ -64,7 +64,8 @@ def test_the_others_cost_no_output_and_count_for_nothing(model: Callable[..., Dy
     batch, spec = wide()
     with seeded(0, "test"):
         made = model(spec, **SMALL).eval()
-    assert made.mlp.weights[-1].shape[-1] == 3 * (2 if model is ProbabilisticEnsemble else 1)  # type: ignore[union-attr,index]
+    outputs = (made.gaussian if model is ProbabilisticEnsemble else made).mlp.weights[-1]  # type: ignore[union-attr]
+    assert outputs.shape[-1] == (2 * 2 if model is ProbabilisticEnsemble else 3)
     other = batch._replace(next_obs=batch.next_obs + torch.tensor([0.0, 1e6, 0.0]))
     assert torch.equal(made.normaliser.targets(batch), made.normaliser.targets(other))  # type: ignore[operator,union-attr]
     scores = [Lookahead(spec, 1).score(made, held_runs(rows, torch.arange(400), 1)) for rows in (batch, other)]
@@ -81,6 +82,6 @@ def test_it_learns_the_rest_of_the_world() -> None:
     prediction = model.predict(held.obs, held.action)
     torch.testing.assert_close(prediction.obs[0, :, 1], held.next_obs[:, 1], atol=0.03, rtol=0)
     assert torch.equal(prediction.obs[0, :, 0], held.obs[:, 0])
-    for function in (combined, max_pairwise):
+    for function in (mixture_std, max_pairwise):
         wider = prediction._replace(scale=prediction.scale * torch.tensor([1e-6, 1.0, 1.0]))
         assert torch.equal(function(prediction), function(wider))  # the weather's own scale does not matter

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dynamics.uncertainty import combined, ensemble_std, max_aleatoric, max_pairwise
+from dynamics.uncertainty import ensemble_std, max_aleatoric, max_pairwise, mixture_std
 from mbrl.core import Prediction
 
 # two members, one row, one observation; scale 10 of the observation and 0.5 of the reward
@@ -18,10 +18,11 @@ def test_by_hand() -> None:
     assert max_aleatoric(PREDICTION).tolist() == pytest.approx([5.0])  # (3, 4) against (2, 0)
     assert ensemble_std(PREDICTION).tolist() == pytest.approx([2.5])  # (1.5, 2) about (2.5, 6)
     assert max_pairwise(PREDICTION).tolist() == pytest.approx([5.0])  # (1, 4) to (4, 8)
-    assert combined(PREDICTION).tolist() == pytest.approx([(25 + 6.25) ** 0.5])
+    # the mean of 9 and 4, the variance of 1 and 4; the mean of 16 and 0, the variance of 4 and 8
+    assert mixture_std(PREDICTION).tolist() == pytest.approx([(6.5 + 2.25 + 8.0 + 4.0) ** 0.5])
 
 
-@pytest.mark.parametrize("uncertainty", [max_aleatoric, ensemble_std, max_pairwise, combined])
+@pytest.mark.parametrize("uncertainty", [max_aleatoric, ensemble_std, max_pairwise, mixture_std])
 def test_units_of_a_channel_do_not_matter(uncertainty) -> None:
     factor = 1e4
     scaled = PREDICTION._replace(

@@ -1,9 +1,10 @@
+import json
 import math
 
 import numpy as np
 import pytest
 
-from mbrl.evaluation.estimates import bootstrap
+from mbrl.evaluation.estimates import Estimate, Refused, bootstrap
 
 
 def test_the_interval_is_that_of_the_mean_of_a_normal_sample():
@@ -45,11 +46,11 @@ def test_repeats_of_one_start_state_are_averaged_and_not_counted():
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, -262.3, 1e-300])
 def test_equal_values_have_no_spread(constant):
-    assert bootstrap(np.full(7, constant)) == (constant, constant, constant, 7)
+    assert bootstrap(np.full(7, constant))[:4] == (constant, constant, constant, 7)
 
 
 def test_a_single_value_says_nothing_about_its_spread():
-    assert bootstrap([3.0]) == (3.0, -math.inf, math.inf, 1)
+    assert bootstrap([3.0])[:4] == (3.0, -math.inf, math.inf, 1)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -74,3 +75,24 @@ def test_bad_arguments_are_named():
         bootstrap(np.empty((3, 0)))
     with pytest.raises(ValueError, match="level is 95"):
         bootstrap([1.0, 2.0], level=95)
+
+
+def test_percentiles_and_lower_bounds_of_a_lopsided_sample():
+    values = np.random.default_rng(2).exponential(1.0, 80)
+    draws = np.random.default_rng(5).choice(values, (20_000, 80)).mean(1)
+    plain = bootstrap(values, level=0.9, method="percentile")
+    below = bootstrap(values, level=0.95, method="percentile", side="lower")
+    assert (plain.low, plain.high) == pytest.approx(np.quantile(draws, [0.05, 0.95]), abs=0.01)
+    assert below.low == pytest.approx(plain.low, abs=1e-9)  # 5% lie below in both
+    assert below.high == math.inf
+    assert bootstrap(values, level=0.9).high > plain.high  # the acceleration follows the long tail
+
+
+def test_an_estimate_is_four_numbers_and_how_they_came_about():
+    plain = Estimate(1.0, 0.5, 2.0, 10)
+    assert plain.to_dict() == {"value": 1.0, "low": 0.5, "high": 2.0, "effective_n": 10, "diagnostics": {}}
+    told = bootstrap([1.0, 2.0, 4.0], level=0.9).to_dict()
+    assert json.loads(json.dumps(told)) == told
+    assert told["diagnostics"] == {"interval": "BCa", "level": 0.9}
+    with pytest.raises(ValueError, match="no propensities"):
+        raise Refused("no propensities")

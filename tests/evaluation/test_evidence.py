@@ -8,12 +8,15 @@ from torch import Tensor
 
 from mbrl.core import Policy, Prediction
 from mbrl.data.dataset import TransitionDataset
-from mbrl.evaluation.evidence import acting, simulated_values, start_states
+from mbrl.evaluation.evidence import acting
+from mbrl.evaluation.modelbased import simulated_values, start_states
 from mbrl.simulator.simulator import Simulator
 
 
 class Pays(Known):
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         count = self.members if members is None else len(members)
         mean = obs.expand(count, *obs.shape[-2:])
         nothing = torch.zeros_like(mean)
@@ -57,7 +60,7 @@ def test_a_policy_s_value_is_about_as_many_steps_as_the_logged_return() -> None:
     assert sorted(starts.limit.tolist()) == [2, 3, 5]
     assert sorted(starts.obs.flatten().tolist()) == [0.0, 2.0, 7.0]
     simulator = Simulator(Pays(unit_spec()), unit_spec())
-    values = simulated_values({"rest": Rest(unit_spec())}, simulator, starts, level=0.9, seed=0)
+    values = simulated_values({"rest": Rest(unit_spec())}, simulator, starts, gamma=1.0, level=0.9, seed=0)
     assert values["rest"].value == pytest.approx(float(data.returns().mean()))
 
 

@@ -16,8 +16,9 @@ from pipeline_toys import DEBUG, PENDULUM, spoken, stages
 
 from mbrl import assessment, demonstration, environments, files
 from mbrl.data import minari
-from mbrl.registry import models, promotion, store
+from mbrl.registry import models, promotion, proof, store
 from mbrl.registry.gates import Verdict
+from mbrl.registry.ledger import Ledger
 
 
 def test_a_run_answers_with_everything_that_it_found(whole: tuple[Path, dict[str, Any], str]) -> None:
@@ -231,14 +232,18 @@ def test_the_alias_moves_at_a_promotion_only_and_the_truth_is_measured_after_the
 
     verdicts = [Verdict(True, ("it is better",), ()), Verdict(False, ("it is not better",), ())]
     monkeypatch.setattr(assessment, "decide", watched("verdict", lambda evidence: verdicts.pop(0)))
-    monkeypatch.setattr(promotion, "promote", watched("alias", promotion.promote))
+    monkeypatch.setattr(promotion, "promote", watched("promotion", promotion.promote))
     monkeypatch.setattr(environments, "true_returns", watched("truth", environments.true_returns))
     status, first, _ = spoken([*PENDULUM, "--env", "Pendulum-v1"])
     assert (status, first["promoted"], first["champion"]) == (0, True, "1")
-    assert events == ["verdict", "truth", "truth", "alias"]
+    assert events == ["verdict", "truth", "truth", "promotion"]
     status, second, told = spoken([*PENDULUM, "--seed", "1"])
     assert (status, second["promoted"], second["champion"], second["policy_version"]) == (0, False, "1", "2")
-    assert events[4:] == ["verdict"]
+    assert events[4:] == ["verdict", "promotion"]  # which refuses, and says so in the ledger
+    told_of = [(entry.phase, entry.action) for entry in Ledger.open("toy").entries()]
+    asked = [("intended", "judge"), ("done", "judge")]
+    assert told_of == [*asked, ("intended", "promote"), ("done", "promote"), *asked, ("refused", "promote")]
+    assert proof.verify("toy") == []
     assert second["true_environment"] == {}
     assert "no evidence of improvement" in told
     assert "it is not better" in told

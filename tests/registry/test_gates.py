@@ -48,7 +48,7 @@ def test_the_baseline_counts_where_the_log_is_the_worse_one():
     assert [rule.passed for rule in decide(evidence).rules] == [True, False]
 
 
-PLACES = list(itertools.product(Evidence._fields, Estimate._fields))
+PLACES = list(itertools.product(Evidence._fields, Estimate._fields[:4]))
 
 
 @pytest.mark.parametrize(("name", "field"), PLACES)
@@ -80,5 +80,5 @@ def test_an_interval_in_disorder_or_without_values_refuses(name):
 
 
 def test_numpy_numbers_are_numbers():
-    evidence = Evidence(*(Estimate(*map(np.float32, estimate)) for estimate in GOOD))
+    evidence = Evidence(*(Estimate(*map(np.float32, estimate[:4])) for estimate in GOOD))
     assert decide(evidence).promote

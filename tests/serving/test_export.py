@@ -132,15 +132,16 @@ def test_every_policy_of_the_house_can_be_served(tmp_path, learner, discrete):
     torch.testing.assert_close(program(obs), policy(obs))
 
 
-@pytest.mark.parametrize("name", ["max_aleatoric", "ensemble_std", "max_pairwise", "combined"])
-@pytest.mark.parametrize("model", [dynamics.ProbabilisticEnsemble, dynamics.DeterministicEnsemble])
+@pytest.mark.parametrize("name", ["max_aleatoric", "ensemble_std", "max_pairwise", "mixture_std"])
+@pytest.mark.parametrize("model", [getattr(dynamics, name) for name in dynamics.__all__])
 def test_every_model_and_uncertainty_of_the_house_can_be_served(tmp_path, model, name):
     made = Simulator(model(spec(), members=3, elites=2), spec(), getattr(dynamics.uncertainty, name))
     made.calibrated = True
     export.export_simulator(made, tmp_path)
     program = torch.export.load(tmp_path / "simulator.pt2").module()
-    obs, action = export.example(spec()).values()
-    wanted, found = export.OneStep(made)(obs, action), program(obs, action)
+    rows = export.example_step(made).values()
+    wanted, found = export.OneStep(made)(*rows), program(*rows)
+    assert set(found) == set(wanted)
     for key in wanted:
         torch.testing.assert_close(found[key], wanted[key])
 

@@ -27,10 +27,12 @@ class Truth(Dynamics):
         super().__init__(spec, 2)
         self.weight = nn.Parameter(torch.zeros(2, 1))
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         return self.weight.squeeze(-1)
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         count = self.members if members is None else len(members)
         obs, action = (x.expand(count, *x.shape[-2:]) for x in (obs, action))
         mean = obs @ A.T + action @ B.T

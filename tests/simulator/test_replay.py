@@ -12,14 +12,14 @@ from weather_world import Driven, Rest, driven, simulator_of, weather
 from mbrl import files
 from mbrl.core import Memory, generator
 from mbrl.data.dataset import TransitionDataset
-from mbrl.evaluation.evidence import simulated_values, start_states
+from mbrl.evaluation.modelbased import simulated_values, start_states
 from mbrl.simulator import stored
 from mbrl.simulator.card import report_card
 from mbrl.simulator.envs import SimulatorEnv
 from mbrl.simulator.episodes import Episodes
 from mbrl.simulator.openloop import open_loop
 from mbrl.simulator.replay import Replay
-from mbrl.simulator.rollout import imagine, simulated_returns
+from mbrl.simulator.rollout import imagine, play
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import no_host_reads
 from mbrl.training.policy import fit_policy
@@ -93,13 +93,13 @@ def test_the_open_loop_follows_the_log_exactly() -> None:
 def test_returns_end_with_the_replayed_log() -> None:
     world, start = simulator_of(DATA).replaying(DATA), DATA.starts
     limit, rows = torch.tensor([50, 50, 3]), DATA.first
-    returns = simulated_returns(Rest(world.spec), world, start, limit, rng(), rows)
+    returns = play(Rest(world.spec), world, start, int(limit.max()), rng(), rows).returns(limit, 1.0).float()
     batch = imagine(Rest(world.spec), world, start, 9, 0.0, rng(), rows)
     wanted = [batch.reward[:6, 0].sum(), batch.reward[:4, 1].sum(), batch.reward[:3, 2].sum()]
     torch.testing.assert_close(returns, torch.stack(wanted))
     starts = start_states(DATA, 3, seed=0)
     assert torch.equal(starts.obs, DATA.obs[starts.rows])
-    value = simulated_values({"rest": Rest(world.spec)}, world, starts, level=0.9, seed=0)["rest"]
+    value = simulated_values({"rest": Rest(world.spec)}, world, starts, gamma=1.0, level=0.9, seed=0)["rest"]
     wanted[2] = batch.reward[:, 2].sum()
     assert value.value == pytest.approx(float(sum(wanted)) / 3, rel=1e-5)
 

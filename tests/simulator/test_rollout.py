@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mbrl.bench import hopper_sized
 from mbrl.core import Batch, Dynamics, Policy, Prediction, Spec, generator
-from mbrl.simulator.rollout import imagine, simulated_returns
+from mbrl.simulator.rollout import imagine, play
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import no_host_reads
 
@@ -36,10 +36,12 @@ class Adder(Dynamics):
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec, members=2)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         return batch.reward.mean(-1)
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         count = self.members if members is None else len(members)
         mean = (obs + action).expand(count, *obs.shape[-2:])
         zero = torch.zeros_like(mean)
@@ -90,12 +92,12 @@ def test_the_penalty_is_in_units_of_the_reward_spread_and_of_the_uncertainty_qua
 
 
 def test_returns_stop_at_the_end_of_the_world() -> None:
-    returns = simulated_returns(Half(SPEC), world(), START, torch.tensor([4, 4, 4]), generator(0, "x"))
+    returns = play(Half(SPEC), world(), START, 4, generator(0, "x")).returns(torch.tensor([4, 4, 4]), 1.0)
     assert returns.tolist() == [0.5 + 1 + 1.5, 1.25, -2.5 - 2 - 1.5 - 1]
 
 
 def test_returns_stop_where_the_episode_is_cut() -> None:
-    returns = simulated_returns(Half(SPEC), world(), START, torch.tensor([2, 1, 3]), generator(0, "x"))
+    returns = play(Half(SPEC), world(), START, 4, generator(0, "x")).returns(torch.tensor([2, 1, 3]), 1.0)
     assert returns.tolist() == [0.5 + 1, 1.25, -2.5 - 2 - 1.5]
 
 

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
 from dynamics.terminations import hopper
-from dynamics.uncertainty import combined, ensemble_std, max_aleatoric, max_pairwise
+from dynamics.uncertainty import ensemble_std, max_aleatoric, max_pairwise, mixture_std
 from mbrl import files
 from mbrl.core import Batch, Prediction, Step, generator, seeded
-from mbrl.simulator import dealing, stored
-from mbrl.simulator import simulator as module
+from mbrl.simulator import calibration, dealing, stored
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import no_host_reads
 
@@ -73,7 +72,7 @@ def test_elites_are_drawn_anew_and_evenly() -> None:
     assert (drawn[:, 0] != drawn[:, 1]).all()  # two rows, three elites: nobody serves both
 
 
-@pytest.mark.parametrize("uncertainty", [None, max_aleatoric, ensemble_std, max_pairwise, combined])
+@pytest.mark.parametrize("uncertainty", [None, max_aleatoric, ensemble_std, max_pairwise, mixture_std])
 def test_a_step_is_decided_by_its_generator(uncertainty: Any) -> None:
     simulator = Simulator(ensemble(), SPEC, uncertainty)
     simulator.calibrate(LOG)
@@ -99,7 +98,7 @@ def test_both_paths_make_the_same_world() -> None:
     assert other.uncertainty.gt(0).all()
 
 
-@pytest.mark.parametrize("uncertainty", [None, combined])
+@pytest.mark.parametrize("uncertainty", [None, mixture_std])
 def test_chunks_do_not_change_a_step(uncertainty: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     simulator = Simulator(ensemble(), SPEC, uncertainty)
     simulator.calibrate(LOG)
@@ -139,7 +138,7 @@ def test_uncertainty_is_in_units_of_its_quantile(quantile: float, unit: float) -
 
 def test_a_single_deterministic_member_knows_no_doubt() -> None:
     model = DeterministicEnsemble(SPEC, members=1, elites=1, hidden=8, layers=1)
-    simulator = Simulator(model, SPEC, combined)
+    simulator = Simulator(model, SPEC, mixture_std)
     simulator.calibrate(LOG)
     assert simulator.step(LOG.obs, LOG.action, generator(0, "test")).uncertainty.eq(0).all()
 
@@ -151,7 +150,7 @@ def test_rounding_is_not_amplified_into_doubt() -> None:
 
 
 def test_calibration_reads_all_rows_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CALIBRATION_ROWS", 7)
+    monkeypatch.setattr(calibration, "CALIBRATION_ROWS", 7)
     simulator = Simulator(known(), unit_spec(), reward_of_first)
     simulator.calibrate(held(torch.arange(1, 101)))
     assert simulator.uncertainty_scale.item() == 95.0
@@ -204,7 +203,7 @@ def test_a_log_without_terminals_never_ends() -> None:
     assert not stepped(simulator, torch.zeros(9, 1)).terminated.any()
 
 
-@pytest.mark.parametrize("uncertainty", [None, max_aleatoric, ensemble_std, max_pairwise, combined])
+@pytest.mark.parametrize("uncertainty", [None, max_aleatoric, ensemble_std, max_pairwise, mixture_std])
 @pytest.mark.parametrize("termination", [None, hopper])
 def test_a_step_never_makes_the_host_wait(uncertainty: Any, termination: Any) -> None:
     simulator = Simulator(ensemble(), SPEC, uncertainty, termination)
@@ -286,7 +285,9 @@ def test_fewer_rows_than_elites_are_stepped_by_as_many_members() -> None:
     asked = []
 
     class Watched(Known):
-        def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+        def predict(
+            self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+        ) -> Prediction:
             asked.append(members)
             return super().predict(obs, action, members)
 

@@ -20,10 +20,12 @@ class Paid(Dynamics):
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec, members=1)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         return batch.reward.mean(-1)
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         del members
         obs, earned = obs.expand(1, *obs.shape[-2:]), action[..., -1].expand(1, action.shape[-2])
         return Prediction(obs, 0 * obs, earned, 0 * earned, torch.ones(obs.shape[-1] + 1))

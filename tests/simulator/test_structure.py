@@ -108,7 +108,7 @@ def above_weather(lengths: tuple[int, ...] = (6, 4, 9)) -> TransitionDataset:
 class Wide(Driven):
     """`Driven`, which is not asked for the third channel either."""
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Any:
+    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None) -> Any:
         known = super().predict(obs[..., :2], action, members)
         rest = obs[..., 2:].expand(*known.obs.shape[:-1], 1)
         wide, std = torch.cat([known.obs, rest], -1), torch.cat([known.obs_std, 0 * rest], -1)
@@ -118,7 +118,7 @@ class Wide(Driven):
 class Stacked(Wide):
     """`Wide`, whose rows are windows with older observations and actions behind the newest."""
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Any:
+    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None) -> Any:
         known = super().predict(obs[..., :3], action, members)
         rest = obs[..., 3:].expand(*known.obs.shape[:-1], -1)
         wide, std = torch.cat([known.obs, rest], -1), torch.cat([known.obs_std, 0 * rest], -1)
@@ -263,7 +263,7 @@ def test_the_settings_ask_for_both_or_neither() -> None:
 
 def test_a_model_of_the_rest_is_fitted_with_fewer_outputs() -> None:
     model = ProbabilisticEnsemble(without(above_weather().spec(torch.arange(3)), (2,)), 2, 2, hidden=4, layers=1)
-    assert model.mlp.weights[-1].shape == (2, 4, 4)  # mean and log-variance of the level and the reward
+    assert model.gaussian.mlp.weights[-1].shape == (2, 4, 2)  # mean and log-variance of the level
 
 
 def test_with_a_history_it_reads_plain_observations() -> None:

@@ -24,7 +24,7 @@ from mbrl.serving.export import OneStep
 from mbrl.simulator.card import report_card
 from mbrl.simulator.envs import SimulatorEnv, SimulatorVectorEnv
 from mbrl.simulator.openloop import open_loop
-from mbrl.simulator.rollout import imagine, simulated_returns
+from mbrl.simulator.rollout import imagine, play
 from mbrl.simulator.simulator import Simulator
 from mbrl.simulator.wrappers import HistoryVectorWindow, HistoryWindow
 from mbrl.training.bootstrap import held_runs
@@ -74,10 +74,12 @@ class Exact(Dynamics):
         self.weight = nn.Parameter(torch.zeros(2, 1))
         self.register_buffer("scale", torch.ones(spec.obs_dim + 1))
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         return self.weight.squeeze(-1) + 0 * batch.reward.sum(-1)
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         k = self.spec.history
         last = obs[..., k : k + self.spec.action_dim]
         pushed = last[..., 2] - last[..., 0] if self.spec.discrete else last[..., 0]
@@ -293,7 +295,7 @@ def test_what_cannot_be_a_window_is_refused() -> None:
 def test_a_policy_is_valued_with_its_window() -> None:
     data = windowed(late(3), 2)
     simulator, policy = exact(data), Brake(data.spec(torch.arange(3)))
-    value = simulated_returns(policy, simulator, data.starts, torch.tensor([9, 9, 9]), generator(0, "test"))
+    value = play(policy, simulator, data.starts, 9, generator(0, "test")).returns(torch.tensor([9, 9, 9]), 1.0).float()
     x, v, total, before = data.starts[:, 0], torch.zeros(3), torch.zeros(3), data.starts[:, 0]
     for _ in range(9):
         a = (-0.5 * (x - before)).clamp(-1, 1)

@@ -38,7 +38,9 @@ def scripted(script: list[list[float]], **arguments: Any) -> tuple[Scripted, Fit
 def test_linear_gaussian_world_is_recovered() -> None:
     log, held = linear_world(8000, 2), linear_world(1000, 3)
     with seeded(0, "test"):
-        model = ProbabilisticEnsemble(spec_of(log), members=2, elites=2, layers=0, weight_decays=[0.0])
+        model = ProbabilisticEnsemble(
+            spec_of(log), members=2, elites=2, layers=0, weight_decays=[0.0], reward_network=[]
+        )
     fit_dynamics(model, log, torch.arange(8000) // 20, held, seed=0, lr=1e-2, max_epochs=60, patience=60)
     obs, action = torch.eye(2), torch.zeros(2, 1)
     with torch.no_grad():
@@ -71,7 +73,9 @@ def test_holdout_score_by_hand_does_not_depend_on_units() -> None:
     class Off(Known):
         """Both are 100 off in a channel of spread 1000; in one of spread 1, member 0 is 0.1 off, member 1 is 1 off."""
 
-        def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+        def predict(
+            self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+        ) -> Prediction:
             mean = torch.stack([obs + torch.tensor([100.0, 0.1]), obs + torch.tensor([100.0, 1.0])])
             nothing = torch.zeros_like(mean)
             return Prediction(mean, nothing, nothing[..., 0] + 0.1, nothing[..., 0], torch.tensor([1000.0, 1.0, 1.0]))
@@ -89,7 +93,9 @@ def test_a_channel_that_nobody_can_predict_does_not_hide_progress_in_the_others(
     class Noisy(Known):
         """Reward error 1 for both, a matter of luck; member 1 knows the observation ten times better."""
 
-        def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+        def predict(
+            self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+        ) -> Prediction:
             mean = torch.stack([obs + 0.1, obs + 0.01])
             nothing = torch.zeros_like(mean)
             reward = torch.stack([obs[:, 0] * 0 + 1.0, obs[:, 0] * 0 + 1.01])
@@ -184,7 +190,7 @@ class Noisy(ProbabilisticEnsemble):
 
     interrupt_after: int | None = None
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         if self.interrupt_after is not None:
             self.interrupt_after -= 1
             if self.interrupt_after < 0:

@@ -24,10 +24,12 @@ class Slope(Dynamics):
         super().__init__(spec, len(slopes))
         self.slopes = nn.Parameter(torch.tensor(slopes).view(-1, 1, 1))
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         return (self.slopes * batch.obs - batch.next_obs).square().mean((-2, -1))
 
-    def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
         mean = self.slopes * obs if members is None else self.slopes[members] * obs
         nothing = torch.zeros_like(mean)
         return Prediction(mean, nothing, nothing[..., 0], nothing[..., 0], torch.tensor([4.0, 1.0]))
@@ -108,7 +110,9 @@ def test_holdout_score_does_not_depend_on_how_much_is_predicted_at_once(monkeypa
 def test_exogenous_channels_are_followed_as_they_were_logged_and_not_counted() -> None:
     # x' = 2 x is predicted; the weather goes 5, 7, 11 as logged, and what Driven earns is the weather it sees
     class Driven(Slope):
-        def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+        def predict(
+            self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+        ) -> Prediction:
             mean = torch.cat([self.slopes * obs[..., :1], obs[..., 1:].expand(self.members, -1, 1)], -1)
             nothing = torch.zeros_like(mean)
             return Prediction(mean, nothing, mean[..., 1], nothing[..., 0], torch.ones(3))
@@ -152,7 +156,9 @@ HELD, HELD_EPISODE = oscillations(25, 1)
 
 def fitted(multistep: int, **arguments: Any) -> tuple[Dynamics, FitReport]:
     with seeded(0, "test"):
-        model = ProbabilisticEnsemble(spec_of(LOG), members=2, elites=2, layers=0, weight_decays=[0.0])
+        model = ProbabilisticEnsemble(
+            spec_of(LOG), members=2, elites=2, layers=0, weight_decays=[0.0], reward_network=[]
+        )
     settings = {"seed": 0, "batch_size": 200, "lr": 0.01, "max_epochs": 20, "patience": 20} | arguments
     return model, fit_dynamics(model, LOG, EPISODE, HELD, HELD_EPISODE, multistep=multistep, **settings)
 
@@ -216,7 +222,9 @@ def test_no_episode_is_followed_beyond_its_end() -> None:
     made = []
     for horizon in (4, 9):
         with seeded(0, "test"):
-            model = ProbabilisticEnsemble(spec_of(log), members=2, elites=2, layers=0, weight_decays=[0.0])
+            model = ProbabilisticEnsemble(
+                spec_of(log), members=2, elites=2, layers=0, weight_decays=[0.0], reward_network=[]
+            )
         fit_dynamics(model, log, short, log, short, seed=0, batch_size=48, max_epochs=2, multistep=horizon)
         made.append(model)
     assert unlike(*made) == []
@@ -231,7 +239,7 @@ def test_the_weight_decides_how_much_later_steps_count() -> None:
 def test_a_model_of_ones_own_is_fitted_through_predict_alone() -> None:
     # x' = 0.9 x, and the one-step loss of `Blind` teaches nothing
     class Blind(Slope):
-        def loss(self, batch: Batch) -> Tensor:
+        def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
             return 0 * super().loss(batch)
 
     obs = torch.tensor([0.9**k for k in range(10)]).repeat(20)
@@ -250,7 +258,9 @@ def test_mixed_precision_leaves_float32() -> None:
 def test_a_model_that_passes_no_gradient_on_is_told() -> None:
     class Detached(Slope):
         @torch.no_grad()
-        def predict(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Prediction:
+        def predict(
+            self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+        ) -> Prediction:
             return super().predict(obs, action, members)
 
     runs = to_members(runs_of([1.0, 1.0], [1.0, 3.0], 2), 2)

@@ -1,0 +1,196 @@
+"""What a policy is worth in a learned simulator, which has to be one that it was not learned in.
+
+Axis letters as in `mbrl.core`; S start states. The intervals are over start states: the error of the simulator itself
+is not in them (its report card measures that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from mbrl.core import Policy, generator
+from mbrl.data.dataset import TransitionDataset
+from mbrl.evaluation.estimates import RESAMPLES, Estimate, Refused, bootstrap, check_level
+from mbrl.evaluation.fqe import FittedQ, pooled
+from mbrl.simulator.rollout import Played, play
+from mbrl.simulator.simulator import Simulator
+
+
+class Starts(NamedTuple):
+    """Where rollouts begin, and where their episodes are cut."""
+
+    obs: Tensor  # [B, O]
+    limit: Tensor  # [B] long, steps
+    rows: Tensor  # [B] long, of the data set
+
+
+def start_states(data: TransitionDataset, most: int, seed: int) -> Starts:
+    """The beginnings of at most `most` logged episodes, drawn without replacement.
+
+    Where an episode starts, and where it is cut, is the world's choice, not a policy's, so every side of the split may
+    give them. A truncated episode's limit is its own length, so that a policy's value is about as many steps as the
+    logged return is; one that terminated says nothing of how long it might have lasted, and gets the longest length.
+
+    Raises:
+        ValueError: `most` is below 2, which no interval can be made from.
+    """
+    if most < 2:
+        raise ValueError(f"starts is {most}, expected at least 2: an interval over start states needs several")
+    order = torch.randperm(data.episodes, generator=generator(seed, "trial/starts"))
+    chosen = order[:most].to(data.obs.device)
+    cut = data.truncated[data.first + data.lengths - 1] & ~data.terminated[data.first + data.lengths - 1]
+    limit = torch.where(cut, data.lengths, data.lengths.max())
+    return Starts(data.starts[chosen], limit[chosen], data.first[chosen])
+
+
+def rolled(policy: Policy, simulator: Simulator, starts: Starts, seed: int, horizon: int | None = None) -> Played:
+    """Rollouts of a policy's mode from `starts`, as long as the longest limit (and `horizon`).
+
+    All policies meet the same starts, the same exogenous channels and the same stream of noise: rollouts of two with
+    the same seed are paired. A simulator of a log with exogenous channels has to replay the log that `starts` are of:
+    `simulator.replaying(data)`. `simulator.plain()` leaves the uncertainty out, which is several times faster.
+
+    Args:
+        horizon: steps for which the simulator is trusted, for `truncated_value`.
+
+    Raises:
+        Refused: the simulator is not trusted for a single step.
+        ValueError: horizon is negative.
+    """
+    if horizon == 0:
+        raise Refused("the simulator's trusted horizon is 0: its card trusts not even one step of a rollout")
+    if horizon is not None and horizon < 0:
+        raise ValueError(f"horizon is {horizon}, expected at least 1 step")
+    world = simulator.to(starts.obs.device)
+    rng = generator(seed, "trial/noise", starts.obs.device)
+    steps = max(int(starts.limit.max()), horizon or 0)
+    return play(policy, world, starts.obs, steps, rng, starts.rows, horizon)
+
+
+def value(played: Played, starts: Starts, *, gamma: float, level: float, seed: int) -> Estimate:
+    """The policy's value over whole episodes, cut at the limits of `starts`; gamma = 1 is undiscounted.
+
+    A discounted one lacks what comes after the cut, up to the share `beyond` of all discounted time, and so is not
+    comparable with fitted Q values unless that is small.
+
+    Raises:
+        ValueError: gamma is not within [0, 1], or level not within (0, 1).
+    """
+    _check_gamma(gamma)
+    estimate = bootstrap(played.returns(starts.limit, gamma).cpu().numpy(), level, seed)
+    return estimate._replace(diagnostics={**estimate.diagnostics, **_about(played, starts, gamma)})
+
+
+def simulated_values(
+    policies: Mapping[str, Policy], simulator: Simulator, starts: Starts, *, gamma: float, level: float, seed: int
+) -> dict[str, Estimate]:
+    """Each policy's `value`, without uncertainties; all policies meet the same starts and noise."""
+    world = simulator.plain()
+    return {
+        name: value(rolled(policy, world, starts, seed), starts, gamma=gamma, level=level, seed=seed)
+        for name, policy in policies.items()
+    }
+
+
+def difference(
+    candidate: Played, baseline: Played, starts: Starts, *, gamma: float, level: float, seed: int
+) -> Estimate:
+    """One policy's value minus another's, paired by start state and noise: both `rolled` with the same seed.
+
+    Raises:
+        ValueError: the two were not rolled from the same starts, or gamma or level is out of range.
+    """
+    _check_gamma(gamma)
+    if candidate.reward.shape != baseline.reward.shape:
+        raise ValueError(
+            f"the rollouts are {list(candidate.reward.shape)} and {list(baseline.reward.shape)} steps and rows: roll"
+            " both policies out from the same starts, with the same horizon"
+        )
+    gap = candidate.returns(starts.limit, gamma) - baseline.returns(starts.limit, gamma)
+    estimate = bootstrap(gap.cpu().numpy(), level, seed)
+    return estimate._replace(diagnostics={**estimate.diagnostics, **_about(candidate, starts, gamma)})
+
+
+def truncated_value(played: Played, q: FittedQ, *, level: float) -> Estimate:
+    """Discounted value of the first `played.horizon` steps in the simulator, and fitted Q beyond.
+
+    sum of gamma^t r_t up to the horizon + gamma^h V(s_h), 0 in place of V where the world ended before (model-based
+    value expansion, Feinberg et al. 2018, equation 1, with a simulator that was not trained on the policy). The horizon
+    does not cut the world, and neither do logged lengths. gamma is that of `q`, which has to be of the same policy; the
+    interval is that of `mbrl.evaluation.fqe.pooled`, over start states and the members of `q`.
+
+    Raises:
+        Refused: the fit of `q` diverged.
+        ValueError: level is not within (0, 1).
+    """
+    q.check()
+    horizon = torch.full_like(played.living, played.horizon, dtype=torch.long)
+    steps = played.within(horizon).sum(0)
+    tail = torch.where(played.living, q.v(played.stop), 0.0).double()
+    heads = played.returns(horizon, q.gamma)
+    values = heads.unsqueeze(-1) + (q.gamma ** steps.double()).unsqueeze(-1) * tail.T
+    about = {"value": "discounted", "gamma": q.gamma, "horizon": played.horizon, "simulated": float(heads.mean())}
+    return pooled(values, level, {**about, "uncertain_share": uncertain_share(played, horizon)})
+
+
+def uncertain_share(played: Played, limit: Tensor) -> float:
+    """Share of the rollouts' steps within `limit` [S] whose uncertainty is above 1, the simulator's own quantile."""
+    counted = played.within(limit)
+    return float((played.uncertainty > 1)[counted].double().mean())
+
+
+def cvar(returns: Tensor, *, share: float, level: float, seed: int) -> Estimate:
+    """Conditional value at risk: the mean of the worst `share` of returns [S], with a percentile bootstrap interval.
+
+    Rockafellar and Uryasev 2002, equation 26 for a sample: where share * S is not whole, the last return counts in
+    part.
+
+    Raises:
+        ValueError: share is not within (0, 1], level not within (0, 1), or fewer than 2 returns.
+    """
+    check_level(level)
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}, expected more than 0 and at most 1, such as 0.1 for the worst tenth")
+    sample = returns.double().cpu().numpy()
+    if len(sample) < 2:
+        raise ValueError(f"{len(sample)} return(s) say nothing of how bad bad ones are: give at least 2")
+    weight = np.clip(share * len(sample) - np.arange(len(sample)), 0, 1) / (share * len(sample))
+
+    def worst(values: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(np.sort(values, axis) @ weight)
+
+    point, about = float(worst(sample)), {"share": share, "interval": "percentile", "level": level}
+    if np.ptp(sample) == 0:
+        return Estimate(point, point, point, len(sample), about)
+    interval = stats.bootstrap(
+        (sample,),
+        worst,
+        confidence_level=level,
+        n_resamples=RESAMPLES,
+        batch=max(1, 4_000_000 // len(sample)),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Estimate(point, float(interval.low), float(interval.high), share * len(sample), about)
+
+
+def _about(played: Played, starts: Starts, gamma: float) -> dict[str, Any]:
+    lengths = played.within(starts.limit).sum(0)
+    return {
+        "value": "undiscounted" if gamma == 1 else "discounted, cut",
+        "gamma": gamma,
+        "mean_length": float(lengths.double().mean()),
+        "beyond": float((gamma ** starts.limit.double()).mean()) if gamma < 1 else None,
+        "uncertain_share": uncertain_share(played, starts.limit),
+    }
+
+
+def _check_gamma(gamma: float) -> None:
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma is {gamma}, expected a discount factor within [0, 1], where 1 is undiscounted")

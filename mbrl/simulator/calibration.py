@@ -1,0 +1,79 @@
+"""What a simulator is calibrated to: its model held against held-out logged transitions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mbrl.core import Batch, Dynamics, Prediction, Spec, generator
+from mbrl.simulator.foreign import foreign_actions
+from mbrl.simulator.recalibration import FLOOR, Residuals, moments, outcome, residuals, unit
+from mbrl.simulator.recall import in_parts
+
+CALIBRATION_ROWS = 8192  # predicted at once, which bounds the memory of a calibration
+
+
+class Measured(NamedTuple):
+    """What a model says of held-out rows, N of them."""
+
+    residuals: Residuals  # [N, C]
+    doubt: Tensor | None  # [N] raw uncertainty; None without one
+    unit: Tensor  # [C] the log's spread
+
+
+def measure(
+    dynamics: Dynamics,
+    holdout: Batch,
+    episode: Tensor | None,
+    targets: Tensor | None,
+    uncertainty: Callable[[Prediction], Tensor] | None,
+) -> Measured:
+    """Hold a model against transitions [N, ...]; C channels are `targets`.
+
+    Raises:
+        ValueError: there are no rows, or as `mbrl.simulator.recall.recalling` does.
+    """
+    if not len(holdout.obs):
+        raise ValueError("no held-out transitions to calibrate the simulator on: hold out at least one episode")
+    parts, raw = [], []
+    for batch, hidden in in_parts(dynamics, holdout, episode, CALIBRATION_ROWS):
+        everyone = dynamics.predict(batch.obs, batch.action, None, hidden)
+        mean, std = (moment[dynamics.elites] for moment in moments(everyone, targets))
+        parts.append(residuals(mean, std, outcome(batch, targets), unit(everyone, targets)))
+        if uncertainty is not None:
+            raw.append(uncertainty(everyone))
+    held = Residuals(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return Measured(held, torch.cat(raw) if raw else None, unit(everyone, targets))
+
+
+def check_structure(error: Callable[[Batch], Tensor | None], spec: Spec, holdout: Batch) -> None:
+    """Compute the known structure of all rows, as logged and under foreign actions, so that it raises where it fails.
+
+    Args:
+        error: of `Simulator.structure_error`.
+        spec: the problem.
+        holdout: [N, ...].
+    """
+    rng = generator(0, "calibrate")
+    for chunk in zip(*(column.split(CALIBRATION_ROWS) for column in holdout), strict=True):
+        batch = Batch(*chunk)
+        for action in (batch.action, foreign_actions(spec, len(batch.obs), rng).to(batch.obs.device)):
+            error(batch._replace(action=action))
+
+
+def doubt_unit(raw: Tensor, quantile: float) -> Tensor:
+    """The smallest uncertainty with the share `quantile` of `raw` [N] at or below it.
+
+    Raises:
+        ValueError: an uncertainty is not finite.
+    """
+    rows = len(raw)
+    if not raw.isfinite().all():
+        bad = int((~raw.isfinite()).sum())
+        raise ValueError(f"the uncertainty of {bad} of {rows} held-out transitions is not finite: the model diverged")
+    rank = max(1, math.ceil(round(quantile * rows, 6)))
+    return raw.kthvalue(rank).values.clamp_min(FLOOR)
