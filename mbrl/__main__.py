@@ -19,7 +19,8 @@ COMMANDS = {  # name: (function of stages.py, configuration it starts from, one 
     "audit": ("audit", None, "what is wrong with a data set, and what it cannot teach"),
     "run": ("run", "mopo.yaml", "log -> simulator -> rehearsed policy -> evidence -> registry"),
     "card": ("card", None, "say how far a registered simulator can be trusted"),
-    "evaluate": ("evaluate", None, "measure a registered policy in a true environment"),
+    "evaluate": ("evaluate", None, "what registered policies are worth on a log, or in a true environment"),
+    "select": ("select", None, "which version of a policy the evidence carries, if any"),
     "promote": ("promote", None, "move shadow, canary or champion to a version that the evidence supports"),
     "rollback": ("rollback", None, "go back to the last champion that still holds"),
     "history": (

@@ -2,47 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import torch
 
 from mbrl import environments
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.division import Division
+from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting
+from mbrl.evaluation.gathering import Provenance, gather
 from mbrl.evaluation.modelbased import simulated_values, start_states
-from mbrl.registry import promotion
-from mbrl.registry.decisions import PROMOTE, Decision
-from mbrl.registry.gates import Evidence, Verdict, decide
+from mbrl.evaluation.opinions import spread_over
+from mbrl.evaluation.panel import FULL, Heard, hear
+from mbrl.evaluation.trajectories import check_fits
+from mbrl.registry import models, promotion
+from mbrl.registry.decisions import Decision
+from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, Evidence, Verdict, decide
+from mbrl.registry.rules import Rules
 from mbrl.registry.runs import RunLog
+from mbrl.registry.witnesses import Witnesses
 from mbrl.report.console import tell
 from mbrl.settings import Trial
 from mbrl.simulator.simulator import Simulator
 
-BASELINE, CANDIDATE = "behaviour cloning", "candidate"  # what the two policies are called in every answer
-RULES_VERSION = "1"
 TRUE_SEED = 1000  # of the first true episode, plus the run's own seed
 
 
 class Findings(NamedTuple):
     """What was seen, and what the gate made of it."""
 
-    logged: Estimate
-    values: dict[str, Estimate]  # of each policy, in the second simulator
+    policies: dict[str, Policy]  # by role
+    logged: Estimate  # mean undiscounted return of the log
+    heard: Heard
+    evidence: Evidence
     verdict: Verdict
-    evidence: str  # runs:/RUN/evidence.json, which has all that the gate saw
-    evidence_hash: str  # hex SHA-256 of that file
+    file: str  # runs:/RUN/evidence.json, which has all that the gate saw
+    digest: str  # hex SHA-256 of that file
+    rules: Rules
 
     @property
     def decision(self) -> Decision:
         """What the registry keeps of the verdict."""
-        outcome = PROMOTE if self.verdict.promote else "no evidence of improvement"
-        return Decision(outcome, RULES_VERSION, self.evidence_hash, self.verdict.reasons, self.evidence)
+        outcome, reasons, _, version = self.verdict
+        return Decision(outcome, version, self.digest, reasons, self.file, self.rules.second_person)
 
     @property
     def outcome(self) -> str:
         """The verdict in words."""
-        return "promoted" if self.verdict.promote else "no evidence of improvement"
+        return "promoted" if self.verdict.promote else self.verdict.outcome
+
+    @property
+    def simulated(self) -> dict[str, Estimate]:
+        """Undiscounted values in the second simulator, by role; none where the rules do not ask for them."""
+        opinion = self.heard.opinions.get(FULL)
+        return {} if opinion is None else {name: answer.estimate for name, answer in opinion.answers.items()}
 
 
 @dataclass(frozen=True)
@@ -53,25 +71,45 @@ class Assessment:
     env: str | None
     seed: int
     trial: Trial
+    rules: Rules
 
     def values(self, policies: dict[str, Policy], data: TransitionDataset, simulator: Simulator) -> dict[str, Estimate]:
         """Each policy's value in a simulator, from logged start states."""
         starts = start_states(data, self.trial.starts, self.seed)
-        world, level = simulator.replaying(data), self.trial.level
+        world, level = simulator.replaying(data), self.rules.coverage
         return simulated_values(policies, world, starts, gamma=1.0, level=level, seed=self.seed)
 
-    def weigh(self, policies: dict[str, Policy], data: TransitionDataset, second: Simulator, stage: RunLog) -> Findings:
-        """Value the policies in the second simulator, and decide; `evidence.json` has all that was seen."""
-        logged = bootstrap(data.returns().numpy(), self.trial.level, self.seed)
-        values = self.values(policies, data, second)
-        verdict = decide(Evidence(logged, values[BASELINE], values[CANDIDATE]))
-        rules = [rule._asdict() for rule in verdict.rules]
-        evidence = {"logged": logged.to_dict(), "second_simulator": plain(values)}
-        digest = stage.dict({**evidence, "verdict": {**verdict._asdict(), "rules": rules}}, "evidence.json")
-        tell("logged", _told(logged))
-        for name, value in values.items():
-            tell(name, f"{_told(value)} in the second simulator")
-        findings = Findings(logged, values, verdict, f"runs:/{stage.run_id}/evidence.json", digest)
+    def weigh(
+        self,
+        candidate: Policy,
+        version: str,
+        data: TransitionDataset,
+        episodes: Division,
+        seen: Witnesses,
+        stage: RunLog,
+    ) -> Findings:
+        """Hear every kind of estimator on the candidate and on those that it has to beat, and decide.
+
+        `evidence.json` has all that was seen.
+        """
+        champion = promotion.champion(self.name)
+        reigning = champion if champion != version else None
+        policies = {CLONING: seen.cloning, **_comparable(self.name, reigning, data), CANDIDATE: candidate}
+        bench = make_bench(data, seen, self.trial, self.rules, self.seed, episodes)
+        heard = hear(bench, policies, self.rules.kinds)
+        marks = {"log": data.fingerprint, "second simulator": seen.data_fingerprint}
+        provenance = Provenance(marks, seen.hashes, seen.card, reigning)
+        roles = {role: role for role in policies}
+        evidence = gather(bench, heard, roles, candidate, self.rules, provenance, self.trial.cost)
+        verdict = decide(evidence, self.rules)
+        content = {"evidence": plain(evidence), "verdict": verdict.to_dict(), "rules": self.rules.to_dict()}
+        digest = stage.dict(content, "evidence.json")
+        logged = spread_over(data.returns().unsqueeze(0).cpu().numpy(), self.rules.level)
+        findings = Findings(
+            policies, logged, heard, evidence, verdict, f"runs:/{stage.run_id}/evidence.json", digest, self.rules
+        )
+        for line in told(evidence):
+            tell(*line)
         tell("verdict", findings.outcome)
         for reason in verdict.reasons:
             tell("", reason)
@@ -84,8 +122,8 @@ class Assessment:
         true = {}
         for name, policy in policies.items():
             returns = environments.true_returns(acting(policy), self.env, self.trial.episodes, TRUE_SEED + self.seed)
-            true[name] = bootstrap(returns, self.trial.level, self.seed)
-            tell(name, f"{_told(true[name])} in {self.env}, {self.trial.episodes} episodes")
+            true[name] = bootstrap(returns, self.rules.coverage, self.seed)
+            tell(name, f"{shown(true[name])} in {self.env}, {self.trial.episodes} episodes")
         stage.dict(plain(true), "true_environment.json")
         return true
 
@@ -104,10 +142,74 @@ class Assessment:
         return champion
 
 
-def plain(values: dict[str, Estimate]) -> dict[str, dict[str, Any]]:
-    """Estimates as JSON has them."""
-    return {name: value.to_dict() for name, value in values.items()}
+def make_bench(
+    data: TransitionDataset,
+    seen: Witnesses,
+    trial: Trial,
+    rules: Rules,
+    seed: int,
+    episodes: Division | None,
+) -> Bench:
+    """What a panel needs to judge policies on a log.
+
+    Args:
+        data: the log, with windows in its rows where policies have a history.
+        seen: of the run that fitted the second simulator.
+        trial: its settings.
+        rules: their level is that of the bounds.
+        seed: of starts, noise and critics.
+        episodes: how the log was divided; None for a log that nothing was fitted on, all of which is used.
+    """
+    fit = torch.arange(data.episodes)
+    if episodes is not None:
+        fit = torch.cat([episodes.judge, episodes.judge_held]).sort().values
+    return Bench(
+        data=data,
+        episodes=fit,
+        simulator=seen.simulator.replaying(data),
+        starts=start_states(data, trial.starts, seed),
+        gamma=trial.discount,
+        level=rules.level,
+        seed=seed,
+        updates=trial.critic_updates,
+    )
 
 
-def _told(estimate: Estimate) -> str:
+def _comparable(name: str, champion: str | None, data: TransitionDataset) -> dict[str, Policy]:
+    """The reigning champion, if it can act on this log; if not, the gate will miss it, and here is told why."""
+    if champion is None:
+        return {}
+    policy = models.load_policy(f"models:/{name}-policy/{champion}")
+    try:
+        check_fits(policy.spec, data)
+    except ValueError as reason:
+        tell(CHAMPION, f"version {champion} cannot be compared: {reason}")
+        return {}
+    return {CHAMPION: policy}
+
+
+def told(evidence: Evidence) -> list[tuple[str, str]]:
+    """The estimates as lines: who, and what each kind says of it."""
+    lines = []
+    for kind, view in evidence.views.items():
+        discount = "undiscounted" if view.gamma == 1 else f"discount {view.gamma:g}"
+        for role, value in view.values.items():
+            gain = f"; the candidate gains {shown(view.gains[role])}" if role in view.gains else ""
+            lines.append((role, f"{shown(value)} by {kind}, {discount}{gain}"))
+    return [*lines, *((kind, f"no estimate: {reason}") for kind, reason in evidence.refused.items())]
+
+
+def plain(value: Any) -> Any:
+    """Evidence as JSON has it: estimates, named tuples and mappings as dicts."""
+    if isinstance(value, Estimate):
+        return value.to_dict()
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def shown(estimate: Estimate) -> str:
+    """A value and its interval."""
     return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"

@@ -161,8 +161,8 @@ def flatten(space: Space, values: Any, rows: int) -> np.ndarray:
 Actor = Callable[[np.ndarray, Sequence[int]], np.ndarray]  # observations and the episode of each -> actions
 
 
-def true_returns(act: Actor, env_id: str, episodes: int, seed: int) -> np.ndarray:
-    """Undiscounted returns [episodes] float64 of a policy in the true environment.
+def true_returns(act: Actor, env_id: str, episodes: int, seed: int, gamma: float = 1.0) -> np.ndarray:
+    """Returns [episodes] float64 of a policy in the true environment.
 
     Episode k starts from `reset(seed=seed + k)`, so the result does not depend on how many run side by side.
 
@@ -172,6 +172,7 @@ def true_returns(act: Actor, env_id: str, episodes: int, seed: int) -> np.ndarra
         env_id: as in `make`.
         episodes: how many to play, at least 1.
         seed: of the first episode.
+        gamma: discount per step; 1 is undiscounted.
 
     Raises:
         ValueError: the environment cannot be made or its spaces are not supported, `act` returns another shape or
@@ -181,13 +182,13 @@ def true_returns(act: Actor, env_id: str, episodes: int, seed: int) -> np.ndarra
         raise ValueError(f"episodes is {episodes}, expected at least 1")
     envs = [make(env_id) for _ in range(min(episodes, LOCKSTEP))]
     try:
-        return _lockstep(act, envs, episodes, seed)
+        return _lockstep(act, envs, episodes, seed, gamma)
     finally:
         for env in envs:
             env.close()
 
 
-def _lockstep(act: Actor, envs: list[gym.Env], episodes: int, seed: int) -> np.ndarray:
+def _lockstep(act: Actor, envs: list[gym.Env], episodes: int, seed: int, gamma: float) -> np.ndarray:
     space = envs[0].observation_space
     _, action_space = flat_spaces(space, envs[0].action_space)
     returns, steps = np.zeros(episodes), np.zeros(episodes, np.int64)
@@ -200,7 +201,7 @@ def _lockstep(act: Actor, envs: list[gym.Env], episodes: int, seed: int) -> np.n
         for k, action in zip(list(playing), actions, strict=True):
             env = playing[k]
             raw, reward, terminated, truncated, _ = env.step(action)
-            returns[k] += float(reward)
+            returns[k] += gamma ** int(steps[k]) * float(reward)
             steps[k] += 1
             obs[k] = _observe(space, raw)
             if terminated or truncated:

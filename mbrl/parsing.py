@@ -16,6 +16,7 @@ POSITIONAL = {  # the one setting of a command that needs no name: its name, wha
     "import_": ("file", "FILE", Path, "the log: .npz, .csv or .parquet"),
     "audit": ("id", "ID", str, "Minari id of the data set"),
     "card": ("name", "NAME", str, "NAME of the registered model NAME-simulator"),
+    "select": ("name", "NAME", str, "NAME of the registered model NAME-policy"),
     **dict.fromkeys(
         ("promote", "rollback", "history", "copy", "delete"),
         ("name", "NAME", str, "NAME of the registered model NAME-policy"),
@@ -23,6 +24,7 @@ POSITIONAL = {  # the one setting of a command that needs no name: its name, wha
 }
 FLAGS = {  # the settings of a command that are set by their name alone, and their help
     "audit": {"strict": "end with exit status 1 if a finding is serious"},
+    "evaluate": {"judge": "hold the estimators against the truth in --env: a table of what each was worth"},
     "history": {
         "verify": "prove chain, aliases, verdicts, evidence, files and golden pairs; exit status 1 if any fails",
         "repair": "first finish or take back what was half-done, and put aliases to where the ledger has them",

@@ -18,20 +18,24 @@ import yaml
 from torch import Tensor
 
 from mbrl import environments, files, inspection
-from mbrl.assessment import BASELINE, CANDIDATE, Assessment, plain
-from mbrl.core import Dynamics, Learner, Spec, generator, seeded
+from mbrl.assessment import Assessment, plain
+from mbrl.core import Dynamics, Learner, Policy, Spec, generator, seeded
 from mbrl.data import minari
 from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division, divide, halves
 from mbrl.data.history import windowed
+from mbrl.evaluation.grounds import disagreement
 from mbrl.inspection import EXPERIMENT
-from mbrl.registry import models
+from mbrl.registry import models, witnesses
+from mbrl.registry.gates import CANDIDATE
 from mbrl.registry.lineage import Lineage, LoggedData
+from mbrl.registry.rules import read as read_rules
 from mbrl.registry.runs import RunLog
+from mbrl.registry.witnesses import Witnesses
 from mbrl.report.audit_page import write_page
 from mbrl.report.console import tell
-from mbrl.report.dossier import draw_returns, sample_rollouts
+from mbrl.report.dossier import draw_evidence, draw_returns, sample_rollouts
 from mbrl.runfolder import RunFolder
 from mbrl.settings import Data, Fit, Imitation, Rehearsal, Trial, World
 from mbrl.simulator import stored
@@ -85,6 +89,7 @@ class Pipeline:
     def run(self, dynamics: Model, learner: Factory, baseline: Factory) -> dict[str, Any]:
         """All stages; returns what `mbrl run --json` prints. A run that was finished before is told again."""
         models.check_name(self.name)
+        assessment = Assessment(self.name, self.env, self.seed, self.trial, read_rules(self.trial.rules))
         log = self._read()
         spec = self._spec(log.data, log.episodes.learn)
         if self.env is not None:
@@ -101,7 +106,7 @@ class Pipeline:
                 return folder.result
             try:
                 with RunLog.open(EXPERIMENT, self.name, folder.facts.get("run_id")) as record:
-                    result = self._stages(dynamics, model, candidate, cloning, log, _Desk(folder, record))
+                    result = self._stages(dynamics, model, candidate, cloning, assessment, log, _Desk(folder, record))
             except KeyboardInterrupt as stop:
                 again = f"mbrl run --config {path / 'config.yaml'}"
                 raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; go on with: {again}") from stop
@@ -110,30 +115,36 @@ class Pipeline:
         return result
 
     def _stages(
-        self, dynamics: Model, model: Dynamics, candidate: Learner, cloning: Learner, log: _Log, desk: _Desk
+        self,
+        dynamics: Model,
+        model: Dynamics,
+        candidate: Learner,
+        cloning: Learner,
+        assessment: Assessment,
+        log: _Log,
+        desk: _Desk,
     ) -> dict[str, Any]:
         data = log.data
         self._remember(data, desk)
         self._audit(log, desk)
-        learn, held, judge, judge_held = log.episodes
+        learn, held, *_ = log.episodes
         sides = halves(held, self.seed)
         world = self._simulator("simulator", model, data, learn, held, sides[0], self.seed, desk)
         simulator, card = self._graded(world, data, *sides, desk)
         self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
         steps = self.rehearsal.steps(card["trusted_horizon"]["steps"])
         report = self._fit("policy", candidate, log, world, desk, **{**vars(self.rehearsal), "horizon": steps})
-        seed = self.seed + 1
-        other = _built("judge", dynamics, self._spec(data, judge), seed)
-        second = self._simulator("judge", other, data, judge, judge_held, judge_held, seed, desk)
-        policies = {BASELINE: cloning.policy, CANDIDATE: candidate.policy}
-        assessment = Assessment(self.name, self.env, self.seed, self.trial)
+        other = _built("judge", dynamics, self._spec(data, log.episodes.judge), self.seed + 1)
+        seen = self._witnesses(other, cloning.policy, log, desk)
+        lineage = Lineage.of(data, f"{self.name}-simulator/{simulator}")
+        version = self._register("policy_version", models.log_policy, candidate.policy, lineage, desk)
         with desk.record.stage("evidence") as stage:
-            found = assessment.weigh(policies, data, second, stage)
-            lineage = Lineage.of(data, f"{self.name}-simulator/{simulator}")
-            version = self._register("policy_version", models.log_policy, candidate.policy, lineage, desk)
+            found = assessment.weigh(candidate.policy, version, data, log.episodes, seen, stage)
             own = assessment.values({CANDIDATE: candidate.policy}, data, world)
-            true = assessment.measure(policies, stage)
-            draw_returns(stage, data.returns(), found.values, true, f"{self.name}: {found.outcome}")
+            true = assessment.measure(found.policies, stage)
+            title = f"{self.name}: {found.outcome}"
+            draw_evidence(stage, found.heard.opinions, true, title)
+            draw_returns(stage, data.returns(), found.simulated, true, title, assessment.rules.coverage)
             sample_rollouts(stage, candidate.policy, world, data, held, steps, self.seed)
             champion = assessment.promote(found, version, desk.record)  # last: a failure before leaves the alias alone
         return {
@@ -147,8 +158,8 @@ class Pipeline:
                 "episodes": data.episodes,
                 "history": data.history,
             },
-            "logged_return": found.logged.to_dict(),
-            "second_simulator": plain(found.values),
+            "logged_return": plain(found.logged),
+            "estimates": {kind: plain(view.values) for kind, view in found.evidence.views.items()},
             "own_simulator": plain(own),
             "true_environment": plain(true),
             "updates": report.updates,
@@ -156,6 +167,7 @@ class Pipeline:
             "simulator_verdict": card["verdict"]["sentence"],
             "trusted_horizon": card["trusted_horizon"]["steps"],
             "policy_version": version,
+            "verdict": found.verdict.outcome,
             "promoted": found.verdict.promote,
             "reasons": list(found.verdict.reasons),
             "champion": champion,
@@ -258,6 +270,8 @@ class Pipeline:
             kept = kept[: max(1, int((data.lengths[kept].cumsum(0) <= REPLAYED).sum()))]
             replay = Replay.of(data, kept)
         world = vars(self.world) | {"computed": self._computed(data)}
+        if stage == "judge" and self.world.uncertainty is None:  # the gate asks how doubtful the rollouts are
+            world["uncertainty"] = disagreement
         simulator = Simulator(model.cpu(), model.spec, **world, starts=data.starts[kept], replay=replay)
         measured = data.rows(calibrate)
         simulator.calibrate(data.batch(measured), data.episode[measured])
@@ -283,6 +297,20 @@ class Pipeline:
             inspection.keep(card, f"{self.name}-simulator/{version}", stage, path.parent, path.stem, own_log=True)
         tell("card", f"{card.numbers['verdict']['sentence']}   {path.with_suffix('.html')}")
         return version, card.numbers
+
+    def _witnesses(self, model: Dynamics, cloning: Policy, log: _Log, desk: _Desk) -> Witnesses:
+        """The second simulator, graded on episodes that it has not seen, and the imitation: kept with the run."""
+        data, (_, held, learn, stop), folder = log.data, log.episodes, desk.folder
+        second = self._simulator("judge", model, data, learn, stop, stop, self.seed + 1, desk)
+        if "witnesses_sha256" not in folder.facts:
+            about = inspection.about(second, (data.id, data.fingerprint), self.seed + 1)
+            card = report_card(second, data, held, calibrated_on=stop, seed=self.seed, about=about)
+            second.trusted_horizon = card.numbers["trusted_horizon"]["steps"]
+            recorded = witnesses.write(folder.path, second, cloning, card.numbers)
+            witnesses.keep(desk.record, folder.path)
+            folder.remember(witnesses_sha256=recorded)
+            tell("judge", card.numbers["verdict"]["sentence"])
+        return witnesses.read(folder.path, folder.facts["witnesses_sha256"])
 
     def _fit(
         self, stage: str, learner: Learner, log: _Log, world: Simulator | None, desk: _Desk, **settings: Any

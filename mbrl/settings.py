@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from mbrl.core import Prediction
@@ -17,6 +18,7 @@ from mbrl.core import Prediction
 Uncertainty = Callable[[Prediction], Any]
 Termination = Callable[..., Any]
 Structure = Callable[..., Any]
+Cost = Callable[..., Any]
 
 
 def _expect(good: bool, name: str, value: object, expected: str) -> None:
@@ -211,19 +213,27 @@ class Imitation:
 
 @dataclass
 class Trial:
-    """How a candidate is judged.
+    """How policies are judged.
 
     Args:
-        starts: logged start states, at most, that the second simulator rolls out from.
-        level: coverage of the two-sided intervals.
+        starts: logged start states, at most, that values are estimated from.
+        discount: of the estimators that discount; the others say undiscounted returns.
+        critic_updates: updates of the critics that estimate a policy's value from logged rows alone.
+        rules: YAML file with the gate's rules; those that come with mbrl if not given.
+        cost: dotted path of a function from obs, action and next_obs to [B], what a transition costs beside its reward;
+            its sum over an episode is limited by the rule most_cost.
         episodes: to play in the true environment at the end, where one is named.
     """
 
     starts: int = 512
-    level: float = 0.95
+    discount: float = 0.99
+    critic_updates: int = 3_000
+    rules: Path | None = None
+    cost: Cost | None = None
     episodes: int = 20
 
     def __post_init__(self) -> None:
         _at_least(2, "trial", self, "starts")
-        _at_least(1, "trial", self, "episodes")
-        _expect(0 < self.level < 1, "trial.level", self.level, "a coverage between 0 and 1, such as 0.95")
+        _at_least(1, "trial", self, "episodes", "critic_updates")
+        _expect(0 < self.discount < 1, "trial.discount", self.discount, "a number above 0 and below 1")
+        _callable_with("trial.cost", self.cost, "obs", "action", "next_obs")

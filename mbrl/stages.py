@@ -36,6 +36,7 @@ __all__ = [
     "promote",
     "rollback",
     "run",
+    "select",
     "ui",
 ]
 
@@ -202,33 +203,63 @@ def card(
     return answer
 
 
-def evaluate(policy: str, env: str, episodes: int = 20, seed: int = 1000, level: float = 0.95) -> dict[str, Any]:
-    """Measure a registered policy in a true environment: mean return with its interval.
+def evaluate(
+    policy: str,
+    env: str | None = None,
+    data: str | None = None,
+    estimators: str | None = None,
+    judge: bool = False,
+    episodes: int = 20,
+    seed: int = 1000,
+    level: float = 0.95,
+    trial: Trial = Trial(),  # noqa: B008
+) -> dict[str, Any]:
+    """Say what registered policies are worth on a log, in a true environment, or both.
 
     Args:
-        policy: URI of the policy, such as models:/NAME-policy@champion or models:/NAME-policy/3.
-        env: Gymnasium environment (also MODULE:ENV_ID).
-        episodes: episodes to play.
+        policy: URI of the policy, such as models:/NAME-policy@champion or models:/NAME-policy/3; several with commas
+            between them, and models:/NAME-policy for all its versions.
+        env: Gymnasium environment (also MODULE:ENV_ID), for the true return.
+        data: Minari id of the log that the estimators work on, without touching any environment.
+        estimators: their names, with commas between them; those of the gate's rules if not given.
+        judge: hold the estimators against the truth in env; on the log that the policies are from if data is not given.
+        episodes: to play in env.
         seed: seed of the first episode's start; the next one's is larger by one.
-        level: coverage of the interval.
+        level: coverage of the interval of true returns.
+        trial: how estimates are made.
     """
-    from mbrl import environments
-    from mbrl.evaluation.estimates import bootstrap
-    from mbrl.evaluation.evidence import acting
-    from mbrl.registry import models
+    from mbrl import comparison
 
     if not 0 < level < 1:
         raise ValueError(f"level is {level}, expected a coverage between 0 and 1, such as 0.95")
-    actor = models.load_policy(policy)
-    spec = actor.spec
-    environments.check_fits(env, spec.frame_dim, spec.action_dim, spec.discrete, policy)
-    returns = environments.true_returns(acting(actor), env, episodes, seed)
-    estimate = bootstrap(returns, level, seed)
-    print(
-        f"{policy} in {env}: {estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
-        f" (mean and {level:.0%} interval of {episodes} undiscounted returns)"
-    )
-    return {"policy": policy, "env": env, **estimate.to_dict(), "returns": returns.tolist()}
+    if env is None and (judge or data is None):
+        wanted = "--judge needs the truth" if judge else "there is neither a log nor an environment to evaluate on"
+        raise ValueError(f"{wanted}: name one (--env Pendulum-v1{'' if judge else ', or --data ID'})")
+    played = comparison.Played(env, episodes, seed, level)
+    if data is None and not judge:
+        return comparison.measure(policy, played)
+    return comparison.compare(policy, played, data, estimators, judge, trial)
+
+
+def select(
+    name: str,
+    versions: list[int] | None = None,
+    data: str | None = None,
+    trial: Trial = Trial(),  # noqa: B008
+) -> dict[str, Any]:
+    """Say which version of a policy the evidence carries; where it carries none, what there is stays.
+
+    No alias is moved.
+
+    Args:
+        name: NAME of the registered model NAME-policy.
+        versions: candidates, such as [1,3]; all versions if not given.
+        data: Minari id of the log; the one that each version was trained on if not given.
+        trial: how they are judged.
+    """
+    from mbrl import comparison
+
+    return comparison.select(name, versions, data, trial)
 
 
 def promote(

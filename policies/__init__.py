@@ -11,6 +11,7 @@ if getattr(mbrl, "__dist__", None) != "offline-mbrl":
 
 from policies.bc import BC
 from policies.combo import COMBO
+from policies.perturbed import Perturbed
 from policies.sac import SAC
 
-__all__ = ["BC", "COMBO", "SAC"]
+__all__ = ["BC", "COMBO", "SAC", "Perturbed"]

@@ -112,6 +112,7 @@ def test_help_loads_no_heavy_library() -> None:
         "run",
         "card",
         "evaluate",
+        "select",
         "promote",
         "rollback",
         "history",

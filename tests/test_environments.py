@@ -146,6 +146,8 @@ def test_actions_are_clipped_and_given_the_environments_shape() -> None:
     returns = environments.true_returns(act, "mbrltest/Count-v0", 3, seed=0)
     assert returns.tolist() == [2 * (1 + 2 + 3), 2 * (1 + 2 + 3 + 4), 2 * (1 + 2 + 3)]
     assert seen == [(3, [0, 1, 2])] * 3 + [(1, [1])]
+    discounted = environments.true_returns(act, "mbrltest/Count-v0", 3, seed=0, gamma=0.5)
+    assert discounted.tolist() == [2 * (1 + 1 + 0.75), 2 * (1 + 1 + 0.75 + 0.5), 2 * (1 + 1 + 0.75)]
 
 
 def test_discrete_actions_count_from_zero() -> None:

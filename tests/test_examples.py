@@ -75,6 +75,16 @@ def test_another_librarys_learner_trains_in_a_registered_simulator() -> None:
     ]
 
 
+def test_estimators_are_judged_on_a_ladder_of_policies() -> None:
+    small = ["--ages", "10", "20", "--episodes", "2", "--trial.starts", "6", "--estimators", "model,fqe"]
+    told = run("05_judge_the_judges.py", "--id", LOG, "--simulator", "models:/toy-simulator/1", *small)
+    assert "ladder-policy/3: SAC after 20 updates, penalty 0.5" in told
+    assert "ladder-policy/7: the last one, drowned in noise" in told
+    table = {line.split()[0]: line.split()[1:] for line in told.splitlines() if line.startswith(("model  ", "fqe  "))}
+    assert table["model"][0] == "7"  # policies that it gave a value for
+    assert "fqe: no estimate: critics need 4 episodes to hold some out, and have 2" in told
+
+
 def test_a_learner_of_ones_own_checks_itself() -> None:
     assert "honours the learner's contract" in run("03_write_your_own_learner.py")
 

@@ -203,9 +203,13 @@ def publish(
     return version
 
 
-@contextmanager
-def _verified(uri: str, kind: str) -> Iterator[Path]:
-    """The checkpoint of a registered model, after every file of the model has been verified."""
+def resolve(uri: str, kind: str) -> tuple[str, str]:
+    """Model and version number behind a URI such as `models:/NAME-policy@champion` or `models:/NAME-policy/3`.
+
+    Raises:
+        StoreError: there is no such model, alias or version; the message lists what there is.
+        ValueError: the URI is malformed.
+    """
     match = re.fullmatch(r"models:/([^/@]+)(?:/([0-9]+)|@([A-Za-z0-9_-]+))", uri)
     if not match:
         raise ValueError(f"{uri!r} is not a model URI: expected models:/NAME-{kind}@champion or models:/NAME-{kind}/3")
@@ -213,7 +217,14 @@ def _verified(uri: str, kind: str) -> Iterator[Path]:
     model, version, alias = match.groups()
     with explained(client, where, model):
         found = client.get_model_version_by_alias(model, alias) if alias else client.get_model_version(model, version)
-    with fetched(model, str(found.version), uri) as (local, manifest):
+    return model, str(found.version)
+
+
+@contextmanager
+def _verified(uri: str, kind: str) -> Iterator[Path]:
+    """The checkpoint of a registered model, after every file of the model has been verified."""
+    model, version = resolve(uri, kind)
+    with fetched(model, version, uri) as (local, manifest):
         if manifest["kind"] != kind:
             raise ValueError(f"{uri} is a {manifest['kind']}, expected a {kind}")
         yield local / "artifacts" / f"{kind}.ckpt"

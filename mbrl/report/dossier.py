@@ -14,11 +14,16 @@ from torch import Tensor
 from mbrl.core import Policy, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.estimates import Estimate
+from mbrl.evaluation.opinions import Opinion
+from mbrl.evaluation.panel import KINDS
+from mbrl.registry.gates import CHAMPION, CLONING, LOG
+from mbrl.report.forest import Stand, plot_forest
 from mbrl.report.plots import Fan, Interval, plot_returns, plot_rollouts
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
 
 FANS, ROLLOUTS, STEPS = 3, 8, 25  # pictures: logged states, rollouts from each, steps at least
+PARTIES = (LOG, CLONING, CHAMPION)  # rows with a colour of their own
 TABLE_STARTS = 200  # rollouts in the table
 
 
@@ -31,16 +36,55 @@ class Record(Protocol):
 
 
 def draw_returns(
-    record: Record, logged: Tensor, simulated: Mapping[str, Estimate], true: Mapping[str, Estimate], title: str
+    record: Record,
+    logged: Tensor,
+    simulated: Mapping[str, Estimate],
+    true: Mapping[str, Estimate],
+    title: str,
+    coverage: float,
 ) -> None:
-    """Store `returns.png`: logged returns [n], and each policy's value in the second simulator and in truth."""
+    """Store `returns.png`: logged returns [n], and each policy's value in the second simulator and in truth.
+
+    Nothing is drawn where there is no value of either.
+    """
+    if not simulated and not true:
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "returns.png"
-        plot_returns(path, logged.cpu().numpy(), _intervals(simulated), _intervals(true) or None, title)
+        plot_returns(path, logged.cpu().numpy(), intervals(simulated), intervals(true) or None, title, coverage)
         record.file(path)
 
 
-def _intervals(values: Mapping[str, Estimate]) -> dict[str, Interval]:
+def draw_evidence(record: Record, opinions: Mapping[str, Opinion], true: Mapping[str, Estimate], title: str) -> None:
+    """Store `evidence.png`: what each kind of estimator says of everybody, and the truth where it was measured.
+
+    Nothing is drawn where nobody said anything.
+    """
+    panels = stands(opinions, true)
+    if not panels:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "evidence.png"
+        plot_forest(path, panels, title, PARTIES)
+        record.file(path)
+
+
+def stands(opinions: Mapping[str, Opinion], true: Mapping[str, Estimate]) -> list[Stand]:
+    """The panels of a forest plot: one a kind, and one of true returns if there are any."""
+    panels = []
+    for kind, opinion in opinions.items():
+        named = {LOG: opinion.log, **opinion.answers}
+        rows = intervals({name: answer.estimate for name, answer in named.items()})
+        discount = "undiscounted" if opinion.gamma == 1 else f"discount {opinion.gamma:g}"
+        title = f"{kind}: {KINDS[kind].about} ({2 * opinion.level - 1:.0%} intervals)"
+        panels.append(Stand(title, f"return, {discount}", rows, opinion.log.estimate.value, opinion.refused))
+    if true:
+        panels.append(Stand("in the true environment", "return, undiscounted", intervals(true)))
+    return panels
+
+
+def intervals(values: Mapping[str, Estimate]) -> dict[str, Interval]:
+    """Estimates as pictures have them."""
     return {name: Interval(e.value, e.low, e.high) for name, e in values.items()}
 
 

@@ -125,7 +125,7 @@ def plot_returns(
     style.dress(bottom, grid="x")
     bottom.axvline(mean, color=style.GREY, ls="--", lw=1.4)
     for position, (_, colour, marker, interval) in enumerate(rows):
-        _draw_interval(bottom, position, interval, colour, marker)
+        draw_interval(bottom, position, interval, colour, marker)
     bottom.set_title(f"Value of each policy, with its {coverage:.0%} interval", fontsize=style.MEDIUM, loc="left")
     bottom.set_yticks(range(len(rows)), [label for label, *_ in rows], fontsize=style.MEDIUM)
     bottom.set_ylim(len(rows) - 0.5, -0.5)
@@ -218,7 +218,7 @@ def _draw_histogram(axes: Axes, returns: style.Floats) -> float:
     return mean
 
 
-def _draw_interval(axes: Axes, position: int, interval: Interval, colour: str, marker: str) -> None:
+def draw_interval(axes: Axes, position: int, interval: Interval, colour: str, marker: str) -> None:
     """One row of the lower panel of `plot_returns`: a value with its interval, and both in figures at the right."""
     value, low, high = interval
     good = bool(np.isfinite(interval).all())

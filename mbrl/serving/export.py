@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,8 +110,7 @@ def export_policy(policy: Policy, folder: Path) -> None:
     Raises:
         ValueError: the policy cannot be rebuilt or exported, or its actions are not finite or out of bounds.
     """
-    content = {"config": policy.config, "spec": policy.spec.to_dict(), "state_dict": policy.state_dict()}
-    files.save(folder / "policy.ckpt", content)
+    files.save(folder / "policy.ckpt", policy_state(policy))
     rebuilt = policy_from(folder / "policy.ckpt")
     obs = example(policy.spec)["obs"]
     module, inputs = _served(rebuilt, obs)
@@ -142,7 +143,20 @@ def policy_from(path: Path) -> Policy:
         CorruptFileError: the file is truncated or altered.
         ValueError: its class is not importable here, or is not a Policy.
     """
-    content = files.load(path)
+    return policy_of(files.load(path))
+
+
+def policy_state(policy: Policy) -> dict[str, Any]:
+    """Plain values and tensors from which `policy_of` rebuilds this policy."""
+    return {"config": policy.config, "spec": policy.spec.to_dict(), "state_dict": policy.state_dict()}
+
+
+def policy_of(content: Mapping[str, Any]) -> Policy:
+    """The inverse of `policy_state`, on the CPU and ready to act.
+
+    Raises:
+        ValueError: its class is not importable here, or is not a Policy.
+    """
     with torch.random.fork_rng(devices=()):  # the random weights of a new policy are about to be overwritten
         policy: Policy = build(content["config"], Policy, Spec.from_dict(content["spec"]))
     policy.load_state_dict(content["state_dict"])

@@ -69,7 +69,7 @@ def test_ctrl_c_is_graceful_and_the_run_goes_on_where_it_was(
     assert "resumed in" in told
     assert client.get_run(left).info.status == "FINISHED"
     assert same_weights(tmp_path / "run", whole[0] / "here")
-    assert answer["second_simulator"] == whole[1]["second_simulator"]
+    assert answer["estimates"] == whole[1]["estimates"]
 
 
 def started(arguments: list[str], output: Path) -> subprocess.Popen[bytes]:
@@ -136,7 +136,8 @@ def test_a_log_that_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.M
         (["--simulator.uncertainty", "dynamics.terminations.never"], "which does not take (prediction)"),
         (["--simulator.termination", "dynamics.uncertainty.ensemble_std"], "does not take (obs, action, next_obs)"),
         (["--simulator.quantile", "95"], "simulator.quantile is 95.0"),
-        (["--trial.level", "95"], "trial.level is 95.0"),
+        (["--trial.discount", "1"], "trial.discount is 1.0, expected a number above 0 and below 1"),
+        (["--trial.rules", "nowhere.yaml"], "the rules nowhere.yaml cannot be read"),
         (["--trial.starts", "1"], "trial.starts is 1, expected at least 2"),
         (["--rehearsal.horizon", "0"], "rehearsal.horizon is 0, expected at least 1"),
         (["--rehearsal.real_ratio", "1.5"], "rehearsal.real_ratio is 1.5"),

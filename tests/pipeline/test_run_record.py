@@ -16,9 +16,9 @@ from pipeline_toys import DEBUG, PENDULUM, spoken, stages
 
 from mbrl import assessment, demonstration, environments, files
 from mbrl.data import minari
-from mbrl.registry import models, promotion, proof, store
-from mbrl.registry.gates import Verdict
-from mbrl.registry.ledger import Ledger
+from mbrl.registry import models, promotion, store
+from mbrl.registry.gates import CHAMPION, Evidence, Verdict
+from mbrl.registry.rules import Rules
 
 
 def test_a_run_answers_with_everything_that_it_found(whole: tuple[Path, dict[str, Any], str]) -> None:
@@ -27,8 +27,12 @@ def test_a_run_answers_with_everything_that_it_found(whole: tuple[Path, dict[str
     data = {"id": log.id, "fingerprint": log.fingerprint, "rows": 1600, "episodes": 8, "history": 1}
     assert answer["data"] == data
     assert answer["logged_return"]["value"] == pytest.approx(float(log.returns().mean()))
-    assert set(answer["second_simulator"]) == set(answer["true_environment"]) == {"behaviour cloning", "candidate"}
-    assert all(v["low"] <= v["value"] <= v["high"] for v in answer["second_simulator"].values())
+    values = answer["estimates"]["model"]
+    assert set(values) == {"log", "behaviour cloning", "candidate"}
+    assert set(answer["true_environment"]) == {"behaviour cloning", "candidate"}
+    assert all(v["low"] <= v["value"] <= v["high"] for v in values.values())
+    assert (answer["verdict"], answer["promoted"]) == ("no evidence of improvement", False)
+    assert any(reason.startswith("fqe is missing: critics need 4 episodes") for reason in answer["reasons"])
     assert (answer["updates"], answer["simulator_version"], answer["policy_version"]) == (300, "1", "1")
     lines = [line.split()[0] for line in told.splitlines() if line.strip()]
     wanted = [
@@ -40,9 +44,9 @@ def test_a_run_answers_with_everything_that_it_found(whole: tuple[Path, dict[str
         "baseline",
         "policy",
         "judge",
-        "logged",
         "behaviour",
         "candidate",
+        "verdict",
     ]
     told_once = list(dict.fromkeys(line for line in lines if line in wanted))
     assert told_once == wanted
@@ -53,7 +57,7 @@ def test_its_folder_holds_what_a_later_process_needs(whole: tuple[Path, dict[str
     home, answer, told = whole
     folder = home / "here"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    checkpoints = {"simulator.ckpt", "baseline.ckpt", "policy.ckpt", "judge.ckpt"}
+    checkpoints = {"simulator.ckpt", "baseline.ckpt", "policy.ckpt", "judge.ckpt", "witnesses.ckpt"}
     notes = {"config.yaml", "run.json", "result.json", "audit.html", "card.html", "card.json"}
     fits = {"simulator/dynamics.ckpt", "judge/dynamics.ckpt"}
     assert names - {"run.lock"} == notes | checkpoints | fits
@@ -91,15 +95,25 @@ def test_mlflow_has_the_configuration_the_evidence_and_the_pictures(
     (client, parent), (home, answer, _) = record, whole
     evidence = stages(client, parent)["evidence"].info.run_id
     found = {file.path for file in client.list_artifacts(evidence)}
-    assert found == {"evidence.json", "returns.png", "rollouts.parquet", "rollouts.png", "true_environment.json"}
+    pictures = {"evidence.png", "returns.png", "rollouts.png"}
+    assert found == pictures | {"evidence.json", "rollouts.parquet", "true_environment.json"}
     kept = Path(client.download_artifacts(parent.info.run_id, "config.yaml", str(tmp_path))).read_text()
     assert kept == (home / "here" / "config.yaml").read_text()
     seen = json.loads(Path(client.download_artifacts(evidence, "evidence.json", str(tmp_path))).read_text())
-    assert seen["second_simulator"] == answer["second_simulator"]
-    assert seen["verdict"]["promote"] == answer["promoted"] == all(rule["passed"] for rule in seen["verdict"]["rules"])
+    assert {kind: view["values"] for kind, view in seen["evidence"]["views"].items()} == answer["estimates"]
+    assert seen["verdict"]["outcome"] == answer["verdict"]
+    assert seen["verdict"]["rules"][0] == {
+        "name": "faults of the evidence",
+        "value": 2,
+        "relation": "at most",
+        "threshold": 0,
+        "outcome": "failed",
+    }
+    assert seen["evidence"]["fingerprints"] == dict.fromkeys(("log", "second simulator"), answer["data"]["fingerprint"])
+    assert all(wanted == found for wanted, found in seen["evidence"]["hashes"].values())
     table = pyarrow.parquet.read_table(client.download_artifacts(evidence, "rollouts.parquet", str(tmp_path)))
     assert {"rollout", "step", "obs", "action", "reward", "next_obs", "terminated"} == set(table.column_names)
-    for name in ("returns.png", "rollouts.png"):
+    for name in pictures:
         picture = Path(client.download_artifacts(evidence, name, str(tmp_path))).read_bytes()
         assert picture.startswith(b"\x89PNG")
 
@@ -188,12 +202,13 @@ def test_evaluate_measures_a_registered_policy(
     whole: tuple[Path, dict[str, Any], str], record: tuple[MlflowClient, Run]
 ) -> None:
     command = ["evaluate", "--policy", "models:/toy-policy/1", "--env", "Pendulum-v1", "--episodes", "2"]
-    status, answer, told = spoken(command)
+    status, answer, told = spoken([*command, "--level", "0.8"])
     assert status == 0
     measured = whole[1]["true_environment"]["candidate"]  # the run's own measurement, from the same two starts
-    assert {k: answer[k] for k in measured} == pytest.approx(measured)
+    numbers = ("value", "low", "high", "effective_n")
+    assert {k: answer[k] for k in numbers} == pytest.approx({k: measured[k] for k in numbers})
     assert len(answer["returns"]) == 2
-    assert "95% interval of 2 undiscounted returns" in told
+    assert "80% interval of 2 undiscounted returns" in told
     status, answer, _ = spoken([*command[:-1], "1"])
     assert (answer["low"], answer["high"]) == ("-Infinity", "Infinity")
 
@@ -230,21 +245,26 @@ def test_the_alias_moves_at_a_promotion_only_and_the_truth_is_measured_after_the
 
         return call
 
-    verdicts = [Verdict(True, ("it is better",), ()), Verdict(False, ("it is not better",), ())]
-    monkeypatch.setattr(assessment, "decide", watched("verdict", lambda evidence: verdicts.pop(0)))
-    monkeypatch.setattr(promotion, "promote", watched("promotion", promotion.promote))
+    weighed: list[Evidence] = []
+    outcomes = [("promote", "it is better"), ("no evidence of improvement", "it is not better")]
+
+    def decided(evidence: Evidence, rules: Rules) -> Verdict:
+        weighed.append(evidence)
+        outcome, reason = outcomes.pop(0)
+        return Verdict(outcome, (reason,), (), rules.version)
+
+    monkeypatch.setattr(assessment, "decide", watched("verdict", decided))
+    monkeypatch.setattr(promotion, "promote", watched("asked", promotion.promote))
     monkeypatch.setattr(environments, "true_returns", watched("truth", environments.true_returns))
     status, first, _ = spoken([*PENDULUM, "--env", "Pendulum-v1"])
     assert (status, first["promoted"], first["champion"]) == (0, True, "1")
-    assert events == ["verdict", "truth", "truth", "promotion"]
+    assert events == ["verdict", "truth", "truth", "asked"]
     status, second, told = spoken([*PENDULUM, "--seed", "1"])
     assert (status, second["promoted"], second["champion"], second["policy_version"]) == (0, False, "1", "2")
-    assert events[4:] == ["verdict", "promotion"]  # which refuses, and says so in the ledger
-    told_of = [(entry.phase, entry.action) for entry in Ledger.open("toy").entries()]
-    asked = [("intended", "judge"), ("done", "judge")]
-    assert told_of == [*asked, ("intended", "promote"), ("done", "promote"), *asked, ("refused", "promote")]
-    assert proof.verify("toy") == []
+    assert events[4:] == ["verdict", "asked"]  # a refusal is in the ledger as well
     assert second["true_environment"] == {}
+    assert [evidence.champion for evidence in weighed] == [None, "1"]
+    assert [CHAMPION in evidence.views["model"].gains for evidence in weighed] == [False, True]
     assert "no evidence of improvement" in told
     assert "it is not better" in told
     assert promotion.champion("toy") == "1"

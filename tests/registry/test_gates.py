@@ -1,84 +1,295 @@
+"""The gate by explicit rules: what each of them refuses, and that nothing broken gets through."""
+
 import itertools
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mbrl.evaluation.estimates import Estimate
-from mbrl.registry.gates import Evidence, Rule, decide
+from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, CardFacts, Evidence, Rule, Verdict, View, decide
+from mbrl.registry.rules import Rules
 
-GOOD = Evidence(
-    logged=Estimate(100.0, 90.0, 110.0, 50),
-    baseline=Estimate(120.0, 115.0, 125.0, 30),
-    candidate=Estimate(150.0, 140.0, 160.0, 30),
+RULES = Rules(
+    version="test",
+    kinds=("model", "fqe"),
+    combination="median",
+    level=0.9,
+    least_gain_over_log=0.0,
+    least_gain_over_cloning=0.0,
+    least_gain_over_champion=0.0,
+    harmful_loss=0.0,
+    least_agreement=1.0,
+    least_effective_n=10,
+    most_doubt=0.2,
+    least_support=0.5,
+    most_tail_loss=0.1,
+    most_cost=7.0,
+    grades=("good", "with care"),
+    least_card_coverage=0.8,
+    least_trusted_horizon=5,
+    second_person=False,
 )
 
 
-def test_a_candidate_above_both_is_promoted_with_its_reasons():
-    verdict = decide(GOOD)
+def view(low: float, value: float, high: float, spread: float = 10.0, n: float = 30) -> View:
+    """A view in which the candidate gains the same over everybody."""
+    gain = Estimate(value, low, high, n)
+    log = Estimate(100.0, 90.0, 110.0, 50)
+    values = {LOG: log, CLONING: log, CANDIDATE: Estimate(100 + value, 100 + low, 100 + high, n)}
+    return View(1.0, spread, values, {LOG: gain, CLONING: gain, CHAMPION: gain})
+
+
+GOOD = Evidence(
+    level=0.9,
+    views={"model": view(20, 30, 40), "fqe": view(4, 8, 12, spread=2.0)},
+    refused={},
+    fingerprints={"log": "f" * 64, "card": "f" * 64},
+    hashes={"judge.ckpt": ("a" * 64, "a" * 64)},
+    card=CardFacts("good", 0.9, 12),
+    champion="3",
+    doubt=0.1,
+    support=0.9,
+    tail=0.5,
+    cost=Estimate(5.0, 4.0, 6.0, 30),
+)
+NAMES = [  # of every rule, in the order of the verdict
+    "faults of the evidence",
+    "upper bound of the gain over the log",
+    "lower bound of the gain over the log",
+    "lower bound of the gain over behaviour cloning",
+    "lower bound of the gain over the champion",
+    "share of the kinds that see a gain over the log",
+    "effective sample size",
+    "share of doubtful simulated steps",
+    "share of logged states where its action has support",
+    "loss of the worst tenth of returns",
+    "upper bound of the cost",
+    "grade of the card",
+    "coverage of the card",
+    "trusted horizon of the card",
+]
+
+
+def outcomes(verdict: Verdict) -> dict[str, str]:
+    return {rule.name: rule.outcome for rule in verdict.rules}
+
+
+def failed(evidence: Evidence, rules: Rules = RULES) -> list[str]:
+    """The rules that fail; the candidate is not promoted, and each of them is among the reasons."""
+    verdict = decide(evidence, rules)
+    assert not verdict.promote
+    names = [rule.name for rule in verdict.rules if rule.outcome == "failed"]
+    assert [reason.split(":")[0] for reason in verdict.reasons] == names
+    return names
+
+
+def everybody(evidence: Evidence, **columns: View) -> Evidence:
+    return evidence._replace(views={**evidence.views, **columns})
+
+
+def test_a_candidate_that_keeps_every_rule_is_promoted_with_all_of_them_as_reasons() -> None:
+    verdict = decide(GOOD, RULES)
+    assert (verdict.outcome, verdict.promote, verdict.version) == ("promote", True, "test")
+    assert outcomes(verdict) == dict.fromkeys(NAMES, "passed")
+    assert len(verdict.reasons) == len(NAMES)
+    assert verdict.reasons[2] == "lower bound of the gain over the log: 2 is above 0"
+    assert verdict.reasons[11] == "grade of the card: good is one of good, with care"
+
+
+def test_gains_are_weighed_in_spreads_and_by_the_middle_of_the_kinds() -> None:
+    rules = {rule.name: rule.value for rule in decide(GOOD, RULES).rules}
+    assert rules["lower bound of the gain over the log"] == (20 / 10 + 4 / 2) / 2
+    assert rules["upper bound of the gain over the log"] == (40 / 10 + 12 / 2) / 2
+    lowest = {rule.name: rule.value for rule in decide(GOOD, replace(RULES, combination="lowest")).rules}
+    assert lowest["upper bound of the gain over the log"] == 4.0
+    three = replace(RULES, kinds=("model", "fqe", "dice"))
+    wild = everybody(GOOD, dice=view(-1e9, 1, 1e9))
+    verdict = decide(wild, three)
     assert verdict.promote
-    assert verdict.rules == (
-        Rule("candidate beats the log", 140.0, 100.0, True),
-        Rule("candidate beats behaviour cloning", 140.0, 120.0, True),
-    )
-    assert verdict.reasons == (
-        "candidate beats the log: lower bound 140 is above 100",
-        "candidate beats behaviour cloning: lower bound 140 is above 120",
-    )
+    assert {rule.name: rule.value for rule in verdict.rules}["lower bound of the gain over the log"] == 2.0
+
+
+def test_kinds_that_the_rules_do_not_name_have_no_vote() -> None:
+    assert decide(everybody(GOOD, dice=view(-90, -80, -70)), RULES) == decide(GOOD, RULES)
+
+
+@pytest.mark.parametrize(("low", "kept"), [(-1.0, False), (0.0, False), (0.01, True)])
+def test_the_lower_bound_of_the_gain_must_be_above_its_floor(low: float, kept: bool) -> None:
+    same = {"model": view(low, 5, 10), "fqe": view(low, 5, 10)}
+    assert decide(GOOD._replace(views=same), RULES).promote == kept
 
 
 @pytest.mark.parametrize(
-    ("low", "passed"),
-    [(99.0, (False, False)), (100.0, (False, False)), (110.0, (True, False)), (120.0, (True, False))],
+    ("floor", "other"),
+    [
+        ("least_gain_over_log", "the log"),
+        ("least_gain_over_cloning", "behaviour cloning"),
+        ("least_gain_over_champion", "the champion"),
+    ],
 )
-def test_the_lower_bound_must_be_strictly_above_both(low, passed):
-    verdict = decide(GOOD._replace(candidate=Estimate(150.0, low, 160.0, 30)))
+def test_every_other_has_a_floor_of_its_own(floor: str, other: str) -> None:
+    assert decide(GOOD, replace(RULES, **{floor: 1.9})).promote
+    assert failed(GOOD, replace(RULES, **{floor: 2.0})) == [f"lower bound of the gain over {other}"]
+
+
+def test_without_a_champion_no_gain_over_it_is_asked() -> None:
+    views = {kind: v._replace(gains={LOG: v.gains[LOG], CLONING: v.gains[CLONING]}) for kind, v in GOOD.views.items()}
+    verdict = decide(GOOD._replace(views=views, champion=None), RULES)
+    assert verdict.promote
+    assert outcomes(verdict)["lower bound of the gain over the champion"] == "not asked"
+    assert not decide(GOOD._replace(views=views), RULES).promote
+
+
+def test_harmful_is_what_is_below_the_log_with_its_upper_bound() -> None:
+    below = GOOD._replace(views={"model": view(-40, -30, -20), "fqe": view(-12, -8, -4, spread=2.0)})
+    verdict = decide(below, RULES)
+    assert verdict.outcome == "harmful"
+    assert verdict.reasons[0] == "upper bound of the gain over the log: -2 is not at least 0"
+    assert decide(below, replace(RULES, harmful_loss=2.0)).outcome == "no evidence of improvement"
+    around = GOOD._replace(views={"model": view(-40, -30, 1), "fqe": view(-40, -30, 1)})
+    assert decide(around, RULES).outcome == "no evidence of improvement"
+    broken = below._replace(hashes={"judge.ckpt": ("a", "b")})
+    assert decide(broken, RULES).outcome == "no evidence of improvement"
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"views": {**GOOD.views, "fqe": view(-1, -0.5, 50)}}, "share of the kinds that see a gain over the log"),
+        ({"views": {**GOOD.views, "fqe": view(4, 8, 12, n=9.9)}}, "effective sample size"),
+        ({"doubt": 0.21}, "share of doubtful simulated steps"),
+        ({"doubt": None}, "share of doubtful simulated steps"),
+        ({"support": 0.49}, "share of logged states where its action has support"),
+        ({"support": None}, "share of logged states where its action has support"),
+        ({"tail": -0.11}, "loss of the worst tenth of returns"),
+        ({"tail": None}, "loss of the worst tenth of returns"),
+        ({"cost": Estimate(6.0, 5.0, 7.1, 30)}, "upper bound of the cost"),
+        ({"cost": None}, "upper bound of the cost"),
+        ({"card": CardFacts("poor", 0.9, 12)}, "grade of the card"),
+        ({"card": CardFacts("good", 0.79, 12)}, "coverage of the card"),
+        ({"card": CardFacts("good", 0.9, 4)}, "trusted horizon of the card"),
+    ],
+)
+def test_each_rule_alone_keeps_a_candidate_back(change: dict[str, Any], name: str) -> None:
+    assert failed(GOOD._replace(**change)) == [name]
+
+
+def test_without_a_card_all_that_is_asked_of_it_fails() -> None:
+    assert failed(GOOD._replace(card=None)) == NAMES[-3:]
+
+
+def test_a_limit_of_nothing_is_not_asked() -> None:
+    free = replace(RULES, most_doubt=None, most_tail_loss=None, most_cost=None)
+    verdict = decide(GOOD._replace(doubt=None, tail=None, cost=None), free)
+    assert verdict.promote
+    assert [name for name, outcome in outcomes(verdict).items() if outcome == "not asked"] == [
+        "share of doubtful simulated steps",
+        "loss of the worst tenth of returns",
+        "upper bound of the cost",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"views": {"model": GOOD.views["model"]}}, "fqe is missing: it was not asked"),
+        (
+            {"views": {"model": GOOD.views["model"]}, "refused": {"fqe": "too few rows"}},
+            "fqe is missing: too few rows",
+        ),
+        ({"level": 0.95}, "the bounds are of level 0.95, not 0.9"),
+        (
+            {"fingerprints": {"log": "f" * 64, "card": "e" * 64}},
+            "the evidence is not of one data set: log ffffffffffff, card eeeeeeeeeeee",
+        ),
+        ({"fingerprints": {}}, "the evidence is not of one data set: none is named"),
+        ({"fingerprints": {"log": ""}}, "the evidence is not of one data set: log unknown"),
+        (
+            {"hashes": {"judge.ckpt": ("a" * 64, "b" * 64)}},
+            "judge.ckpt has SHA-256 bbbbbbbbbbbb, and aaaaaaaaaaaa was recorded",
+        ),
+        ({"hashes": {"judge.ckpt": ("", "")}}, "judge.ckpt has SHA-256 , and none was recorded"),
+        ({"hashes": {}}, "no file of the evidence was verified"),
+    ],
+)
+def test_evidence_that_is_not_sound_refuses_and_says_why(change: dict[str, Any], reason: str) -> None:
+    verdict = decide(GOOD._replace(**change), RULES)
+    assert verdict.outcome == "no evidence of improvement"
+    assert reason in verdict.reasons
+    assert outcomes(verdict)["faults of the evidence"] == "failed"
+
+
+def with_part(kind: str, column: str, name: str, estimate: Estimate) -> Evidence:
+    changed = GOOD.views[kind]
+    return everybody(GOOD, **{kind: changed._replace(**{column: {**getattr(changed, column), name: estimate}})})
+
+
+PARTS = [("values", CANDIDATE), ("values", LOG), ("values", CLONING), ("gains", LOG), ("gains", CHAMPION)]
+
+
+@pytest.mark.parametrize(("place", "field"), [*itertools.product(PARTS, ("value", "low", "high", "effective_n"))])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, np.float32("nan"), None, "150", True])
+def test_what_is_not_a_finite_number_anywhere_refuses(place: tuple[str, str], field: str, bad: Any) -> None:
+    column, name = place
+    estimate = getattr(GOOD.views["fqe"], column)[name]
+    verdict = decide(with_part("fqe", column, name, estimate._replace(**{field: bad})), RULES)
+    assert verdict.outcome == "no evidence of improvement"
+    assert f"fqe.{column}[{name}].{field} is {bad}, expected a finite number" in verdict.reasons
+
+
+def test_a_broken_estimate_refuses_even_where_no_rule_compares_it() -> None:
+    broken = everybody(GOOD, dice=view(math.nan, 1, 2))
+    assert decide(broken, RULES).outcome == "no evidence of improvement"
+
+
+@pytest.mark.parametrize("name", ["doubt", "support", "tail"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, "much"])
+def test_a_broken_number_beside_the_views_refuses(name: str, bad: Any) -> None:
+    verdict = decide(GOOD._replace(**{name: bad}), replace(RULES, most_doubt=None, most_tail_loss=None))
+    assert f"{name} is {bad}, expected a finite number" in verdict.reasons
     assert not verdict.promote
-    assert tuple(rule.passed for rule in verdict.rules) == passed
-    assert len(verdict.reasons) == passed.count(False)
-    assert all("is not above" in reason for reason in verdict.reasons)
 
 
-def test_the_point_value_of_the_candidate_does_not_help_it():
-    assert not decide(GOOD._replace(candidate=Estimate(1e9, 50.0, 2e9, 30))).promote
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"gamma": 0.0}, "fqe.gamma is 0.0, expected a discount above 0, up to 1"),
+        ({"gamma": math.nan}, "fqe.gamma is nan, expected a discount above 0, up to 1"),
+        ({"spread": 0.0}, "fqe.spread is 0.0, expected a finite number above 0"),
+        ({"spread": math.inf}, "fqe.spread is inf, expected a finite number above 0"),
+        ({"values": {LOG: Estimate(1, 1, 1, 1)}}, "fqe.values has nothing of the candidate"),
+        ({"gains": {LOG: Estimate(1, 1, 1, 30)}}, "fqe.gains has nothing of the champion"),
+        ({"gains": {CHAMPION: Estimate(1, 1, 1, 30), LOG: Estimate(1, 1, 1, 30)}}, "fqe.gains has nothing of behav"),
+    ],
+)
+def test_a_view_that_is_not_whole_refuses(change: dict[str, Any], reason: str) -> None:
+    verdict = decide(everybody(GOOD, fqe=GOOD.views["fqe"]._replace(**change)), RULES)
+    assert verdict.outcome == "no evidence of improvement"
+    assert any(told.startswith(reason) for told in verdict.reasons)
 
 
-def test_the_baseline_counts_where_the_log_is_the_worse_one():
-    evidence = GOOD._replace(baseline=Estimate(145.0, 140.0, 150.0, 30))
-    assert [rule.passed for rule in decide(evidence).rules] == [True, False]
+def test_an_interval_in_disorder_refuses() -> None:
+    verdict = decide(with_part("fqe", "gains", LOG, Estimate(1.0, 2.0, 0.5, 30)), RULES)
+    assert "fqe.gains[log] has its lower bound 2 above its upper bound 0.5" in verdict.reasons
 
 
-PLACES = list(itertools.product(Evidence._fields, Estimate._fields[:4]))
+def test_numpy_numbers_are_numbers() -> None:
+    estimate = GOOD.views["fqe"].gains[LOG]
+    assert decide(with_part("fqe", "gains", LOG, Estimate(*map(np.float32, estimate[:4]))), RULES).promote
 
 
-@pytest.mark.parametrize(("name", "field"), PLACES)
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, np.float32("nan")])
-def test_nan_or_infinity_anywhere_refuses_and_says_where(name, field, bad):
-    evidence = GOOD._replace(**{name: getattr(GOOD, name)._replace(**{field: bad})})
-    verdict = decide(evidence)
-    assert not verdict.promote
-    assert f"{name}.{field} is {bad}, expected a finite number" in verdict.reasons
-
-
-@pytest.mark.parametrize(("name", "field"), PLACES)
-@pytest.mark.parametrize("bad", [None, "150"])
-def test_what_is_not_a_number_refuses(name, field, bad):
-    verdict = decide(GOOD._replace(**{name: getattr(GOOD, name)._replace(**{field: bad})}))
-    assert not verdict.promote
-    assert f"{name}.{field} is {bad}, expected a finite number" in verdict.reasons
-
-
-@pytest.mark.parametrize("name", Evidence._fields)
-def test_an_interval_in_disorder_or_without_values_refuses(name):
-    estimate = getattr(GOOD, name)
-    upside_down = decide(GOOD._replace(**{name: estimate._replace(high=estimate.low - 1)}))
-    empty = decide(GOOD._replace(**{name: estimate._replace(effective_n=0)}))
-    assert not upside_down.promote
-    assert not empty.promote
-    assert f"{name} has its lower bound" in upside_down.reasons[0]
-    assert empty.reasons == (f"{name} rests on 0 values, expected at least 1",)
-
-
-def test_numpy_numbers_are_numbers():
-    evidence = Evidence(*(Estimate(*map(np.float32, estimate[:4])) for estimate in GOOD))
-    assert decide(evidence).promote
+def test_a_verdict_is_plain_values() -> None:
+    told = decide(GOOD, RULES).to_dict()
+    assert (told["outcome"], told["version"]) == ("promote", "test")
+    assert told["rules"][4] == {
+        "name": "lower bound of the gain over the champion",
+        "value": 2.0,
+        "relation": "above",
+        "threshold": 0.0,
+        "outcome": "passed",
+    }
+    assert Rule("a", None, "at most", 1, "failed").sentence() == "a: not known is not at most 1"
+    assert Rule("a", None, "at most", None, "not asked").sentence() == "a: not asked"

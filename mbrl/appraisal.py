@@ -1,0 +1,269 @@
+"""Registered policies on a log: what the estimators say of them, what these were worth, and which policy to take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mbrl import environments, files
+from mbrl.assessment import make_bench, plain
+from mbrl.core import Policy
+from mbrl.data import minari
+from mbrl.data.dataset import TransitionDataset
+from mbrl.data.division import divide
+from mbrl.data.history import windowed
+from mbrl.evaluation.bench import Bench
+from mbrl.evaluation.combining import combine
+from mbrl.evaluation.estimates import Estimate, bootstrap
+from mbrl.evaluation.evidence import acting
+from mbrl.evaluation.gathering import Provenance, gather
+from mbrl.evaluation.judging import Score, score
+from mbrl.evaluation.panel import Heard, check_kinds, hear
+from mbrl.evaluation.trajectories import check_fits
+from mbrl.registry import models, promotion, witnesses
+from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, Verdict, decide
+from mbrl.registry.rules import Rules
+from mbrl.registry.witnesses import Origin, Witnesses
+from mbrl.settings import Trial
+
+COMBINED = "combined"
+
+
+class Case(NamedTuple):
+    """Policies whose witnesses are those of one run, on one log."""
+
+    origins: Sequence[Origin]
+    policies: Mapping[str, Policy]  # by label, NAME-policy/3
+    champions: Mapping[str, str]  # by NAME: the label of its champion, where it can act on this log
+    seen: Witnesses
+    bench: Bench
+    heard: Heard
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the log's undiscounted returns."""
+        return float(self.bench.returns(1.0).std())
+
+    def score(self, label: str, rules: Rules) -> Estimate | None:
+        """The combined gain over the log in spreads; None where a kind gave no estimate."""
+        heard = self.heard.opinions
+        if self.heard.refused or any(label not in opinion.answers for opinion in heard.values()):
+            return None
+        return combine({kind: opinion.score(label) for kind, opinion in heard.items()}, rules.combination)
+
+
+def named(policy: str) -> list[str]:
+    """The URIs in `models:/NAME-policy/1,models:/NAME-policy@champion`; `models:/NAME-policy` is all its versions.
+
+    Raises:
+        ValueError: there is none.
+        StoreError: there is no such model.
+    """
+    found: list[str] = []
+    for part in filter(None, (part.strip() for part in policy.split(","))):
+        whole = re.fullmatch(r"models:/([^/@]+)-policy", part)
+        found += witnesses.versions(whole[1]) if whole else [part]
+    if not found:
+        raise ValueError(f"policy is {policy!r}, expected one or more URIs such as models:/NAME-policy/3")
+    return found
+
+
+def cases(uris: Sequence[str], data_id: str | None, kinds: Sequence[str], trial: Trial, rules: Rules) -> list[Case]:
+    """Hear the estimators on policies, run by run: each is judged by the second simulator of its own run.
+
+    Args:
+        uris: of the policies.
+        data_id: the log; the one that each policy was trained on if None.
+        kinds: of estimators.
+        trial: settings.
+        rules: their level is that of the bounds.
+
+    Raises:
+        ValueError: an estimator or a log is not known, a policy's spec does not fit the log (which field), or a run has
+            kept no witnesses.
+        StoreError: there is no such model, alias or version.
+    """
+    check_kinds(kinds)
+    runs: dict[str, list[Origin]] = {}
+    for origin in dict.fromkeys(witnesses.origin(uri) for uri in uris):
+        runs.setdefault(origin.run_id, []).append(origin)
+    return [_case(run, origins, data_id, kinds, trial, rules) for run, origins in runs.items()]
+
+
+def _case(
+    run: str, origins: list[Origin], data_id: str | None, kinds: Sequence[str], trial: Trial, rules: Rules
+) -> Case:
+    seen, first = witnesses.fetch(run), origins[0]
+    data = windowed(minari.load(data_id or first.data_id), seen.cloning.spec.history)
+    policies = {origin.label: models.load_policy(origin.uri) for origin in origins}
+    for label, policy in policies.items():
+        try:
+            check_fits(policy.spec, data)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from error
+    champions: dict[str, str] = {}
+    for name in dict.fromkeys(origin.label.rpartition("-policy/")[0] for origin in origins):
+        reigning = _champion(name, data, policies)
+        champions |= {} if reigning is None else {name: reigning}
+    own = data.fingerprint == seen.data_fingerprint
+    if own and (first.split is None or first.seed is None):
+        raise ValueError(
+            f"run {run} does not say how {data.id} was divided (data.split, seed): name another log (--data)"
+        )
+    seed = first.seed or 0
+    division = divide(data, first.split, seed, needs_terminals=False) if own and first.split is not None else None
+    bench = make_bench(data, seen, trial, rules, seed, division)
+    return Case(origins, policies, champions, seen, bench, hear(bench, {CLONING: seen.cloning, **policies}, kinds))
+
+
+def _champion(name: str, data: TransitionDataset, policies: dict[str, Policy]) -> str | None:
+    """The label of NAME's champion, which is added to the policies, if there is one that can act on this log."""
+    version = promotion.champion(name)
+    if version is None:
+        return None
+    label = f"{name}-policy/{version}"
+    if label not in policies:
+        policy = models.load_policy(f"models:/{label}")
+        try:
+            check_fits(policy.spec, data)
+        except ValueError as reason:
+            print(f"the champion {label} is left out: {reason}")
+            return None
+        policies[label] = policy
+    return label
+
+
+# ---------------------------------------------------------------------- mbrl evaluate
+
+
+def table(found: Sequence[Case], rules: Rules) -> dict[str, Any]:
+    """What was heard, as plain values: estimates by kind and policy, gains in spreads, and who refused."""
+    first = found[0]
+    kinds = [*first.heard.opinions, *first.heard.refused]
+    estimates: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+    refused: dict[str, dict[str, str]] = {}
+    for kind in kinds:
+        for case in found:
+            opinion = case.heard.opinions.get(kind)
+            if opinion is None:
+                refused.setdefault(kind, {})[LOG] = case.heard.refused[kind]
+                continue
+            answers = {LOG: opinion.log, **opinion.answers}
+            estimates[kind] = {name: plain(answer.estimate) for name, answer in answers.items()} | estimates[kind]
+            refused.setdefault(kind, {}).update(opinion.refused)
+    gains = {label: case.score(label, rules) for case in found for label in case.policies}
+    gammas = {kind: opinion.gamma for kind, opinion in first.heard.opinions.items()}
+    return {
+        "data": {"id": first.bench.data.id, "fingerprint": first.bench.data.fingerprint},
+        "level": rules.level,
+        "discount": gammas,
+        "estimates": estimates,
+        "refused": {kind: reasons for kind, reasons in refused.items() if reasons},
+        "combined_gain_in_spreads": {label: None if gain is None else plain(gain) for label, gain in gains.items()},
+        "champions": {name: label for case in found for name, label in case.champions.items()},
+    }
+
+
+def truth(found: Sequence[Case], env: str, episodes: int, seed: int, level: float) -> dict[float, dict[str, Estimate]]:
+    """True values by discount and policy, of every policy and of behaviour cloning, from the same seeds."""
+    gammas = sorted({opinion.gamma for case in found for opinion in case.heard.opinions.values()} | {1.0}, reverse=True)
+    policies = {CLONING: found[0].seen.cloning} | {label: p for case in found for label, p in case.policies.items()}
+    for label, policy in policies.items():
+        environments.check_fits(env, policy.spec.frame_dim, policy.spec.action_dim, policy.spec.discrete, label)
+    values: dict[float, dict[str, Estimate]] = {gamma: {} for gamma in gammas}
+    for label, policy in policies.items():
+        for gamma in gammas:
+            returns = environments.true_returns(acting(policy), env, episodes, seed, gamma)
+            values[gamma][label] = bootstrap(returns, level, seed)
+    return values
+
+
+def scores(found: Sequence[Case], true: Mapping[float, Mapping[str, Estimate]], rules: Rules) -> dict[str, Score]:
+    """What each kind's estimates were worth, and the combined ones: those in spreads of the log's returns.
+
+    Raises:
+        ValueError: there are fewer than two policies.
+    """
+    labels = [label for case in found for label in case.policies]
+    table = {}
+    for kind, opinion in found[0].heard.opinions.items():
+        said = {
+            label: case.heard.opinions[kind].answers[label].estimate
+            for case in found
+            for label in case.policies
+            if kind in case.heard.opinions and label in case.heard.opinions[kind].answers
+        }
+        table[kind] = score({label: true[opinion.gamma][label].value for label in labels}, said)
+    gains, gained = combined(found, true, rules)
+    return {**table, COMBINED: score(gained, gains)}
+
+
+def combined(
+    found: Sequence[Case], true: Mapping[float, Mapping[str, Estimate]], rules: Rules
+) -> tuple[dict[str, Estimate], dict[str, float]]:
+    """Combined gains over the log by policy, and the true ones, both in spreads."""
+    gains: dict[str, Estimate] = {}
+    gained: dict[str, float] = {}
+    for case in found:
+        logged = float(case.bench.returns(1.0).mean())
+        for label in case.policies:
+            gain = case.score(label, rules)
+            gains |= {} if gain is None else {label: gain}
+            gained[label] = (true[1.0][label].value - logged) / case.spread
+    return gains, gained
+
+
+def picture_path(labels: Sequence[str], data_id: str, kind: str) -> Path:
+    """Where the picture of an evaluation goes: MBRL_HOME/evaluations."""
+    whose = labels[0] if len(labels) == 1 else f"{labels[0]}-and-{len(labels) - 1}-more"
+    return files.home() / "evaluations" / f"{whose}-on-{data_id}-{kind}.png".replace("/", "-")
+
+
+# ---------------------------------------------------------------------- mbrl select
+
+
+class Selection(NamedTuple):
+    """Which candidate the evidence carries, if any, and what stays where it carries none."""
+
+    selected: str | None  # NAME-policy/3
+    kept: str  # the champion's label, or behaviour cloning: what to go on with where nothing was selected
+    verdicts: Mapping[str, Verdict]  # by label
+    gains: Mapping[str, Estimate | None]  # combined, over the log, in spreads
+
+
+def select(found: Sequence[Case], rules: Rules, trial: Trial) -> Selection:
+    """Of the candidates that the gate would promote, the one with the highest lower bound of its combined gain."""
+    verdicts, gains = {}, {}
+    kept = CLONING
+    for case in found:
+        for origin in case.origins:
+            champion = case.champions.get(origin.label.rpartition("-policy/")[0])
+            kept = champion or kept
+            verdicts[origin.label] = _weighed(case, origin, champion, rules, trial)
+            gains[origin.label] = case.score(origin.label, rules)
+    good = {label: gains[label] for label, verdict in verdicts.items() if verdict.promote}
+    best = max(good, key=lambda label: good[label].low, default=None)  # type: ignore[union-attr]
+    return Selection(best, kept, verdicts, gains)
+
+
+def _weighed(case: Case, origin: Origin, champion: str | None, rules: Rules, trial: Trial) -> Verdict:
+    name, _, version = origin.label.rpartition("-policy/")
+    reigning = promotion.champion(name)
+    reigning = None if reigning == version else reigning
+    roles = {CANDIDATE: origin.label, CLONING: CLONING}
+    if reigning is not None and champion is not None:
+        roles[CHAMPION] = champion
+    marks = {
+        "log": case.bench.data.fingerprint,
+        "second simulator": case.seen.data_fingerprint,
+        "policy": origin.data_fingerprint,
+    }
+    provenance = Provenance(marks, case.seen.hashes, case.seen.card, reigning)
+    policy = case.policies[origin.label]
+    with torch.no_grad():
+        evidence = gather(case.bench, case.heard, roles, policy, rules, provenance, trial.cost)
+    return decide(evidence, rules)

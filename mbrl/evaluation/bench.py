@@ -1,0 +1,86 @@
+"""What the estimators of one log share: data, second simulator, start states, and what several of them fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from mbrl.core import Policy
+from mbrl.data.dataset import TransitionDataset
+from mbrl.evaluation.behaviour import Behaviour, fit_behaviour
+from mbrl.evaluation.estimates import Refused
+from mbrl.evaluation.fqe import FittedQ, fit_q
+from mbrl.evaluation.modelbased import Starts
+from mbrl.evaluation.trajectories import Trajectories
+from mbrl.simulator.simulator import Simulator
+
+MEMBERS = 8  # critics of an ensemble
+FOLDS = {8: 4, 4: 2}  # by the episodes that there have to be: folds that critics are cross-fitted in
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What all estimators of one log share. What several of them need is fitted once, when it is asked for first."""
+
+    data: TransitionDataset
+    episodes: Tensor  # [n] long, those that critics and behaviour models are fitted on, and that weights are of
+    simulator: Simulator | None  # the second one, replaying `data`; None where there is none
+    starts: Starts
+    gamma: float  # of the kinds that discount
+    level: float  # of each one-sided bound
+    seed: int
+    updates: int  # of the critics
+    made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def coverage(self) -> float:
+        """Of the two-sided interval whose ends are the one-sided bounds."""
+        return 2 * self.level - 1
+
+    def critic(self, policy: Policy | None) -> FittedQ:
+        """The fitted Q-functions of a policy, or (None) of the log's own.
+
+        Raises:
+            Refused: there are too few episodes to hold some out.
+        """
+        folds = next((count for least, count in FOLDS.items() if len(self.episodes) >= least), None)
+        if folds is None:
+            raise Refused(f"critics need {min(FOLDS)} episodes to hold some out, and have {len(self.episodes)}")
+        return self._once(
+            policy,
+            lambda: fit_q(
+                self.data,
+                self.episodes,
+                policy,
+                gamma=self.gamma,
+                members=MEMBERS,
+                folds=folds,
+                updates=self.updates,
+                seed=self.seed,
+            ),
+        )
+
+    def behaviour(self) -> Behaviour:
+        """The distribution of the logged actions; raises as `fit_behaviour` does."""
+        return self._once("behaviour", lambda: fit_behaviour(self.data, self.episodes, seed=self.seed))
+
+    def returns(self, gamma: float) -> Tensor:
+        """Of every logged episode, as far as it was logged, [n] float64."""
+        every = torch.arange(self.data.episodes, device=self.data.obs.device)
+        return self._once(("returns", gamma), lambda: Trajectories.of(self.data, every).returns(gamma))
+
+    def seen(self) -> Trajectories:
+        """The episodes side by side."""
+        return self._once("seen", lambda: Trajectories.of(self.data, self.episodes))
+
+    def _once(self, key: Any, make: Callable[[], Made]) -> Made:
+        if key not in self.made:
+            self.made[key] = make()
+        found: Made = self.made[key]
+        return found

@@ -1,0 +1,66 @@
+"""Several kinds of estimators, one answer: gains in units of the log's own spread, and the middle or the least of them.
+
+Kinds err in ways of their own: a simulator where its model is wrong, a fitted Q where it extrapolates, importance
+weights where few episodes carry all of the weight. What a majority of them sees is not the error of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+
+from mbrl.evaluation.estimates import Estimate
+
+Combination = Literal["median", "lowest"]
+REDUCTIONS: dict[Combination, Callable[[np.ndarray], np.ndarray]] = {
+    "median": lambda rows: np.asarray(np.median(rows, axis=0)),
+    "lowest": lambda rows: np.asarray(np.min(rows, axis=0)),
+}
+
+
+def in_spreads(gain: Estimate, spread: float) -> Estimate:
+    """A gain in units of the spread of the logged returns at the same discount.
+
+    Raises:
+        ValueError: the spread is not a number above 0.
+    """
+    if not (0 < spread < np.inf):
+        raise ValueError(f"the spread of the logged returns is {spread}, expected a number above 0")
+    return gain._replace(value=gain.value / spread, low=gain.low / spread, high=gain.high / spread)
+
+
+def combine(gains: Mapping[str, Estimate], combination: Combination = "median") -> Estimate:
+    """One gain from those of several kinds, each in spreads of the log's returns at its own discount.
+
+    Value, low and high are each the median of the kinds (of an even number, the mean of the middle two), or the lowest.
+    In spreads, gains of different discounts have a sign and a scale in common; values never do, and are not mixed here.
+
+    Args:
+        gains: by kind.
+        combination: "median", which one kind that is wrong cannot move far, or "lowest", the kind that thinks least of
+            the policy.
+
+    Returns:
+        NaN where one of the gains is: nothing is left out in silence. `effective_n` is the smallest.
+
+    Raises:
+        ValueError: there are no gains.
+    """
+    if not gains:
+        raise ValueError("there is no kind of estimator to combine, expected at least one")
+    rows = np.array([[gain.value, gain.low, gain.high] for gain in gains.values()], dtype=np.float64)
+    value, low, high = REDUCTIONS[combination](rows)
+    return Estimate(float(value), float(low), float(high), min(float(gain.effective_n) for gain in gains.values()))
+
+
+def agreement(gains: Mapping[str, Estimate]) -> float:
+    """Share of the kinds that see a gain: a value above 0.
+
+    Raises:
+        ValueError: there are no gains.
+    """
+    if not gains:
+        raise ValueError("there is no kind of estimator that could agree with another, expected at least one")
+    return sum(gain.value > 0 for gain in gains.values()) / len(gains)

@@ -1,0 +1,92 @@
+"""The evidence on one candidate, put together from the opinions of a panel and from what these rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from mbrl.core import Policy
+from mbrl.evaluation.bench import Bench
+from mbrl.evaluation.estimates import Estimate
+from mbrl.evaluation.grounds import Cost, support, tail, walk
+from mbrl.evaluation.opinions import Opinion
+from mbrl.evaluation.panel import FULL, Heard
+from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, CardFacts, Evidence, View
+from mbrl.registry.rules import Rules
+
+
+class Provenance(NamedTuple):
+    """Which data set and which files the evidence is from."""
+
+    fingerprints: Mapping[str, str]  # of the data set that each part is from
+    hashes: Mapping[str, tuple[str, str]]  # by file: SHA-256 that was recorded, and that was found
+    card: CardFacts | None  # of the simulator that judges
+    champion: str | None  # the reigning champion's version
+
+
+def gather(
+    bench: Bench,
+    heard: Heard,
+    roles: Mapping[str, str],
+    policy: Policy,
+    rules: Rules,
+    provenance: Provenance,
+    cost: Cost | None = None,
+) -> Evidence:
+    """What speaks for and against one policy.
+
+    Args:
+        bench: what the panel worked on.
+        heard: what a panel said.
+        roles: the name in what was heard of CANDIDATE, CLONING and, where one reigns, CHAMPION.
+        policy: the candidate.
+        rules: their level is that of the bounds.
+        provenance: data set, files, card and champion.
+        cost: of a transition, where one is to be counted.
+    """
+    views, refused = {}, dict(heard.refused)
+    for kind, opinion in heard.opinions.items():
+        missing = [opinion.refused[name] for name in roles.values() if name in opinion.refused]
+        if missing:
+            refused[kind] = missing[0]
+        else:
+            views[kind] = view(opinion, roles)
+    walked = None
+    if bench.simulator is not None:
+        world, level = bench.simulator, rules.coverage
+        walked = walk(policy, world, bench.starts, cost=cost, level=level, seed=bench.seed)
+    return Evidence(
+        level=rules.level,
+        views=views,
+        refused=refused,
+        fingerprints=provenance.fingerprints,
+        hashes=provenance.hashes,
+        card=provenance.card,
+        champion=provenance.champion,
+        doubt=walked and walked.doubt,
+        support=support(policy, bench.data, bench.seed),
+        tail=_tail(bench, heard.opinions, roles[CANDIDATE]),
+        cost=walked and walked.cost,
+    )
+
+
+def view(opinion: Opinion, roles: Mapping[str, str]) -> View:
+    """An opinion as the gate sees it: values by role, and what the candidate gains over every other."""
+    candidate = roles[CANDIDATE]
+    values: dict[str, Estimate] = {LOG: opinion.log.estimate}
+    gains = {LOG: opinion.gain(candidate)}
+    for role in (CLONING, CHAMPION, CANDIDATE):
+        if role in roles:
+            values[role] = opinion.answers[roles[role]].estimate
+            if role != CANDIDATE:
+                gains[role] = opinion.gain(candidate, roles[role])
+    return View(opinion.gamma, opinion.spread, values, gains)
+
+
+def _tail(bench: Bench, opinions: Mapping[str, Opinion], candidate: str) -> float | None:
+    """The worst tenth of simulated returns against that of the logged ones, in spreads."""
+    opinion = opinions.get(FULL)
+    sample = opinion.answers[candidate].sample if opinion is not None and candidate in opinion.answers else None
+    if opinion is None or sample is None:
+        return None
+    return (tail(sample) - tail(bench.data.returns().cpu().numpy())) / opinion.spread

@@ -1,0 +1,231 @@
+"""A panel of estimators: what each kind says of the policies of one log, and of the log itself, like for like.
+
+model: whole episodes in the second simulator, undiscounted. model+fqe: as many steps as it is trusted for, and fitted
+Q values from there on. fqe: fitted Q values alone. The others weigh logged episodes (`mbrl.evaluation.importance`,
+`mbrl.evaluation.doubly_robust`). All but the first discount.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mbrl.core import Policy
+from mbrl.evaluation.bench import Bench
+from mbrl.evaluation.doubly_robust import doubly_robust, magic
+from mbrl.evaluation.estimates import Estimate, Refused
+from mbrl.evaluation.importance import importance_sampling
+from mbrl.evaluation.marginal import marginal_value
+from mbrl.evaluation.modelbased import rolled
+from mbrl.evaluation.opinions import Answer, Opinion, spread_over
+from mbrl.evaluation.ratios import Ratios, Weights
+from mbrl.evaluation.trajectories import check_fits
+from mbrl.simulator.rollout import Played
+from mbrl.simulator.simulator import Simulator
+
+FULL = "model"  # the kind whose values are undiscounted returns of whole simulated episodes
+
+
+class Kind(NamedTuple):
+    """How one kind of estimator answers: about a policy, and about the log at the same discount and length."""
+
+    discounted: bool
+    answer: Callable[[Bench, Policy], Answer]
+    log: Callable[[Bench], Answer]
+    about: str  # for a reader of a picture
+
+
+class Heard(NamedTuple):
+    """What a panel said."""
+
+    opinions: Mapping[str, Opinion]  # by kind
+    refused: Mapping[str, str]  # kinds that have no opinion on anybody, and why
+
+
+def hear(bench: Bench, policies: Mapping[str, Policy], kinds: Sequence[str]) -> Heard:
+    """What each kind says of each policy, by name.
+
+    Raises:
+        ValueError: there is no such kind, or a policy's spec does not fit the log; the message names the field.
+    """
+    check_kinds(kinds)
+    for policy in policies.values():
+        check_fits(policy.spec, bench.data)
+    opinions, refused = {}, {}
+    for kind in kinds:
+        try:
+            opinions[kind] = _opinion(bench, policies, KINDS[kind])
+        except Refused as reason:  # about the log itself
+            refused[kind] = str(reason)
+    return Heard(opinions, refused)
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Refuse names of estimators that nobody has heard of, and none at all.
+
+    Raises:
+        ValueError: a name is unknown, or there is none.
+    """
+    if odd := [kind for kind in kinds if kind not in KINDS]:
+        raise ValueError(f"there is no estimator called {', '.join(odd)}: the estimators are {', '.join(KINDS)}")
+    if not kinds:
+        raise ValueError(f"no estimator is named, expected some of {', '.join(KINDS)}")
+
+
+def _opinion(bench: Bench, policies: Mapping[str, Policy], kind: Kind) -> Opinion:
+    answers, refused = {}, {}
+    log = kind.log(bench)
+    for name, policy in policies.items():
+        try:
+            answers[name] = kind.answer(bench, policy)
+        except Refused as reason:
+            refused[name] = str(reason)
+    gamma = bench.gamma if kind.discounted else 1.0
+    return Opinion(gamma, float(bench.returns(gamma).std()), bench.level, log, answers, refused)
+
+
+def _sampled(values: Tensor, level: float) -> Answer:
+    """Of [E, S] values by member and start state."""
+    sample = values.double().numpy(force=True)
+    return Answer(spread_over(sample, level), sample)
+
+
+# ---------------------------------------------------------------------- in the second simulator
+
+
+def _worlds(bench: Bench) -> list[Simulator]:
+    """One for each elite member, which then takes every step: its error stays its own from start to end."""
+    if bench.simulator is None:
+        raise Refused("there is no second simulator")
+    worlds = []
+    for member in bench.simulator.dynamics.elites:
+        world, dynamics = bench.simulator.plain(), copy.copy(bench.simulator.dynamics)
+        dynamics._buffers = {**dynamics._buffers, "elites": member.view(1)}
+        world._modules = {**world._modules, "dynamics": dynamics}
+        worlds.append(world)
+    return worlds
+
+
+def _rollouts(bench: Bench, policy: Policy, horizon: int | None) -> list[Played]:
+    """By member; all policies meet the same noise."""
+    return [rolled(policy, world, bench.starts, bench.seed, horizon) for world in _worlds(bench)]
+
+
+def _model(bench: Bench, policy: Policy) -> Answer:
+    episodes = _rollouts(bench, policy, None)
+    return _sampled(torch.stack([played.returns(bench.starts.limit, 1.0) for played in episodes]), bench.level)
+
+
+def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
+    """`mbrl.evaluation.modelbased.truncated_value` with a row for each critic, and a member of the model in each."""
+    critic = bench.critic(policy)
+    critic.check()
+    trusted = None if bench.simulator is None else bench.simulator.trusted_horizon
+    if trusted is None:
+        raise Refused("no card says for how many steps the second simulator is trusted")
+    begun = _rollouts(bench, policy, trusted)
+    limit = torch.full_like(bench.starts.limit, trusted)
+    ahead = [torch.where(part.living, critic.v(part.stop), 0.0).double() for part in begun]
+    rows = []
+    for k in range(len(ahead[0])):
+        part = begun[k % len(begun)]
+        onward = bench.gamma ** part.within(limit).sum(0).double()
+        rows.append(part.returns(limit, bench.gamma) + onward * ahead[k % len(begun)][k])
+    return _sampled(torch.stack(rows), bench.level)
+
+
+# ---------------------------------------------------------------------- from logged rows
+
+
+def _critic(bench: Bench, policy: Policy) -> Answer:
+    critic = bench.critic(policy)
+    critic.check()
+    return _sampled(critic.v(bench.starts.obs), bench.level)
+
+
+def _weights(bench: Bench, policy: Policy) -> Weights:
+    seen = bench.seen()
+    behaviour = bench.behaviour() if seen.propensity is None else None
+    return Weights.of(Ratios.of(policy, seen, behaviour), seen)
+
+
+def _weighed(name: Any, bench: Bench, policy: Policy) -> Answer:
+    weights = _weights(bench, policy)
+    return Answer(importance_sampling(name, weights, bench.seen(), bench.gamma, level=bench.coverage, seed=bench.seed))
+
+
+def _corrected(estimator: Callable[..., Estimate], bench: Bench, policy: Policy) -> Answer:
+    weights, seen = _weights(bench, policy), bench.seen()
+    values = bench.critic(policy).cross_fitted(seen, bench.episodes)
+    return Answer(estimator(weights, seen, bench.gamma, values.q, values.v, level=bench.coverage, seed=bench.seed))
+
+
+def _marginal(bench: Bench, policy: Policy | None) -> Answer:
+    level, seed = bench.coverage, bench.seed
+    return Answer(marginal_value(bench.data, bench.episodes, policy, gamma=bench.gamma, level=level, seed=seed))
+
+
+# ---------------------------------------------------------------------- the log, like for like
+
+
+def _logged(gamma: float | None, bench: Bench) -> Answer:
+    """Returns of the logged episodes, by the start states that they began from; None for the bench's discount."""
+    returns = bench.returns(bench.gamma if gamma is None else gamma)
+    own = returns[bench.data.episode[bench.starts.rows]].unsqueeze(0)
+    whole = spread_over(returns.unsqueeze(0).numpy(force=True), bench.level)
+    return Answer(whole, own.numpy(force=True))
+
+
+def _continued(bench: Bench) -> Answer:
+    """The same and, where an episode was cut, what the log's own policy would have earned from its last row on."""
+    data, critic = bench.data, bench.critic(None)
+    last = data.first + data.lengths - 1
+    with torch.no_grad():
+        ahead = critic.q(data.obs[last], data.action[last]).mean(0).double()
+    steps = (data.lengths - 1).double()
+    tail = bench.gamma**steps * (ahead - data.reward[last].double())
+    returns = bench.returns(bench.gamma) + tail.where(~data.terminated[last], 0.0)
+    own = returns[data.episode[bench.starts.rows]].unsqueeze(0)
+    return Answer(spread_over(returns.unsqueeze(0).numpy(force=True), bench.level), own.numpy(force=True))
+
+
+def _fitted(bench: Bench) -> Answer:
+    """Fitted Q values of the logged first actions: fitted as those of policies are, so that errors cancel."""
+    critic = bench.critic(None)
+    critic.check()
+    first = bench.starts.rows
+    return _sampled(critic.q(bench.data.obs[first], bench.data.action[first]), bench.level)
+
+
+KINDS: Mapping[str, Kind] = {
+    FULL: Kind(False, _model, partial(_logged, 1.0), "whole episodes in the second simulator"),
+    "model+fqe": Kind(
+        True, _model_and_critic, _continued, "second simulator as far as it is trusted, fitted Q values beyond"
+    ),
+    "fqe": Kind(True, _critic, _fitted, "fitted Q values of logged rows"),
+    "is": Kind(True, partial(_weighed, "IS"), partial(_logged, None), "importance-weighted episodes"),
+    "wis": Kind(True, partial(_weighed, "WIS"), partial(_logged, None), "self-normalised weighted episodes"),
+    "pdis": Kind(True, partial(_weighed, "PDIS"), partial(_logged, None), "importance-weighted steps"),
+    "pdwis": Kind(True, partial(_weighed, "PDWIS"), partial(_logged, None), "self-normalised weighted steps"),
+    "dr": Kind(
+        True,
+        partial(_corrected, partial(doubly_robust, "DR")),
+        _continued,
+        "fitted Q values, corrected by weighted steps",
+    ),
+    "wdr": Kind(
+        True,
+        partial(_corrected, partial(doubly_robust, "WDR")),
+        _continued,
+        "fitted Q values, corrected by self-normalised steps",
+    ),
+    "dice": Kind(
+        True, _marginal, partial(_marginal, policy=None), "logged rows, weighted by how often the policy is there"
+    ),
+    "magic": Kind(True, partial(_corrected, magic), _continued, "a blend of fitted Q values and weighted steps"),
+}

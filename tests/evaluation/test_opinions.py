@@ -1,0 +1,85 @@
+"""Bounds over members and start states by hand, and differences that are paired where they can be."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mbrl.evaluation.estimates import Estimate
+from mbrl.evaluation.opinions import Answer, Opinion, apart, spread_over
+
+
+def test_members_that_agree_leave_the_spread_of_the_starts() -> None:
+    """Two equal members, starts 1, 2, 3: mean 2, variance 1, so the error is 1/sqrt(3), with 2 degrees of freedom."""
+    found = spread_over(np.array([[1.0, 2.0, 3.0]] * 2), 0.9)
+    half = stats.t.ppf(0.9, 2) / math.sqrt(3)
+    assert found[:4] == pytest.approx((2.0, 2.0 - half, 2.0 + half, 3))
+    assert found.diagnostics["members"] == 2
+    assert spread_over(np.array([[1.0, 2.0, 3.0]]), 0.9)[:3] == pytest.approx(found[:3])
+
+
+def test_starts_that_agree_leave_the_spread_of_the_members_undivided() -> None:
+    """Members 0, 2, 4, whatever the start: mean 2, variance 4, one more draw has 4 (1 + 1/3), 2 degrees of freedom."""
+    found = spread_over(np.repeat([[0.0], [2.0], [4.0]], 50, axis=1), 0.9)
+    half = stats.t.ppf(0.9, 2) * math.sqrt(4 * 4 / 3)
+    assert found[:4] == pytest.approx((2.0, 2.0 - half, 2.0 + half, 50))
+
+
+def test_both_spreads_count() -> None:
+    """[[0, 2], [4, 6]]: starts' means 2, 4 (variance 2, over 2: 1); members' means 1, 5 (variance 8, times 1.5: 12)."""
+    found = spread_over(np.array([[0.0, 2.0], [4.0, 6.0]]), 0.9)
+    welch = 13**2 / (1 / 1 + 144 / 1)
+    assert found.diagnostics["degrees_of_freedom"] == pytest.approx(welch)
+    assert found.low == pytest.approx(3 - stats.t.ppf(0.9, welch) * math.sqrt(13))
+
+
+def test_what_has_no_spread_or_no_number() -> None:
+    assert spread_over(np.full((3, 4), 7.0), 0.9)[:4] == (7.0, 7.0, 7.0, 4)
+    assert spread_over(np.array([[1.0], [2.0]]), 0.9)[:4] == (1.5, -math.inf, math.inf, 1)
+    broken = spread_over(np.array([[1.0, math.nan], [2.0, 3.0]]), 0.9)
+    assert math.isnan(broken.low)
+    assert math.isnan(broken.high)
+    with pytest.raises(ValueError, match=r"shape \[0, 4\], expected \[members, starts\]"):
+        spread_over(np.zeros((0, 4)), 0.9)
+    with pytest.raises(ValueError, match=r"level is 0\.5, expected a one-sided level"):
+        spread_over(np.zeros((2, 4)), 0.5)
+
+
+def test_the_bounds_hold_for_one_more_member_as_often_as_they_say() -> None:
+    """Members' errors are normal with spread 3, starts with spread 5: the truth is the mean of one more member."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(2000):
+        truth, *members = rng.normal(0, 3, 6)
+        values = np.array(members)[:, None] + rng.normal(0, 5, 40)
+        covered += spread_over(values, 0.9).low <= truth
+    assert 0.88 <= covered / 2000 <= 0.93
+
+
+def opinion(paired: bool) -> Opinion:
+    good, poor = np.array([[3.0, 13.0], [3.0, 13.0]]), np.array([[1.0, 11.0], [1.0, 11.0]])
+    log = np.array([[0.0, 10.0]])
+    samples = {"good": good, "poor": poor}
+    answers = {k: Answer(spread_over(v, 0.9), v if paired else None) for k, v in samples.items()}
+    return Opinion(1.0, 4.0, 0.9, Answer(spread_over(log, 0.9), log), answers, {})
+
+
+def test_a_paired_gain_is_free_of_what_starts_have_in_common() -> None:
+    paired = opinion(paired=True)
+    assert paired.gain("good", "poor")[:4] == (2.0, 2.0, 2.0, 2)
+    assert paired.gain("good")[:3] == (3.0, 3.0, 3.0)
+    assert paired.score("good")[:3] == (0.75, 0.75, 0.75)
+
+
+def test_a_gain_without_pairs_has_the_width_of_both() -> None:
+    loose = opinion(paired=False)
+    gain = loose.gain("good", "poor")
+    half = loose.answers["good"].estimate.high - 8
+    assert gain[:3] == pytest.approx((2.0, 2 - math.sqrt(2) * half, 2 + math.sqrt(2) * half))
+    assert loose.gain("poor").value == 1.0
+
+
+def test_the_difference_of_two_estimates_by_hand() -> None:
+    assert apart(Estimate(10, 7, 12, 9), Estimate(4, 1, 8, 5))[:4] == (6, 1.0, 6 + math.hypot(2, 3), 5)
+    assert apart(Estimate(10, -math.inf, math.inf, 1), Estimate(4, 1, 8, 5))[:3] == (6, -math.inf, math.inf)

@@ -1,0 +1,203 @@
+"""What a panel says in a world that is counted by hand: member e steps from x to x + e + 1 and pays x + 10 e."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from dynamics_toys import Known, unit_spec
+from torch import Tensor
+
+from mbrl.core import Policy
+from mbrl.data.dataset import TransitionDataset
+from mbrl.evaluation.bench import Bench
+from mbrl.evaluation.gathering import Provenance, gather, view
+from mbrl.evaluation.grounds import disagreement, support, tail, walk
+from mbrl.evaluation.modelbased import start_states
+from mbrl.evaluation.opinions import Answer, Opinion
+from mbrl.evaluation.panel import KINDS, Heard, check_kinds, hear
+from mbrl.registry.gates import CANDIDATE, CLONING, LOG, CardFacts
+from mbrl.registry.rules import read
+from mbrl.simulator.simulator import Simulator
+
+LENGTHS = (2, 5, 3, 4)
+
+
+class Always(Policy):
+    """One and the same action."""
+
+    def __init__(self, spec: object, action: float = 0.0) -> None:
+        super().__init__(spec)
+        self.action = torch.nn.Parameter(torch.tensor(action))
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        del rng
+        return obs[:, :1] * 0 + self.action.detach()
+
+
+class Critic:
+    """Says obs + 100 m, by member m, of every policy."""
+
+    def check(self) -> None:
+        return None
+
+    def v(self, obs: Tensor) -> Tensor:
+        return obs[:, 0] + 100 * torch.arange(2.0).unsqueeze(-1)
+
+    def q(self, obs: Tensor, action: Tensor) -> Tensor:
+        return self.v(obs) + action[:, 0] * 0
+
+
+def log() -> TransitionDataset:
+    """Four episodes of 0, 1, 2 ... that pay 1 a step; the last one terminates, the others are cut."""
+    rows, count = sum(LENGTHS), len(LENGTHS)
+    episode = torch.arange(count).repeat_interleave(torch.tensor(LENGTHS))
+    last = torch.cat([episode[:-1] != episode[1:], torch.tensor([True])])
+    obs = torch.cat([torch.arange(float(n)) for n in LENGTHS]).unsqueeze(-1)
+    return TransitionDataset.create(
+        "toy/count-v0",
+        obs=obs,
+        action=torch.zeros(rows, 1),
+        reward=torch.ones(rows),
+        next_obs=obs + 1,
+        terminated=last & (episode == count - 1),
+        truncated=last & (episode < count - 1),
+        episode=episode,
+        discrete=False,
+        action_low=[-1.0],
+        action_high=[1.0],
+    )
+
+
+def bench(trusted: int | None = 2, uncertain: bool = False) -> tuple[Bench, dict[str, Policy]]:
+    data = log()
+    spec = unit_spec()
+    simulator = Simulator(Known(spec), spec, disagreement if uncertain else None, trusted_horizon=trusted)
+    simulator.dynamics.elites = torch.tensor([2, 0])
+    simulator.calibrated = True
+    policies: dict[str, Policy] = {CLONING: Always(spec), CANDIDATE: Always(spec, 0.5)}
+    made = {policy: Critic() for policy in (*policies.values(), None)}
+    starts = start_states(data, 4, seed=0)
+    return Bench(data, torch.arange(4), simulator, starts, 0.5, 0.9, 0, 10, made), policies
+
+
+def whole(limit: np.ndarray, member: int) -> np.ndarray:
+    """From 0: sum over t < L of t (e + 1) + 10 e."""
+    return (member + 1) * limit * (limit - 1) / 2 + 10 * member * limit
+
+
+def test_every_member_rolls_whole_episodes_out_alone() -> None:
+    table, policies = bench()
+    opinion = hear(table, policies, ["model"]).opinions["model"]
+    limit = table.starts.limit.numpy()
+    assert sorted(limit) == [2, 3, 5, 5]  # the episode that terminated might have lasted as long as the longest
+    sample = opinion.answers[CANDIDATE].sample
+    np.testing.assert_allclose(sample, [whole(limit, 2), whole(limit, 0)])
+    assert (opinion.gamma, opinion.spread) == (1.0, pytest.approx(np.std(LENGTHS, ddof=1)))
+    assert opinion.log.estimate.value == 3.5
+    assert opinion.gain(CANDIDATE, CLONING)[:3] == (0.0, 0.0, 0.0)
+    own = np.array(LENGTHS)[log().episode[table.starts.rows]]
+    assert opinion.gain(CANDIDATE).value == pytest.approx((sample - own).mean())
+
+
+def test_critics_go_on_where_the_simulator_is_no_longer_trusted() -> None:
+    """Two steps of member e from 0 pay 10 e, then e + 1 + 10 e at half, and stop at 2 (e + 1), worth a quarter."""
+    table, policies = bench()
+    opinion = hear(table, policies, ["model+fqe"]).opinions["model+fqe"]
+    rows = [10 * e + 0.5 * (e + 1 + 10 * e) + 0.25 * (2 * (e + 1) + 100 * m) for m, e in enumerate((2, 0))]
+    np.testing.assert_allclose(opinion.answers[CANDIDATE].sample, np.repeat([[rows[0]], [rows[1]]], 4, axis=1))
+    assert opinion.gamma == 0.5
+
+
+def test_the_log_goes_on_as_well_where_it_was_cut() -> None:
+    """An episode of T steps pays 2 - 2^(1-T); Q of its last row, T - 1 + 50 on average, takes that row's place."""
+    table, policies = bench()
+    opinion = hear(table, policies, ["model+fqe"]).opinions["model+fqe"]
+    wanted = {n: 2 - 0.5 ** (n - 1) + 0.5 ** (n - 1) * (n - 1 + 50 - 1) for n in LENGTHS[:3]} | {4: 2 - 0.5**3}
+    own = np.array(LENGTHS)[log().episode[table.starts.rows]]
+    np.testing.assert_allclose(opinion.log.sample, [[wanted[n] for n in own]])
+
+
+def test_critics_alone_are_compared_with_those_of_the_log() -> None:
+    table, policies = bench()
+    opinion = hear(table, policies, ["fqe"]).opinions["fqe"]
+    np.testing.assert_allclose(opinion.answers[CANDIDATE].sample, [[0.0] * 4, [100.0] * 4])
+    assert opinion.gain(CANDIDATE)[:3] == (0.0, 0.0, 0.0)
+
+
+def test_who_cannot_answer_says_why() -> None:
+    table, policies = bench(trusted=None)
+    refused = hear(table, policies, ["model+fqe"]).opinions["model+fqe"].refused
+    assert refused == dict.fromkeys(policies, "no card says for how many steps the second simulator is trusted")
+    few = Bench(table.data, torch.arange(3), None, table.starts, 0.5, 0.9, 0, 10)
+    heard = hear(few, policies, ["model", "fqe"])
+    assert heard.refused == {"fqe": "critics need 4 episodes to hold some out, and have 3"}
+    assert set(heard.opinions["model"].refused.values()) == {"there is no second simulator"}
+
+
+def test_wrong_names_and_policies_are_refused() -> None:
+    table, policies = bench()
+    with pytest.raises(ValueError, match="there is no estimator called guess: the estimators are model, model"):
+        hear(table, policies, ["model", "guess"])
+    with pytest.raises(ValueError, match="no estimator is named"):
+        check_kinds([])
+    with pytest.raises(ValueError, match="obs_dim is 2, and the log's 1"):
+        hear(table, {"wide": Always(unit_spec(2))}, ["model"])
+    assert {"is", "wis", "pdis", "pdwis", "dr", "wdr", "magic", "dice"} < set(KINDS)
+
+
+def test_a_walk_counts_doubtful_steps_and_cost() -> None:
+    """Members 0 to 2 say x + 1 to x + 3 and differ by 10 in the reward: a spread of 10 sqrt(2/3) in every row."""
+    table, policies = bench(uncertain=True)
+    simulator, starts = table.simulator, table.starts
+    for unit, share in ((8.2, 0.0), (8.1, 1.0)):
+        simulator.uncertainty_scale.fill_(unit)
+        found = walk(
+            policies[CANDIDATE], simulator, starts, cost=lambda obs, action, after: action[:, 0], level=0.8, seed=0
+        )
+        assert found.doubt == share
+        assert found.cost.value == pytest.approx(0.5 * 3.75)  # 0.5 a step, and 2, 3, 5 and 5 steps
+    plain = walk(policies[CANDIDATE], simulator.plain(), starts, cost=None, level=0.8, seed=0)
+    assert (plain.doubt, plain.cost) == (None, None)
+
+
+def test_support_is_the_share_of_states_where_the_action_is_not_odd(toy_data: object) -> None:
+    data = toy_data(tuple([20] * 10))
+    near, far = Always(data.spec(torch.arange(10)), 0.0), Always(data.spec(torch.arange(10)), 40.0)
+    assert support(far, data, seed=0) == 0.0
+    assert support(near, data, seed=0) > 0.8
+    with pytest.raises(ValueError, match="has one episode"):
+        support(near, toy_data((5,)), seed=0)
+
+
+def test_a_tail_is_the_mean_of_the_worst_tenth() -> None:
+    assert tail(np.arange(20.0)) == 0.5
+    assert tail(np.array([[3.0, 1.0], [2.0, 9.0]])) == 1.0
+
+
+def test_the_evidence_of_a_candidate_is_put_together() -> None:
+    table, policies = bench(uncertain=True)
+    heard = hear(table, policies, ["model", "fqe"])
+    facts = Provenance({"log": "f"}, {"a": ("b", "b")}, CardFacts("good", 0.9, 2), None)
+    roles = {CANDIDATE: CANDIDATE, CLONING: CLONING}
+    evidence = gather(table, heard, roles, policies[CANDIDATE], read(), facts)
+    assert set(evidence.views) == {"model", "fqe"}
+    assert set(evidence.views["model"].values) == {LOG, CLONING, CANDIDATE}
+    assert set(evidence.views["model"].gains) == {LOG, CLONING}
+    assert evidence.views["fqe"].gamma == 0.5
+    spread = np.std(LENGTHS, ddof=1)
+    assert evidence.tail == pytest.approx((1 - 2) / spread)  # member 0's two steps pay 0 + 1, the shortest episode 2
+    assert (evidence.doubt, evidence.cost, evidence.card) == (1.0, None, facts.card)
+    refusing = Opinion(1.0, 1.0, 0.9, heard.opinions["model"].log, {}, {CANDIDATE: "it cannot say"})
+    silent = gather(table, Heard({"dr": refusing}, {"is": "why"}), roles, policies[CANDIDATE], read(), facts)
+    assert (silent.views, silent.refused) == ({}, {"is": "why", "dr": "it cannot say"})
+    assert silent.tail is None
+
+
+def test_a_view_is_by_role() -> None:
+    table, policies = bench()
+    opinion = hear(table, {"toy-policy/1": policies[CLONING], "toy-policy/2": policies[CANDIDATE]}, ["fqe"])
+    seen = view(opinion.opinions["fqe"], {CANDIDATE: "toy-policy/2", CLONING: "toy-policy/1"})
+    assert set(seen.values) == {LOG, CLONING, CANDIDATE}
+    assert isinstance(opinion.opinions["fqe"].answers["toy-policy/1"], Answer)
+    assert math.isfinite(seen.standard(CLONING).value)
