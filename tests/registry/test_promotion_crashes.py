@@ -40,7 +40,9 @@ def agree():
     return chronicle.pending(entries) is None and not chronicle.differences(entries, at)
 
 
+@pytest.mark.usefixtures("trusting")
 def test_ten_processes_at_once_one_wins_each_round_and_the_chain_verifies(registry, forks):
+    promotion.promote("toy", "4")
     barrier, answers = forks.Barrier(PROCESSES), forks.SimpleQueue()
     begun = [
         forks.Process(target=compete, args=(str(registry), number, barrier, ROUNDS, answers))
@@ -55,10 +57,7 @@ def test_ten_processes_at_once_one_wins_each_round_and_the_chain_verifies(regist
     told = [answers.get() for _ in range(PROCESSES * ROUNDS)]
     won = sorted((turn, was, now) for turn, _, was, now in told if now is not None)
     assert [turn for turn, _, _ in won] == list(range(ROUNDS))
-    assert [was for _, was, _ in won] == [
-        None,
-        *(now for _, _, now in won[:-1]),
-    ]  # each from where the last had left it
+    assert [was for _, was, _ in won] == ["4", *(now for _, _, now in won[:-1])]
     assert all("it was moved meanwhile" in why for _, _, why, now in told if now is None)
     entries = Ledger.open("toy").entries()[before:]
     assert Counter(e.phase for e in entries) == {"intended": 4, "done": 4, "refused": 36}
