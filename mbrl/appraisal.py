@@ -53,7 +53,7 @@ class Case(NamedTuple):
         heard = self.heard.opinions
         if self.heard.refused or any(label not in opinion.answers for opinion in heard.values()):
             return None
-        return combine({kind: opinion.score(label) for kind, opinion in heard.items()}, rules.combination)
+        return combine({kind: opinion.score(label) for kind, opinion in heard.items()}, rules.combination_over_policies)
 
 
 def named(policy: str) -> list[str]:

@@ -124,7 +124,8 @@ def _combined(evidence: Evidence, rules: Rules) -> dict[str, Estimate]:
     """The combined gain over each other that the rules have a floor for, in spreads."""
     views = {kind: evidence.views[kind] for kind in rules.kinds}
     others = [other for other in FLOORS if all(other in view.gains for view in views.values())]
-    return {o: combine({k: view.standard(o) for k, view in views.items()}, rules.combination) for o in others}
+    how = {o: rules.combination_over_log if o == LOG else rules.combination_over_policies for o in others}
+    return {o: combine({k: view.standard(o) for k, view in views.items()}, how[o]) for o in others}
 
 
 # ---------------------------------------------------------------------- what makes evidence no evidence

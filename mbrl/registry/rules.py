@@ -39,7 +39,8 @@ class Rules:
 
     version: str
     kinds: tuple[str, ...]
-    combination: Combination
+    combination_over_log: Combination
+    combination_over_policies: Combination
     level: float
     least_gain_over_log: float
     least_gain_over_cloning: float
@@ -63,7 +64,9 @@ class Rules:
             self._names("grades") and set(self.grades) <= set(GRADES), "grades", self.grades, f"some of {list(GRADES)}"
         )
         choices = get_args(Combination)
-        _expect(self.combination in choices, "combination", self.combination, f"one of {', '.join(choices)}")
+        for name in ("combination_over_log", "combination_over_policies"):
+            value = getattr(self, name)
+            _expect(value in choices, name, value, f"one of {', '.join(choices)}")
         _expect(
             _number(self.level) and 0.5 < self.level < 1, "level", self.level, "a one-sided level between 0.5 and 1"
         )

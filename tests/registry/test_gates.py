@@ -15,7 +15,8 @@ from mbrl.registry.rules import Rules
 RULES = Rules(
     version="test",
     kinds=("model", "fqe"),
-    combination="median",
+    combination_over_log="median",
+    combination_over_policies="lowest",
     level=0.9,
     least_gain_over_log=0.0,
     least_gain_over_cloning=0.0,
@@ -55,6 +56,7 @@ GOOD = Evidence(
     tail=0.5,
     cost=Estimate(5.0, 4.0, 6.0, 30),
 )
+GAINS = GOOD.views["fqe"].gains
 NAMES = [  # of every rule, in the order of the verdict
     "faults of the evidence",
     "upper bound of the gain over the log",
@@ -103,13 +105,16 @@ def test_gains_are_weighed_in_spreads_and_by_the_middle_of_the_kinds() -> None:
     rules = {rule.name: rule.value for rule in decide(GOOD, RULES).rules}
     assert rules["lower bound of the gain over the log"] == (20 / 10 + 4 / 2) / 2
     assert rules["upper bound of the gain over the log"] == (40 / 10 + 12 / 2) / 2
-    lowest = {rule.name: rule.value for rule in decide(GOOD, replace(RULES, combination="lowest")).rules}
+    lowest = {rule.name: rule.value for rule in decide(GOOD, replace(RULES, combination_over_log="lowest")).rules}
     assert lowest["upper bound of the gain over the log"] == 4.0
     three = replace(RULES, kinds=("model", "fqe", "dice"))
     wild = everybody(GOOD, dice=view(-1e9, 1, 1e9))
+    assert decide(wild, replace(three, combination_over_policies="median")).promote
     verdict = decide(wild, three)
-    assert verdict.promote
-    assert {rule.name: rule.value for rule in verdict.rules}["lower bound of the gain over the log"] == 2.0
+    rules = {rule.name: rule.value for rule in verdict.rules}
+    assert rules["lower bound of the gain over the log"] == 2.0
+    assert rules["lower bound of the gain over behaviour cloning"] == -1e8  # the least that a kind thinks of it
+    assert verdict.outcome == "no evidence of improvement"
 
 
 def test_kinds_that_the_rules_do_not_name_have_no_vote() -> None:
@@ -158,7 +163,15 @@ def test_harmful_is_what_is_below_the_log_with_its_upper_bound() -> None:
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"views": {**GOOD.views, "fqe": view(-1, -0.5, 50)}}, "share of the kinds that see a gain over the log"),
+        (
+            {
+                "views": {
+                    **GOOD.views,
+                    "fqe": GOOD.views["fqe"]._replace(gains={**GAINS, LOG: Estimate(-0.5, -1, 50, 30)}),
+                }
+            },
+            "share of the kinds that see a gain over the log",
+        ),
         ({"views": {**GOOD.views, "fqe": view(4, 8, 12, n=9.9)}}, "effective sample size"),
         ({"doubt": 0.21}, "share of doubtful simulated steps"),
         ({"doubt": None}, "share of doubtful simulated steps"),
