@@ -181,7 +181,7 @@ def test_the_seed_decides_and_global_state_is_left_alone() -> None:
     fit(other, seed=8)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(same.state_dict().values(), again.state_dict().values(), strict=True))
-    assert not torch.equal(same.mlp.weights[0], other.mlp.weights[0])
+    assert not torch.equal(same.gaussian.mlp.weights[0], other.gaussian.mlp.weights[0])
     assert not same.training
 
 
