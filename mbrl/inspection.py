@@ -87,15 +87,16 @@ def inspect(name: str, version: str | None, data_id: str | None, download: bool,
             f"{data.id} has fingerprint {data.fingerprint[:12]}, and {found.label} was fitted on"
             f" {found.data_fingerprint[:12]}: restore that log, or name another one (--data.id ID)"
         )
-    calibrated, episodes = _sides(data, found) if own_log else (torch.arange(0), torch.arange(data.episodes))
+    held = _held(data, found) if own_log else torch.arange(data.episodes)
     fitted = (found.data_id, found.data_fingerprint)
     card = report_card(
         simulator,
         data,
-        episodes,
-        calibrated_on=calibrated,
+        held,
+        calibrated_on=held if own_log else torch.arange(0),
         seed=seed,
         about=about(simulator, fitted, found.seed),
+        crossed=halves(held, found.seed or 0) if own_log else (),
     )
     stem = found.label.replace("/", "-") + ("" if own_log else f"-on-{data.id.replace('/', '-')}")
     with RunLog.open(EXPERIMENT, f"card of {found.label}") as record:
@@ -105,11 +106,11 @@ def inspect(name: str, version: str | None, data_id: str | None, download: bool,
     return {**card.numbers, "page": str(page)}
 
 
-def _sides(data: TransitionDataset, found: cards.Version) -> tuple[Tensor, Tensor]:
-    """The episodes that the simulator was calibrated on, and those that nothing was fitted to."""
+def _held(data: TransitionDataset, found: cards.Version) -> Tensor:
+    """The episodes that the simulator was not fitted on, and calibrated on."""
     if found.split is None or found.seed is None:
         raise ValueError(
             f"{found.label} was registered by a run that does not say how {data.id} was divided (data.split, seed), so"
             " no episode is known to be held out: name another log (--data.id ID)"
         )
-    return halves(divide(data, found.split, found.seed, needs_terminals=False).held, found.seed)
+    return divide(data, found.split, found.seed, needs_terminals=False).held

@@ -128,9 +128,8 @@ class Pipeline:
         self._remember(data, desk)
         self._audit(log, desk)
         learn, held, *_ = log.episodes
-        sides = halves(held, self.seed)
-        world = self._simulator("simulator", model, data, learn, held, sides[0], self.seed, desk)
-        simulator, card = self._graded(world, data, *sides, desk)
+        world = self._simulator("simulator", model, data, learn, held, self.seed, desk)
+        simulator, card = self._graded(world, data, held, desk)
         self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
         steps = self.rehearsal.steps(card["trusted_horizon"]["steps"])
         report = self._fit("policy", candidate, log, world, desk, **{**vars(self.rehearsal), "horizon": steps})
@@ -240,11 +239,10 @@ class Pipeline:
         data: TransitionDataset,
         learn: Tensor,
         held: Tensor,
-        calibrate: Tensor,
         seed: int,
         desk: _Desk,
     ) -> Simulator:
-        """A simulator fitted on the episodes `learn` until it is best on `held`, and calibrated on `calibrate`."""
+        """A simulator fitted on the episodes `learn` until it is best on `held`, and calibrated on these."""
         path = desk.folder.path / f"{stage}.ckpt"
         if path.exists():
             return stored.load(files.load(path))
@@ -273,15 +271,14 @@ class Pipeline:
         if stage == "judge" and self.world.uncertainty is None:  # the gate asks how doubtful the rollouts are
             world["uncertainty"] = disagreement
         simulator = Simulator(model.cpu(), model.spec, **world, starts=data.starts[kept], replay=replay)
-        measured = data.rows(calibrate)
-        simulator.calibrate(data.batch(measured), data.episode[measured])
+        simulator.calibrate(data.batch(other), data.episode[other])
         files.save(path, stored.state(simulator))
         best = min(report.scores)
         tell(stage, f"{report.epochs} epochs, hold-out error {best:.3g} (best member), {report.seconds:.0f} s")
         return simulator
 
     def _graded(
-        self, world: Simulator, data: TransitionDataset, calibrated: Tensor, measured: Tensor, desk: _Desk
+        self, world: Simulator, data: TransitionDataset, held: Tensor, desk: _Desk
     ) -> tuple[str, dict[str, Any]]:
         """Register the simulator with its report card: its version, and the card's numbers."""
         path = desk.folder.path / "card.json"
@@ -290,7 +287,8 @@ class Pipeline:
             world.trusted_horizon = numbers["trusted_horizon"]["steps"]
             return str(desk.folder.facts["simulator_version"]), numbers
         about = inspection.about(world, (data.id, data.fingerprint), self.seed)
-        card = report_card(world, data, measured, calibrated_on=calibrated, seed=self.seed, about=about)
+        crossed = halves(held, self.seed)
+        card = report_card(world, data, held, calibrated_on=held, seed=self.seed, about=about, crossed=crossed)
         world.trusted_horizon = card.numbers["trusted_horizon"]["steps"]
         version = self._register("simulator_version", models.log_simulator, world, Lineage.of(data), desk)
         with desk.record.stage("card") as stage:
@@ -301,7 +299,7 @@ class Pipeline:
     def _witnesses(self, model: Dynamics, cloning: Policy, log: _Log, desk: _Desk) -> Witnesses:
         """The second simulator, graded on episodes that it has not seen, and the imitation: kept with the run."""
         data, (_, held, learn, stop), folder = log.data, log.episodes, desk.folder
-        second = self._simulator("judge", model, data, learn, stop, stop, self.seed + 1, desk)
+        second = self._simulator("judge", model, data, learn, stop, self.seed + 1, desk)
         if "witnesses_sha256" not in folder.facts:
             about = inspection.about(second, (data.id, data.fingerprint), self.seed + 1)
             card = report_card(second, data, held, calibrated_on=stop, seed=self.seed, about=about)

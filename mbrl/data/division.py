@@ -57,10 +57,10 @@ def divide(data: TransitionDataset, split: Sequence[float], seed: int, needs_ter
     return division
 
 
-def halves(held: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Held-out episodes [k] long, divided at random: to calibrate on, and to measure on; one alone has to do both."""
+def halves(held: Tensor, seed: int) -> tuple[Tensor, ...]:
+    """Held-out episodes [k] long, divided at random, each half to be graded as the other taught; () of one alone."""
     if len(held) < 2:
-        return held, held
+        return ()
     order = held[torch.randperm(len(held), generator=generator(seed, "halves"))]
     middle = (len(held) + 1) // 2
     return order[:middle].sort().values, order[middle:].sort().values

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mbrl.core import Batch, generator
 from mbrl.data.dataset import TransitionDataset
-from mbrl.simulator.onestep import look, one_step, reward_bias, termination_skill, uncertainty_worth
+from mbrl.simulator.onestep import joined, look, one_step, reward_bias, termination_skill, uncertainty_worth
 from mbrl.simulator.openloop import LEVEL, OpenLoop, followed_channels, open_loop, start_rows, trusted_steps
 from mbrl.simulator.recalibration import outcome
 from mbrl.simulator.simulator import Simulator
@@ -42,6 +42,7 @@ def report_card(
     calibrated_on: Tensor,
     seed: int,
     about: Mapping[str, Any],
+    crossed: Sequence[Tensor] = (),
     horizon: int = HORIZON,
 ) -> Card:
     """Measure a calibrated simulator on held-out episodes.
@@ -53,6 +54,9 @@ def report_card(
         calibrated_on: [j] long, the episodes of this log that the recalibration was fitted to; none for another log.
         seed: of start states, particles and foreign actions.
         about: versions and whatever else the card is to carry.
+        crossed: sides of `episodes`, [k1] and [k2] long. The intervals of one step are then graded on each side as
+            they are when they are recalibrated on the other: the simulator itself may have been calibrated on both,
+            which few episodes are too few for otherwise. What is followed for many steps is so as it is served.
         horizon: steps of the open loop, at most.
 
     Raises:
@@ -69,9 +73,14 @@ def report_card(
             f"{data.id} has (observations, actions, discrete) {found}, and the simulator was fitted on"
             f" {(spec.obs_dim, spec.action_dim, spec.discrete)}: name a log of the same plant (data.id)"
         )
-    rows = data.rows(episodes)
-    batch, rng = data.batch(rows), generator(seed, "card")
-    seen = look(simulator, batch, rng, data.episode[rows])
+    rng = generator(seed, "card")
+    worlds = _worlds(simulator, data, episodes, crossed)
+    rows = torch.cat([data.rows(side) for _, side in worlds])
+    batch, parts = data.batch(rows), []
+    for world, side in worlds:
+        own = data.rows(side)
+        parts.append((world.recalibration, look(world, data.batch(own), rng, data.episode[own])))
+    seen = joined([part for _, part in parts])
     called = (*data.channels, "reward"), (*data.units, "")
     names, units = ([column[k] for k in spec.targets] for column in called)
     followed = _follow(simulator, data, episodes, horizon, rng)
@@ -84,14 +93,15 @@ def report_card(
             "episodes": len(episodes),
             "rows": len(rows),
             "calibration_episodes": len(calibrated_on),
-            "measured_on_calibration": bool(torch.isin(episodes, calibrated_on).any()),
+            "crossed": bool(crossed),
+            "measured_on_calibration": not crossed and bool(torch.isin(episodes, calibrated_on).any()),
         },
         "channels": names,
         "units": units,
         "exogenous": [data.channels[k] for k in spec.exogenous],
         "computed": _computed(simulator, data, batch),
         "spread": spread.tolist(),
-        "one_step": one_step(simulator, seen),
+        "one_step": one_step(simulator, parts),
         "open_loop": _open_loop(simulator, followed, called, batch),
         "uncertainty": uncertainty_worth(simulator, seen),
         "termination": termination_skill(seen.terminated, batch.terminated),
@@ -100,6 +110,19 @@ def report_card(
     numbers["trusted_horizon"] = _trusted(numbers["open_loop"])
     numbers["verdict"] = judge(numbers)
     return Card(_plain(numbers), followed, data.episode[followed.rows])
+
+
+def _worlds(
+    simulator: Simulator, data: TransitionDataset, episodes: Tensor, crossed: Sequence[Tensor]
+) -> list[tuple[Simulator, Tensor]]:
+    """By whom which episodes are forecast: each side by a simulator that is recalibrated on the others."""
+    if not crossed:
+        return [(simulator, episodes)]
+    worlds = []
+    for k, side in enumerate(crossed):
+        rows = data.rows(torch.cat([other for j, other in enumerate(crossed) if j != k]))
+        worlds.append((simulator.recalibrated(data.batch(rows), data.episode[rows]), side))
+    return worlds
 
 
 def _follow(

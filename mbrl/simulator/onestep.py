@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from mbrl.evaluation import scores
 from mbrl.simulator.calibration import CALIBRATION_ROWS
 from mbrl.simulator.foreign import foreign_actions
 from mbrl.simulator.openloop import LEVEL
-from mbrl.simulator.recalibration import Forecast, outcome
+from mbrl.simulator.recalibration import Forecast, Recalibration, outcome
 from mbrl.simulator.recall import in_parts
 from mbrl.simulator.simulator import Simulator
 
@@ -66,13 +67,30 @@ def _chance(simulator: Simulator, batch: Batch, hidden: Tensor | None) -> Tensor
     return simulator.dynamics.termination(batch.obs, batch.action, batch.next_obs, elites, states).mean(0)
 
 
-def one_step(simulator: Simulator, seen: Seen) -> dict[str, Any]:
-    """Errors and intervals of one step: lists over channels, and `mean` of those that compare between channels."""
-    (mean, std), target, fit = seen.forecast, seen.target, simulator.recalibration
-    pit, normal = fit.pit(seen.forecast, target), torch.special.ndtr((target - mean) / std)
-    low, high = fit.interval(seen.forecast, LEVEL)
-    steps = ((i + 0.5) / CRPS_LEVELS for i in range(CRPS_LEVELS))
-    crps = scores.quantile_crps(torch.stack([fit.quantile(seen.forecast, level) for level in steps]), target).mean(0)
+def joined(parts: Sequence[Seen]) -> Seen:
+    """Several as one, their rows behind each other."""
+    forecasts, *rest = zip(*parts, strict=True)
+    forecast = Forecast(*(torch.cat(column) for column in zip(*forecasts, strict=True)))
+    return Seen(forecast, *(torch.cat(column) for column in rest))
+
+
+def one_step(simulator: Simulator, parts: Sequence[tuple[Recalibration, Seen]]) -> dict[str, Any]:
+    """Errors and intervals of one step: lists over channels, and `mean` of those that compare between channels.
+
+    Args:
+        simulator: whose forecasts they are.
+        parts: rows by the recalibration that their forecasts are by; it need not be the simulator's own.
+    """
+
+    def asked(ask: Callable[[Recalibration, Forecast, Tensor], Tensor]) -> Tensor:
+        return torch.cat([ask(fit, seen.forecast, seen.target) for fit, seen in parts])
+
+    (mean, std), target, *_ = joined([seen for _, seen in parts])
+    pit, normal = asked(lambda fit, f, t: fit.pit(f, t)), torch.special.ndtr((target - mean) / std)
+    width = asked(lambda fit, f, t: torch.sub(*reversed(fit.interval(f, LEVEL)))).mean(0)
+    score = asked(lambda fit, f, t: scores.interval_score(*fit.interval(f, LEVEL), t, LEVEL)).mean(0)
+    steps = [(i + 0.5) / CRPS_LEVELS for i in range(CRPS_LEVELS)]
+    crps = asked(lambda fit, f, t: scores.quantile_crps(torch.stack([fit.quantile(f, k) for k in steps]), t)).mean(0)
     levels, curve = scores.calibration_curve(pit)
     covered = {f"{level:.0%}": scores.coverage(pit, level) for level in INTERVALS}
     columns = {
@@ -84,9 +102,9 @@ def one_step(simulator: Simulator, seen: Seen) -> dict[str, Any]:
         "crps_scaled": scores.gaussian_crps(mean, std, target).mean(0),
         "nll_scaled": scores.gaussian_nll(mean, std, target).mean(0),
         "sharpness": scores.sharpness(std),
-        "interval_width": (high - low).mean(0),
-        "interval_score": scores.interval_score(low, high, target, LEVEL).mean(0),
-        "std_scale": fit.scale,
+        "interval_width": width,
+        "interval_score": score,
+        "std_scale": simulator.recalibration.scale,
     }
     return {
         **columns,

@@ -137,6 +137,16 @@ class Simulator(nn.Module):
         self.recalibration.fit(held.residuals, held.unit, self.method)
         self.calibrated = True
 
+    @torch.no_grad()
+    def recalibrated(self, holdout: Batch, episode: Tensor | None = None) -> Self:
+        """The same world, its tensors shared, with intervals fitted to other transitions; see `calibrate`."""
+        held = measure(self.dynamics, holdout, episode, self.targets, None)
+        fitted = Recalibration(len(self.spec.targets)).to(self.low.device)
+        fitted.fit(held.residuals, held.unit, self.method)
+        world = copy.copy(self)
+        world._modules = {**self._modules, "recalibration": fitted}
+        return world
+
     def forecast(self, prediction: Prediction) -> Forecast:
         """Mean and std [B, P + 1] of the predicted channels and the reward, from the prediction of all members.
 

@@ -124,6 +124,7 @@ def test_the_card_says_what_was_measured(whole: dict[str, Any]) -> None:
         "episodes": 20,
         "rows": 600,
         "calibration_episodes": 20,
+        "crossed": False,
         "measured_on_calibration": False,
     }
     assert whole["channels"] == ["observation 0", "observation 1", "reward"]
@@ -224,8 +225,32 @@ def test_each_number_can_spoil_it(good: dict[str, Any], path: Any, value: Any, g
     assert text in reason["text"]
 
 
-def test_halves_share_no_episode_and_one_alone_does_both() -> None:
+def test_each_half_is_graded_with_the_intervals_that_the_other_taught() -> None:
+    simulator, (one, other) = made(), HALVES
+    simulator.calibrate(DATA.batch())
+    whole = torch.cat([one, other])
+    crossed = report_card(
+        simulator, DATA, whole, calibrated_on=whole, seed=0, about={}, crossed=(one, other), horizon=2
+    ).numbers
+    assert (crossed["data"]["crossed"], crossed["data"]["measured_on_calibration"]) == (True, False)
+    single, rows = [], []
+    for measured, taught in ((one, other), (other, one)):
+        world = made()
+        world.calibrate(DATA.batch(DATA.rows(taught)))
+        numbers = report_card(world, DATA, measured, calibrated_on=taught, seed=0, about={}, horizon=2).numbers
+        single.append(numbers["one_step"])
+        rows.append(len(DATA.rows(measured)))
+    for name in "crps", "interval_width", "interval_score", "mean_absolute_error":
+        mean = [sum(n * part[name][c] for n, part in zip(rows, single, strict=True)) / sum(rows) for c in range(3)]
+        assert crossed["one_step"][name] == pytest.approx(mean, rel=1e-4)
+    covered = [part["mean"]["coverage"]["90%"] for part in single]
+    mean = sum(n * share for n, share in zip(rows, covered, strict=True)) / sum(rows)
+    assert crossed["one_step"]["mean"]["coverage"]["90%"] == pytest.approx(mean)
+    assert crossed["one_step"]["std_scale"] == pytest.approx(simulator.recalibration.scale.tolist())
+
+
+def test_halves_share_no_episode_and_one_alone_has_none() -> None:
     one, other = halves(torch.tensor([3, 5, 7, 11, 13]), 0)
     assert (len(one), len(other)) == (3, 2)
     assert sorted([*one.tolist(), *other.tolist()]) == [3, 5, 7, 11, 13]
-    assert [x.tolist() for x in halves(torch.tensor([4]), 0)] == [[4], [4]]
+    assert halves(torch.tensor([4]), 0) == ()

@@ -142,7 +142,7 @@ def fitted(model: type[Dynamics], **arguments: int) -> tuple[Simulator, float, f
     simulator.calibrate(data.batch(other), data.episode[other])
     rng = generator(0, "test")
     followed = open_loop(simulator, data, start_rows(data, measure, 100, 5, rng), 5, 10, rng)
-    seen = one_step(simulator, look(simulator, data.batch(rest), rng, data.episode[rest]))
+    seen = one_step(simulator, [(simulator.recalibration, look(simulator, data.batch(rest), rng, data.episode[rest]))])
     return simulator, float(followed.error()[-1, 0]), float(seen["coverage"]["90%"][0])
 
 
