@@ -60,7 +60,7 @@ def model_card(facts: Facts) -> str:
             "",
             f"- Grade: {card.get('mbrl.card_grade', 'unknown')}",
             f"- Trusted horizon: {card['mbrl.trusted_horizon']} steps",
-            f"- Coverage of the 90 % interval: {card.get('mbrl.coverage_90', 'unknown')}",
+            f"- Coverage of the 90 % interval: {_share(card.get('mbrl.coverage_90'))}",
         ]
     lines += [
         "",
@@ -104,10 +104,15 @@ def run_page(facts: Facts) -> str:
 
 
 def _verdict(decision: Decision) -> list[str]:
-    told = [f"**{decision.outcome}** by the rules {decision.rules_version}.", ""]
+    unit = "Gains and losses are in standard deviations of the logged returns."
+    told = [f"**{decision.outcome}** by the rules {decision.rules_version}.", "", unit, ""]
     told += [f"- {reason}" for reason in decision.reasons]
     where = f"`{decision.evidence}`, " if decision.evidence else ""
     return [*told, f"- Evidence: {where}SHA-256 `{decision.evidence_hash}`"]
+
+
+def _share(value: str | None) -> str:
+    return "unknown" if value in (None, "None") else f"{float(value):.1%}"  # a tag is text, also where JSON had null
 
 
 def _version(label: str) -> str:

@@ -99,8 +99,11 @@ def test_a_model_card_says_what_is_known_and_no_more():
         "[boiler-simulator/2](#/models/boiler-simulator/versions/2)",
         "- Made by: [the run](#/experiments/1/runs/abc), seed 5",
         "- Trusted horizon: 12 steps",
+        "- Coverage of the 90 % interval: 91.0%",
     ):
         assert part in card
+    none = modelcard.model_card(facts._replace(simulator={**facts.simulator, "mbrl.coverage_90": "None"}))
+    assert "interval: unknown" in none
     assert "Trusted horizon" not in modelcard.model_card(facts._replace(simulator={}))
     page = modelcard.run_page(facts)
     assert "- [evidence](#/experiments/1/runs/def): the evidence" in page
