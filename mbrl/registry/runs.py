@@ -134,7 +134,14 @@ class RunLog:
         """Say what data the run used, and for what (`context`, such as "training")."""
         entry = DatasetInput(dataset._to_mlflow_entity(), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
         with self._asking("the data set"):
-            self._sender.client.log_inputs(self.run_id, [entry])
+            try:
+                self._sender.client.log_inputs(self.run_id, [entry])
+            except MlflowException as error:
+                if "unique constraint" not in str(error).lower():
+                    raise
+                self._sender.client.log_inputs(
+                    self.run_id, [entry]
+                )  # another run has just made it, and it is there now
 
     def metrics(self, values: Mapping[str, Tensor | float], step: int) -> None:
         """Record points of curves; tensors of one element stay on their device until the buffer is sent.

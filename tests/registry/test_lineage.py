@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.data.dataset_source_registry import DatasetSourceRegistry
+from mlflow.exceptions import MlflowException
 from registry_toys import environment
 
 from mbrl.data.dataset import TransitionDataset
@@ -16,6 +18,7 @@ from mbrl.data.history import windowed
 from mbrl.registry.lineage import Lineage, LoggedData
 from mbrl.registry.runs import RunLog
 from mbrl.registry.source import MinariSource
+from mbrl.registry.store import StoreError
 
 
 def logged(last_reward=1.0):
@@ -64,6 +67,34 @@ def test_the_data_set_is_an_input_of_the_run_with_our_fingerprint(home):
     }
     assert [(t.key, t.value) for t in entry.tags] == [("mlflow.data.context", "training")]
     assert MinariSource.from_json(entry.dataset.source).dataset_id == "toy/line-v0"
+
+
+@pytest.mark.parametrize(
+    ("message", "times", "fails"),
+    [
+        ("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name", 1, False),
+        ("duplicate key value violates unique constraint datasets_pkey", 1, False),
+        ("UNIQUE constraint failed: datasets.name", 2, True),
+        ("disk I/O error", 1, True),
+    ],
+)
+def test_two_runs_may_name_a_new_data_set_at_once(home, monkeypatch, message, times, fails):
+    refusals, real = [message] * times, MlflowClient.log_inputs
+
+    def racing(self, *arguments, **named):
+        if refusals:
+            raise MlflowException(refusals.pop())
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", racing)
+    with RunLog.open("e", "r") as log:
+        if fails:
+            with pytest.raises(StoreError, match=f"could not log the data set.*{re.escape(message[:20])}"):
+                log.input(LoggedData(logged()), "training")
+        else:
+            log.input(LoggedData(logged()), "training")
+    assert not refusals
+    assert len(MlflowClient().get_run(log.run_id).inputs.dataset_inputs) == (0 if fails else 1)
 
 
 @pytest.mark.parametrize("first", ["mlflow", "mbrl.registry.lineage"])
