@@ -57,10 +57,9 @@ class DeterministicEnsemble(Dynamics):
         del hidden
         inputs = self.normaliser.inputs(batch.obs, batch.action)
         loss = functional.squared_error(self.mlp(inputs), self.normaliser.targets(batch))
-        if self.head is not None:
-            logit = self.head(inputs, self.normaliser.obs(batch.next_obs))
-            loss = loss + functional.binary_cross_entropy(logit, batch.terminated)
-        return loss
+        if self.head is None:
+            return loss
+        return loss + self.head.loss(inputs, self.normaliser.obs(batch.next_obs), batch.terminated)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The layers' weights with their decay; see `Dynamics.parameter_groups`."""

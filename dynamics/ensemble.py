@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamics import functional, parts
+from dynamics import parts
 from mbrl.core import Batch, Dynamics, Prediction, Spec
 
 
@@ -68,10 +68,9 @@ class ProbabilisticEnsemble(Dynamics):
         del hidden
         inputs = self.normaliser.inputs(batch.obs, batch.action)
         loss = self.gaussian.loss(inputs, self.normaliser.targets(batch), self.logvar_coef)
-        if self.head is not None:
-            logit = self.head(inputs, self.normaliser.obs(batch.next_obs))
-            loss = loss + functional.binary_cross_entropy(logit, batch.terminated)
-        return loss
+        if self.head is None:
+            return loss
+        return loss + self.head.loss(inputs, self.normaliser.obs(batch.next_obs), batch.terminated)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Each layer's weights with its decay; see `Dynamics.parameter_groups`."""

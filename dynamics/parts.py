@@ -185,6 +185,10 @@ class TerminationHead(nn.Module):
         """
         return self.SHARPNESS * self.mlp(torch.cat([inputs, next_obs], -1), members).squeeze(-1)
 
+    def loss(self, inputs: Tensor, next_obs: Tensor, terminated: Tensor) -> Tensor:
+        """Cross-entropy of what happened, [E], for a batch [E, B, ...]."""
+        return functional.binary_cross_entropy(self(inputs, next_obs), terminated)
+
 
 def termination_head(
     spec: Spec, members: int, wanted: bool | None, hidden: int, state: int = 0

@@ -93,10 +93,9 @@ class RecurrentEnsemble(Dynamics):
         """Negative log-likelihood, width of the log-variance bounds, and cross-entropy of the head: [E]."""
         inputs = self._inputs(batch.obs, batch.action, hidden, self.members)
         loss = self.gaussian.loss(inputs, self.normaliser.targets(batch), self.logvar_coef)
-        if self.head is not None:
-            logit = self.head(inputs, self.normaliser.obs(batch.next_obs))
-            loss = loss + functional.binary_cross_entropy(logit, batch.terminated)
-        return loss
+        if self.head is None:
+            return loss
+        return loss + self.head.loss(inputs, self.normaliser.obs(batch.next_obs), batch.terminated)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Each layer's weights and the unit's matrices with their decays; see `Dynamics.parameter_groups`."""
