@@ -19,7 +19,7 @@ from mbrl.report.forest import Cloud, Stand, plot_forest, plot_judges
 from mbrl.settings import Trial
 
 
-class Played(NamedTuple):
+class TrueEpisodes(NamedTuple):
     """True episodes that are to be played."""
 
     env: str | None
@@ -28,7 +28,7 @@ class Played(NamedTuple):
     level: float  # coverage of the intervals of true returns
 
 
-def measure(policy: str, played: Played) -> dict[str, Any]:
+def measure(policy: str, played: TrueEpisodes) -> dict[str, Any]:
     """One policy in a true environment: mean return with its interval."""
     env, episodes, seed, level = played
     assert env is not None
@@ -45,7 +45,7 @@ def measure(policy: str, played: Played) -> dict[str, Any]:
 
 
 def compare(
-    policy: str, played: Played, data: str | None, estimators: str | None, judge: bool, trial: Trial
+    policy: str, played: TrueEpisodes, data: str | None, estimators: str | None, judge: bool, trial: Trial
 ) -> dict[str, Any]:
     """Policies on a log beside the log itself, behaviour cloning and champions; with the truth if asked for."""
     said = rules.read(trial.rules)

@@ -8,11 +8,12 @@ from typing import NamedTuple
 from mbrl.core import Policy
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.estimates import Estimate
-from mbrl.evaluation.grounds import Cost, support, tail, walk
+from mbrl.evaluation.grounds import support, tail, walk
 from mbrl.evaluation.opinions import Opinion
 from mbrl.evaluation.panel import FULL, Heard
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, CardFacts, Evidence, View
 from mbrl.registry.rules import Rules
+from mbrl.simulator.rollout import Cost
 
 
 class Provenance(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,14 +11,13 @@ from torch import Tensor
 from mbrl.core import Policy, Prediction, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.estimates import Estimate, bootstrap
-from mbrl.evaluation.modelbased import Starts
+from mbrl.evaluation.modelbased import Starts, rolled, uncertain_share, worst_mean
+from mbrl.simulator.rollout import Cost
 from mbrl.simulator.simulator import Simulator
 
 ASKED, KNOWN = 1000, 20_000  # logged rows, at most: those that the policy is asked at, those that it is compared with
 USUAL = 0.95  # share of logged rows that count as usual
 WORST = 0.1  # share of returns that a tail is the mean of
-
-Cost = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs [B, ...] -> [B]
 
 
 class Walk(NamedTuple):
@@ -67,7 +65,6 @@ def disagreement(prediction: Prediction) -> Tensor:
     return mean.std(0, correction=0).amax(-1)
 
 
-@torch.no_grad()
 def walk(policy: Policy, simulator: Simulator, starts: Starts, *, cost: Cost | None, level: float, seed: int) -> Walk:
     """Follow the policy's mode in a simulator, and say where that leads.
 
@@ -79,28 +76,14 @@ def walk(policy: Policy, simulator: Simulator, starts: Starts, *, cost: Cost | N
         level: coverage of the interval of the cost, over start states.
         seed: of the noise.
     """
-    rng = generator(seed, "walk", starts.obs.device)
-    obs, memory = starts.obs, simulator.begin(starts.obs, rng, starts.rows)
-    alive, total = torch.ones(len(obs), dtype=torch.bool, device=obs.device), obs.new_zeros(len(obs))
-    doubts, steps = torch.zeros_like(total), torch.zeros_like(total)
-    for step in range(int(starts.limit.max())):
-        alive &= step < starts.limit
-        action = policy.act(obs, None)
-        after = simulator.step(obs, action, rng, memory)
-        steps += alive
-        doubts += alive & (after.uncertainty > 1)
-        if cost is not None:
-            total += torch.where(alive, cost(obs, action, after.next_obs), 0.0)
-        alive &= ~after.terminated
-        ended = simulator.ended(after.memory)
-        if ended is not None:
-            alive &= ~ended
-        obs, memory = after.next_obs, after.memory
-    spent = None if cost is None else bootstrap(total.cpu().numpy(), level, seed)
-    return Walk(None if simulator.uncertainty is None else float(doubts.sum() / steps.sum()), spent)
+    played = rolled(policy, simulator, starts, seed, cost=cost)
+    doubt = None if simulator.uncertainty is None else uncertain_share(played, starts.limit)
+    if played.cost is None:
+        return Walk(doubt, None)
+    spent = played.cost.where(played.within(starts.limit), 0.0).sum(0)
+    return Walk(doubt, bootstrap(spent.cpu().numpy(), level, seed))
 
 
 def tail(returns: np.ndarray, share: float = WORST) -> float:
-    """Mean of the worst `share` of returns (CVaR; Rockafellar and Uryasev 2000), of at least one of them."""
-    worst = np.sort(np.ravel(returns))[: max(1, int(share * np.size(returns)))]
-    return float(worst.mean())
+    """Mean of the worst `share` of returns, however they are arranged; see `mbrl.evaluation.modelbased.cvar`."""
+    return float(worst_mean(np.ravel(returns), share))

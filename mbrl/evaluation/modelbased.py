@@ -18,7 +18,7 @@ from mbrl.core import Policy, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.estimates import RESAMPLES, Estimate, Refused, bootstrap, check_level
 from mbrl.evaluation.fqe import FittedQ, pooled
-from mbrl.simulator.rollout import Played, play
+from mbrl.simulator.rollout import Cost, Played, play
 from mbrl.simulator.simulator import Simulator
 
 
@@ -49,7 +49,14 @@ def start_states(data: TransitionDataset, most: int, seed: int) -> Starts:
     return Starts(data.starts[chosen], limit[chosen], data.first[chosen])
 
 
-def rolled(policy: Policy, simulator: Simulator, starts: Starts, seed: int, horizon: int | None = None) -> Played:
+def rolled(
+    policy: Policy,
+    simulator: Simulator,
+    starts: Starts,
+    seed: int,
+    horizon: int | None = None,
+    cost: Cost | None = None,
+) -> Played:
     """Rollouts of a policy's mode from `starts`, as long as the longest limit (and `horizon`).
 
     All policies meet the same starts, the same exogenous channels and the same stream of noise: rollouts of two with
@@ -58,6 +65,7 @@ def rolled(policy: Policy, simulator: Simulator, starts: Starts, seed: int, hori
 
     Args:
         horizon: steps for which the simulator is trusted, for `truncated_value`.
+        cost: of a transition, where one is to be counted.
 
     Raises:
         Refused: the simulator is not trusted for a single step.
@@ -70,7 +78,7 @@ def rolled(policy: Policy, simulator: Simulator, starts: Starts, seed: int, hori
     world = simulator.to(starts.obs.device)
     rng = generator(seed, "trial/noise", starts.obs.device)
     steps = max(int(starts.limit.max()), horizon or 0)
-    return play(policy, world, starts.obs, steps, rng, starts.rows, horizon)
+    return play(policy, world, starts.obs, steps, rng, starts.rows, horizon, cost)
 
 
 def value(played: Played, starts: Starts, *, gamma: float, level: float, seed: int) -> Estimate:
@@ -129,14 +137,23 @@ def truncated_value(played: Played, q: FittedQ, *, level: float) -> Estimate:
         Refused: the fit of `q` diverged.
         ValueError: level is not within (0, 1).
     """
+    horizon = torch.full_like(played.living, played.horizon, dtype=torch.long)
+    simulated = float(played.returns(horizon, q.gamma).mean())
+    about = {"value": "discounted", "gamma": q.gamma, "horizon": played.horizon, "simulated": simulated}
+    return pooled(truncated_values(played, q), level, {**about, "uncertain_share": uncertain_share(played, horizon)})
+
+
+def truncated_values(played: Played, q: FittedQ) -> Tensor:
+    """What `truncated_value` is the mean of: [S, M] float64 by start state and member of `q`.
+
+    Raises:
+        Refused: the fit of `q` diverged.
+    """
     q.check()
     horizon = torch.full_like(played.living, played.horizon, dtype=torch.long)
     steps = played.within(horizon).sum(0)
     tail = torch.where(played.living, q.v(played.stop), 0.0).double()
-    heads = played.returns(horizon, q.gamma)
-    values = heads.unsqueeze(-1) + (q.gamma ** steps.double()).unsqueeze(-1) * tail.T
-    about = {"value": "discounted", "gamma": q.gamma, "horizon": played.horizon, "simulated": float(heads.mean())}
-    return pooled(values, level, {**about, "uncertain_share": uncertain_share(played, horizon)})
+    return played.returns(horizon, q.gamma).unsqueeze(-1) + (q.gamma ** steps.double()).unsqueeze(-1) * tail.T
 
 
 def uncertain_share(played: Played, limit: Tensor) -> float:
@@ -160,10 +177,9 @@ def cvar(returns: Tensor, *, share: float, level: float, seed: int) -> Estimate:
     sample = returns.double().cpu().numpy()
     if len(sample) < 2:
         raise ValueError(f"{len(sample)} return(s) say nothing of how bad bad ones are: give at least 2")
-    weight = np.clip(share * len(sample) - np.arange(len(sample)), 0, 1) / (share * len(sample))
 
     def worst(values: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.asarray(np.sort(values, axis) @ weight)
+        return worst_mean(values, share, axis)
 
     point, about = float(worst(sample)), {"share": share, "interval": "percentile", "level": level}
     if np.ptp(sample) == 0:
@@ -178,6 +194,13 @@ def cvar(returns: Tensor, *, share: float, level: float, seed: int) -> Estimate:
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Estimate(point, float(interval.low), float(interval.high), share * len(sample), about)
+
+
+def worst_mean(values: np.ndarray, share: float, axis: int = -1) -> np.ndarray:
+    """What `cvar` estimates, of the values along the last axis: [..., S] -> [...]."""
+    count = share * values.shape[axis]
+    weight = np.clip(count - np.arange(values.shape[axis]), 0, 1) / count
+    return np.asarray(np.sort(values, axis) @ weight)
 
 
 def _about(played: Played, starts: Starts, gamma: float) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mbrl.evaluation.doubly_robust import doubly_robust, magic
 from mbrl.evaluation.estimates import Estimate, Refused
 from mbrl.evaluation.importance import importance_sampling
 from mbrl.evaluation.marginal import marginal_value
-from mbrl.evaluation.modelbased import rolled
+from mbrl.evaluation.modelbased import rolled, truncated_values
 from mbrl.evaluation.opinions import Answer, Opinion
 from mbrl.evaluation.ratios import Ratios, Weights
 from mbrl.evaluation.trajectories import check_fits
@@ -125,18 +125,12 @@ def _model(bench: Bench, policy: Policy) -> Answer:
 def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
     """`mbrl.evaluation.modelbased.truncated_value` with a row for each critic, and a member of the model in each."""
     critic = bench.critic(policy)
-    critic.check()
+    critic.check()  # before any rollout
     trusted = None if bench.simulator is None else bench.simulator.trusted_horizon
     if trusted is None:
         raise Refused("no card says for how many steps the second simulator is trusted")
-    begun = _rollouts(bench, policy, trusted)
-    limit = torch.full_like(bench.starts.limit, trusted)
-    ahead = [torch.where(part.living, critic.v(part.stop), 0.0).double() for part in begun]
-    rows = []
-    for k in range(len(ahead[0])):
-        part = begun[k % len(begun)]
-        onward = bench.gamma ** part.within(limit).sum(0).double()
-        rows.append(part.returns(limit, bench.gamma) + onward * ahead[k % len(begun)][k])
+    values = [truncated_values(begun, critic) for begun in _rollouts(bench, policy, trusted)]
+    rows = [values[k % len(values)][:, k] for k in range(values[0].shape[1])]
     return _sampled(torch.stack(rows), bench.level)
 
 
