@@ -10,7 +10,7 @@ Run as a script it checks itself against the contract that every learner has to 
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Learner, Policy, Spec
+from mbrl.core import Batch, Learner, Policy, Spec, World
 from mbrl.testing import check_learner
 from policies.actors import Deterministic
 
@@ -30,8 +30,10 @@ class WeightedCloning(Learner):
     def policy(self) -> Policy:
         return self.actor
 
-    def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
-        del imagined, rng
+    def update(
+        self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
+    ) -> dict[str, Tensor]:
+        del imagined, rng, simulator
         better = (real.reward - self.spec.reward_mean) / self.spec.reward_std
         weight = torch.softmax(self.sharpness * better, 0)
         error = (self.actor.act(real.obs, None) - real.action).square().sum(-1)

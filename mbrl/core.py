@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mbrl.spec import Spec as Spec
+from mbrl.world import Memory as Memory
+from mbrl.world import Step as Step
+from mbrl.world import World as World
 
 
 class Batch(NamedTuple):
@@ -58,31 +61,6 @@ class Prediction(NamedTuple):
         mean = torch.cat([self.obs, self.reward.unsqueeze(-1)], -1)
         std = torch.cat([self.obs_std, self.reward_std.unsqueeze(-1)], -1)
         return mean / self.scale, std / self.scale
-
-
-class Memory(NamedTuple):
-    """What a simulated world carries from step to step beside the observation, per row; None where it needs none."""
-
-    cursor: Tensor | None = None  # [B] long: the row of the replayed log that the observation belongs to
-    hidden: Tensor | None = None  # [B, E, H]: every member's state, of a model that remembers
-
-    def at(self, rows: Tensor) -> Memory:
-        """The memory of some rows: [B'] long, or [B] bool."""
-        return Memory(*(None if column is None else column[rows] for column in self))
-
-    def put(self, rows: Tensor, part: Memory) -> Memory:
-        """This memory, and `part` in place of its own for some rows: [B'] long, or [B] bool."""
-        pairs = zip(self, part, strict=True)
-        return Memory(*(None if a is None or b is None else a.index_put((rows,), b) for a, b in pairs))
-
-    def unless(self, fresh: Tensor, start: Memory) -> Memory:
-        """This memory, and that of `start` in the rows where `fresh` [B] bool is true; without a host read."""
-        pairs = zip(self, start, strict=True)
-        return Memory(*(None if a is None or b is None else _where(fresh, b, a) for a, b in pairs))
-
-
-def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(rows.view(-1, *[1] * (no.dim() - 1)), yes, no)
 
 
 class Described(nn.Module, ABC):
@@ -217,6 +195,7 @@ class Learner(Described):
     """
 
     imagines: ClassVar[bool] = True  # False: `update` never reads imagined rows, and the rig makes none
+    plans: ClassVar[bool] = False  # True: it needs the simulator, imagined rows or not
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -228,22 +207,28 @@ class Learner(Described):
     def policy(self) -> Policy:
         """The policy being improved."""
 
+    @property
+    def rehearsing(self) -> Policy:
+        """The policy that imagined rollouts follow: another one where `policy` is too slow for that."""
+        return self.policy
+
+    def enter(self, simulator: World) -> World:
+        """The world to rehearse in, which `update` is given, too; called once, before the first update.
+
+        The simulator as it is, if not overridden. A learner that changes its weights makes a copy of its own, as a
+        submodule, so that checkpoints hold it, and leaves the simulator alone. `simulator` is on the learner's device.
+        """
+        return simulator
+
     @abstractmethod
-    def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
+    def update(
+        self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
+    ) -> dict[str, Tensor]:
         """One improvement step on logged rows [B, ...] and imagined rows [B', ...]; returns detached scalars.
 
+        `simulator` is the world of `enter`; None where the run has none, or this learner has no use for it.
         Tensor code without host synchronisation: no `.item()`, no Python branch on a tensor.
         """
-
-
-class Step(NamedTuple):
-    """One step of a simulator: honest, so the reward carries no penalty."""
-
-    next_obs: Tensor  # [B, O]
-    reward: Tensor  # [B]
-    terminated: Tensor  # [B] bool
-    uncertainty: Tensor  # [B], 1 = its stated quantile on held-out logged transitions
-    memory: Memory | None  # for the next step; None in a world that needs none
 
 
 def build(config: Mapping[str, Any], base: type, spec: Spec) -> Any:

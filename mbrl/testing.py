@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mbrl.core import Batch, Dynamics, Learner, Policy, Prediction, Spec, build, generator, seeded
+from mbrl.core import Batch, Dynamics, Learner, Policy, Prediction, Spec, World, build, generator, seeded
 
 HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "allclose", "_unique2")
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
@@ -241,51 +241,66 @@ def check_policy(policy: Policy) -> None:
         assert torch.equal(twin(obs), served), "a policy rebuilt from config and state_dict acts differently"
 
 
-def check_learner(factory: Callable[[Spec], Learner], spec: Spec) -> None:
-    """A learner's contract: `update` changes the weights, from its generator alone, without reading from the device."""
+def check_learner(factory: Callable[[Spec], Learner], spec: Spec, simulator: World | None = None) -> None:
+    """A learner's contract: `update` changes the weights, from its generator alone, without reading from the device.
+
+    One that reads the simulator has to be given one, which it must leave as it is.
+    """
     real, imagined = rows_for(spec, 12, 0), rows_for(spec, 9, 1)
-    first, second = _updated(factory, spec, real, imagined), _updated(factory, spec, real, imagined)
+    untouched = None if simulator is None else copy.deepcopy(simulator.state_dict())
+    (first, world), (second, _) = (_updated(factory, spec, real, imagined, simulator) for _ in range(2))
     for name, value in first.state_dict().items():
         assert bool(value.isfinite().all()), f"{name} is not finite after two updates"
         assert torch.equal(value, second.state_dict()[name]), f"{name} differs between two equal runs"
     with seeded(0, "check"):
         fresh = factory(spec)
+    if simulator is not None:
+        fresh.enter(simulator)
     before = dict(fresh.policy.named_parameters())
     assert any(not torch.equal(v, before[k]) for k, v in first.policy.named_parameters()), "the policy did not move"
     assert first.optimizers, "optimizers is empty, so nothing of them would be in a checkpoint"
     state = torch.random.get_rng_state()
     with no_host_reads():
-        metrics = first.update(real, imagined, generator(1, "check"))
+        metrics = first.update(real, imagined, generator(1, "check"), world)
     assert torch.equal(state, torch.random.get_rng_state()), "update draws from torch's global generator"
     for name, value in metrics.items():
         assert isinstance(value, Tensor), f"metric {name} is {type(value).__name__}, expected a tensor"
         assert value.numel() == 1, f"metric {name} has shape {tuple(value.shape)}, expected a scalar"
         assert not value.requires_grad, f"metric {name} is not detached"
-    if not _resumes(first, spec, real, imagined):
+    if not _resumes(first, spec, real, imagined, simulator, world):
         raise AssertionError(
             "a learner restored from state_dict and optimizers goes on differently: keep all state there"
         )
+    for name, value in (untouched or {}).items():
+        same = simulator is None or torch.equal(value, simulator.state_dict()[name])
+        assert same, f"the learner changed {name} of the simulator: `enter` has to make a copy of its own"
     check_policy(first.policy)
 
 
-def _resumes(learner: Learner, spec: Spec, real: Batch, imagined: Batch) -> bool:
+def _resumes(
+    learner: Learner, spec: Spec, real: Batch, imagined: Batch, simulator: World | None, world: World | None
+) -> bool:
     twin = build(learner.config, Learner, spec)
+    other = None if simulator is None else twin.enter(simulator)
     twin.load_state_dict(copy.deepcopy(learner.state_dict()))
     for name, optimizer in learner.optimizers.items():
         twin.optimizers[name].load_state_dict(copy.deepcopy(optimizer.state_dict()))
     told = []
-    for one in (learner, twin):
+    for one, its_world in (learner, world), (twin, other):
         rng = generator(2, "check")
-        told += [one.update(real, imagined, rng) for _ in range(3)]
+        told += [one.update(real, imagined, rng, its_world) for _ in range(3)]
     weights = all(torch.equal(v, twin.state_dict()[k]) for k, v in learner.state_dict().items())
     metrics = all(torch.equal(v, b[k]) for a, b in zip(told[:3], told[3:], strict=True) for k, v in a.items())
     return weights and metrics
 
 
-def _updated(factory: Callable[[Spec], Learner], spec: Spec, real: Batch, imagined: Batch) -> Learner:
+def _updated(
+    factory: Callable[[Spec], Learner], spec: Spec, real: Batch, imagined: Batch, simulator: World | None
+) -> tuple[Learner, World | None]:
     with seeded(0, "check"):
         learner = factory(spec)
+    world = None if simulator is None else learner.enter(simulator)
     rng = generator(0, "check")
     for _ in range(2):
-        learner.update(real, imagined, rng)
-    return learner
+        learner.update(real, imagined, rng, world)
+    return learner, world

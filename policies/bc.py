@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from mbrl.core import Batch, Learner, Policy, Spec
+from mbrl.core import Batch, Learner, Policy, Spec, World
 from policies.actors import Categorical, Deterministic
 
 
@@ -29,8 +29,10 @@ class BC(Learner):
     def policy(self) -> Policy:
         return self.actor
 
-    def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
-        del imagined, rng
+    def update(
+        self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
+    ) -> dict[str, Tensor]:
+        del imagined, rng, simulator
         if isinstance(self.actor, Categorical):
             loss = -self.actor.log_prob(real.obs, real.action).mean()
         else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Learner, Policy, Spec
+from mbrl.core import Batch, Learner, Policy, Spec, World
 from policies.actor_critic import ActorCritic, joined
 from policies.actors import Categorical
 from policies.functional import conservative_gap
@@ -64,7 +64,10 @@ class COMBO(Learner):
     def policy(self) -> Policy:
         return self.agent.actor
 
-    def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
+    def update(
+        self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
+    ) -> dict[str, Tensor]:
+        del simulator
         if not len(real.reward):
             raise ValueError("COMBO is conservative relative to logged rows and got none: raise real_ratio")
         batch = joined(real, imagined)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Learner, Policy, Spec
+from mbrl.core import Batch, Learner, Policy, Spec, World
 from policies.actor_critic import ActorCritic, joined
 
 
@@ -51,7 +51,10 @@ class SAC(Learner):
     def policy(self) -> Policy:
         return self.agent.actor
 
-    def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
+    def update(
+        self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
+    ) -> dict[str, Tensor]:
+        del simulator
         batch = joined(real, imagined)
         target = self.agent.target(batch, rng)
         values = self.agent.critics(batch.obs, batch.action)

@@ -9,13 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Policy
-from mbrl.simulator.simulator import Simulator
+from mbrl.core import Batch, Policy, World
 
 Cost = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs [B, ...] -> [B]
 
 
-def price(simulator: Simulator, penalty: float) -> float:
+def price(simulator: World, penalty: float) -> float:
     """What uncertainty 1 costs, in units of the reward: penalty * (reward spread of the log).
 
     Raises:
@@ -31,7 +30,7 @@ def price(simulator: Simulator, penalty: float) -> float:
 @torch.no_grad()
 def imagine(
     policy: Policy,
-    simulator: Simulator,
+    simulator: World,
     start: Tensor,
     horizon: int,
     penalty: float,
@@ -102,7 +101,7 @@ class Played(NamedTuple):
 @torch.no_grad()
 def play(
     policy: Policy,
-    simulator: Simulator,
+    simulator: World,
     start: Tensor,
     steps: int,
     rng: torch.Generator,

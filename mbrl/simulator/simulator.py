@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Self, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mbrl.core import Batch, Dynamics, Memory, Prediction, Spec, Step
+from mbrl.core import Batch, Dynamics, Memory, Prediction, Spec, Step, World
 from mbrl.data.dataset import TransitionDataset
 from mbrl.simulator.calibration import check_structure, doubt_unit, measure
 from mbrl.simulator.dealing import Deal, deal, own, own_among_all, own_states
@@ -25,7 +25,7 @@ Uncertainty = Callable[[Prediction], Tensor]  # Prediction of all members -> [B]
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs -> bool [B]
 
 
-class Simulator(nn.Module):
+class Simulator(World):
     """Steps a learned world honestly: the reward carries no penalty, and the uncertainty stands beside it.
 
     Every row is stepped by one elite member, drawn anew at every step; rows are dealt to the elites at random and in

@@ -13,7 +13,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from mbrl.core import Batch, Learner, generator, rows_at
+from mbrl.core import Batch, Learner, World, generator, rows_at
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.buffer import Ring
@@ -85,7 +85,7 @@ def fit_policy(
         FloatingPointError: a metric became NaN or infinite; the last checkpoint is from before.
     """
     imagines = learner.imagines and real_ratio < 1
-    world = simulator if imagines else None
+    used = simulator if imagines or learner.plans else None
     counts = {
         "updates": updates,
         "batch_size": batch_size,
@@ -96,7 +96,8 @@ def fit_policy(
         "checkpoint_every": checkpoint_every,
         "log_every": log_every,
     }
-    _check(learner, imagines and simulator is None, counts, real_ratio, penalty, precision, len(real.reward))
+    worldless = simulator is None and (imagines or learner.plans)
+    _check(learner, worldless, counts, real_ratio, penalty, precision, len(real.reward))
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     device = fabric.device
     learner.to(device)
@@ -109,28 +110,30 @@ def fit_policy(
     }
     settings |= {"seed": seed, "real_ratio": real_ratio, "penalty": penalty, "precision": precision}
     settings |= {"label": label, "rows": len(real.reward), "device": device.type}
+    world: World | None = None
+    if used is not None:
+        used.to(device).check_replays(real.obs)
+        world = learner.enter(used)
     state = Checkpoint(checkpoint, settings, learner, ring, rngs)
     first = state.restore(updates)
     started, imagining = time.perf_counter(), 0.0
-    if world is not None:
-        world.to(device).check_replays(real.obs)
     learner.train()
     try:
         with noted_interrupt() as heard, _Bar(updates, first, label) as bar:
             for update in range(first, updates):
-                if world is not None and update % rollout_every == 0:
+                if imagines and world is not None and update % rollout_every == 0:
                     begun = time.perf_counter()
                     index = torch.randint(len(real.reward), (rollout_starts,), generator=rngs["start"], device=device)
                     learner.eval()
                     start, rng = real.obs[index], rngs["imagination"]
-                    ring.add(imagine(learner.policy, world, start, horizon, penalty, rng, index))
+                    ring.add(imagine(learner.rehearsing, world, start, horizon, penalty, rng, index))
                     learner.train()
                     imagining += time.perf_counter() - begun
                 chosen = torch.randint(len(real.reward), (real_rows,), generator=rngs["rows"], device=device)
                 logged = rows_at(real, chosen)
                 dreamt = ring.sample(batch_size - real_rows, rngs["rows"]) if imagines else None
                 with fabric.autocast():
-                    metrics = learner.update(logged, dreamt, rngs["update"])
+                    metrics = learner.update(logged, dreamt, rngs["update"], world)
                 done = update + 1
                 if done % log_every == 0:
                     bar.show(done)
@@ -145,8 +148,8 @@ def fit_policy(
                     raise Interrupted(f"stopped after {done} of {updates} updates of {label}")
     finally:
         learner.eval()
-        if world is not None:
-            world.cpu()
+        if used is not None:
+            used.cpu()
     return PolicyReport(updates, ring.written, time.perf_counter() - started, imagining)
 
 
@@ -170,6 +173,8 @@ def _check(
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if rows == 0:
         raise ValueError("there are no logged rows to learn from")
+    if worldless and learner.plans:
+        raise ValueError(f"{type(learner).__name__} plans in a simulator: give one, or choose a learner that does not")
     if worldless:
         raise ValueError(f"{type(learner).__name__} learns from imagined rows: give a simulator, or real_ratio 1")
 

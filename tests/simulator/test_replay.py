@@ -175,7 +175,7 @@ def test_a_policy_rehearses_in_the_weather_that_was_logged() -> None:
         imagines = True
         seen: list[torch.Tensor] = []  # noqa: RUF012
 
-        def update(self, real: Any, imagined: Any, rng: Any) -> Any:
+        def update(self, real: Any, imagined: Any, rng: Any, simulator: Any = None) -> Any:
             self.seen.append(imagined)
             return super().update(real, None, rng)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mbrl import files
 from mbrl.bench import hopper_sized
-from mbrl.core import Batch, Learner, Policy, Spec, generator, seeded
+from mbrl.core import Batch, Learner, Policy, Spec, World, generator, seeded
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.policy import Interrupted, fit_policy
 
@@ -161,7 +161,9 @@ class Spy(Learner):
     def policy(self) -> Policy:
         return self._policy
 
-    def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
+    def update(
+        self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
+    ) -> dict[str, Tensor]:
         self.seen.append((len(real.reward), 0 if imagined is None else len(imagined.reward)))
         return {"loss": torch.tensor(float("nan") if self.poison else 0.0)}
 
@@ -237,7 +239,9 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
             super().__init__(spec)
             self.weight = torch.nn.Parameter(torch.zeros(()))
 
-        def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
+        def update(
+            self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
+        ) -> dict[str, Tensor]:
             self.weight.data.fill_(torch.inf)
             return super().update(real, imagined, rng)
 
@@ -271,7 +275,9 @@ def test_rollouts_begin_in_logged_states_and_the_policy_dreams_in_eval_mode(monk
 
 def test_precision_reaches_the_update() -> None:
     class Asks(Spy):
-        def update(self, real: Batch, imagined: Batch | None, rng: torch.Generator) -> dict[str, Tensor]:
+        def update(
+            self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
+        ) -> dict[str, Tensor]:
             asked.append(torch.is_autocast_enabled("cpu"))
             return super().update(real, imagined, rng)
 
