@@ -17,12 +17,12 @@ from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import divide
 from mbrl.data.history import windowed
 from mbrl.evaluation.bench import Bench
-from mbrl.evaluation.combining import combine
+from mbrl.evaluation.combining import choose
 from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.gathering import Provenance, gather
 from mbrl.evaluation.judging import Score, score
-from mbrl.evaluation.panel import Heard, check_kinds, hear
+from mbrl.evaluation.panel import Heard, check_kinds, combined_gain, hear
 from mbrl.evaluation.trajectories import check_fits
 from mbrl.registry import models, promotion, witnesses
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, Verdict, decide
@@ -50,10 +50,7 @@ class Case(NamedTuple):
 
     def score(self, label: str, rules: Rules) -> Estimate | None:
         """The combined gain over the log in spreads; None where a kind gave no estimate."""
-        heard = self.heard.opinions
-        if self.heard.refused or any(label not in opinion.answers for opinion in heard.values()):
-            return None
-        return combine({kind: opinion.score(label) for kind, opinion in heard.items()}, rules.combination_over_policies)
+        return combined_gain(self.heard, label, rules.combination_over_policies)
 
 
 def named(policy: str) -> list[str]:
@@ -245,8 +242,8 @@ def select(found: Sequence[Case], rules: Rules, trial: Trial) -> Selection:
             kept = champion or kept
             verdicts[origin.label] = _weighed(case, origin, champion, rules, trial)
             gains[origin.label] = case.score(origin.label, rules)
-    good = {label: gains[label] for label, verdict in verdicts.items() if verdict.promote}
-    best = max(good, key=lambda label: good[label].low, default=None)  # type: ignore[union-attr]
+    promotable = {label: verdict.promote for label, verdict in verdicts.items()}
+    best = choose(gains, promotable) if any(promotable.values()) else None
     return Selection(best, kept, verdicts, gains)
 
 

@@ -13,11 +13,12 @@ from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division
 from mbrl.evaluation.bench import Bench
+from mbrl.evaluation.combining import choose
 from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.gathering import Provenance, gather
 from mbrl.evaluation.modelbased import simulated_values, start_states
-from mbrl.evaluation.panel import FULL, Heard, hear
+from mbrl.evaluation.panel import FULL, Heard, combined_gain, hear
 from mbrl.evaluation.trajectories import check_fits
 from mbrl.evaluation.twoway import spread_over
 from mbrl.registry import models, promotion
@@ -33,32 +34,50 @@ from mbrl.simulator.simulator import Simulator
 TRUE_SEED = 1000  # of the first true episode, plus the run's own seed
 
 
-class Findings(NamedTuple):
-    """What was seen, and what the gate made of it."""
+class Entrant(NamedTuple):
+    """A policy that a run has made, and its version of NAME-policy."""
 
-    policies: dict[str, Policy]  # by role
-    logged: Estimate  # mean undiscounted return of the log
-    heard: Heard
+    policy: Policy
+    version: str
+
+
+class Finding(NamedTuple):
+    """What was seen of one candidate, and what the gate made of it."""
+
     evidence: Evidence
     verdict: Verdict
+    gain: Estimate | None  # combined, over the log, in spreads; None where a kind gave no estimate
     file: str  # runs:/RUN/evidence.json, which has all that the gate saw
     digest: str  # hex SHA-256 of that file
-    rules: Rules
-
-    @property
-    def decision(self) -> Decision:
-        """What the registry keeps of the verdict."""
-        outcome, reasons, _, version = self.verdict
-        return Decision(outcome, version, self.digest, reasons, self.file, self.rules.second_person)
 
     @property
     def outcome(self) -> str:
         """The verdict in words."""
         return "promoted" if self.verdict.promote else self.verdict.outcome
 
+    def decision(self, rules: Rules) -> Decision:
+        """What the registry keeps of the verdict."""
+        outcome, reasons, _, version = self.verdict
+        return Decision(outcome, version, self.digest, reasons, self.file, rules.second_person)
+
+
+class Findings(NamedTuple):
+    """What was seen of all of them."""
+
+    policies: dict[str, Policy]  # by name: the candidates and those that they have to beat
+    logged: Estimate  # mean undiscounted return of the log
+    heard: Heard
+    of: dict[str, Finding]  # by candidate
+    chosen: str  # the candidate that the evidence speaks for most
+
+    @property
+    def best(self) -> Finding:
+        """What was seen of the chosen one."""
+        return self.of[self.chosen]
+
     @property
     def simulated(self) -> dict[str, Estimate]:
-        """Undiscounted values in the second simulator, by role; none where the rules do not ask for them."""
+        """Undiscounted values in the second simulator, by name; none where the rules do not ask for them."""
         opinion = self.heard.opinions.get(FULL)
         return {} if opinion is None else {name: answer.estimate for name, answer in opinion.answers.items()}
 
@@ -81,38 +100,39 @@ class Assessment:
 
     def weigh(
         self,
-        candidate: Policy,
-        version: str,
+        entrants: Mapping[str, Entrant],
         data: TransitionDataset,
         episodes: Division,
         seen: Witnesses,
         stage: RunLog,
     ) -> Findings:
-        """Hear every kind of estimator on the candidate and on those that it has to beat, and decide.
+        """Hear every kind of estimator on the candidates and on those that they have to beat, and decide on each.
 
-        `evidence.json` has all that was seen.
+        `evidence.json`, of several candidates one for each, has all that was seen.
         """
         champion = promotion.champion(self.name)
-        reigning = champion if champion != version else None
-        policies = {CLONING: seen.cloning, **_comparable(self.name, reigning, data), CANDIDATE: candidate}
+        reigning = champion if all(champion != entrant.version for entrant in entrants.values()) else None
+        others = {CLONING: seen.cloning, **_comparable(self.name, reigning, data)}
+        policies = others | {name: entrant.policy for name, entrant in entrants.items()}
         bench = make_bench(data, seen, self.trial, self.rules, self.seed, episodes)
         heard = hear(bench, policies, self.rules.kinds)
         marks = {"log": data.fingerprint, "second simulator": seen.data_fingerprint}
         provenance = Provenance(marks, seen.hashes, seen.card, reigning)
-        roles = {role: role for role in policies}
-        evidence = gather(bench, heard, roles, candidate, self.rules, provenance, self.trial.cost)
-        verdict = decide(evidence, self.rules)
-        content = {"evidence": plain(evidence), "verdict": verdict.to_dict(), "rules": self.rules.to_dict()}
-        digest = stage.dict(content, "evidence.json")
+        of = {}
+        for name, entrant in entrants.items():
+            roles = {role: role for role in others} | {CANDIDATE: name}
+            evidence = gather(bench, heard, roles, entrant.policy, self.rules, provenance, self.trial.cost)
+            verdict = decide(evidence, self.rules)
+            content = {"evidence": plain(evidence), "verdict": verdict.to_dict(), "rules": self.rules.to_dict()}
+            file = "evidence.json" if len(entrants) == 1 else f"evidence-{name}.json"
+            digest, path = stage.dict(content, file), f"runs:/{stage.run_id}/{file}"
+            gain = combined_gain(heard, name, self.rules.combination_over_policies)
+            of[name] = Finding(evidence, verdict, gain, path, digest)
         logged = spread_over(data.returns().unsqueeze(0).cpu().numpy(), self.rules.level)
-        findings = Findings(
-            policies, logged, heard, evidence, verdict, f"runs:/{stage.run_id}/evidence.json", digest, self.rules
-        )
-        for line in told(evidence):
-            tell(*line)
-        tell("verdict", findings.outcome)
-        for reason in verdict.reasons:
-            tell("", reason)
+        promotable = {name: found.verdict.promote for name, found in of.items()}
+        chosen = choose({name: found.gain for name, found in of.items()}, promotable) or next(iter(of))
+        findings = Findings(policies, logged, heard, of, chosen)
+        _tell(findings)
         return findings
 
     def measure(self, policies: dict[str, Policy], stage: RunLog) -> dict[str, Estimate]:
@@ -127,15 +147,17 @@ class Assessment:
         stage.dict(plain(true), "true_environment.json")
         return true
 
-    def promote(self, findings: Findings, version: str, record: RunLog) -> str | None:
-        """Write the verdict to the ledger, and move the alias if it says so; the champion afterwards, or None."""
-        reasons = "; ".join(findings.verdict.reasons)
-        record.tags({"mbrl.verdict": findings.outcome, "mbrl.reasons": reasons})
-        promotion.judge(self.name, version, findings.decision)
+    def promote(self, findings: Findings, entrants: Mapping[str, Entrant], record: RunLog) -> str | None:
+        """Write the verdicts to the ledger, and move the alias if the chosen one's says so; the champion afterwards."""
+        best, version = findings.best, entrants[findings.chosen].version
+        record.tags({"mbrl.verdict": best.outcome, "mbrl.reasons": "; ".join(best.verdict.reasons)})
+        last = {name: name == findings.chosen for name in entrants}  # the last one judged is called candidate
+        for name in sorted(entrants, key=last.__getitem__):
+            promotion.judge(self.name, entrants[name].version, findings.of[name].decision(self.rules))
         try:
             promotion.promote(self.name, version)
         except promotion.RefusedError as refusal:
-            if findings.verdict.promote:  # the gate was not what refused
+            if best.verdict.promote:  # the gate was not what refused
                 tell("registry", str(refusal))
         champion = promotion.champion(self.name)
         tell("registry", f"{self.name}-policy version {version}; champion: {champion or 'none'}")
@@ -188,6 +210,21 @@ def _comparable(name: str, champion: str | None, data: TransitionDataset) -> dic
     return {CHAMPION: policy}
 
 
+def _tell(findings: Findings) -> None:
+    """What was seen, in lines."""
+    if len(findings.of) == 1:
+        for line in told(findings.best.evidence):
+            tell(*line)
+    else:
+        for name, found in findings.of.items():
+            gain = "not every kind has an estimate" if found.gain is None else f"{small(found.gain)} spreads"
+            tell(name, f"gain over the log, combined: {gain}; {found.verdict.outcome}")
+        tell("chosen", findings.chosen)
+    tell("verdict", findings.best.outcome)
+    for reason in findings.best.verdict.reasons:
+        tell("", reason)
+
+
 def told(evidence: Evidence) -> list[tuple[str, str]]:
     """The estimates as lines: who, and what each kind says of it."""
     lines = []
@@ -213,3 +250,8 @@ def plain(value: Any) -> Any:
 def shown(estimate: Estimate) -> str:
     """A value and its interval."""
     return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
+
+
+def small(gain: Estimate) -> str:
+    """A gain in spreads and its interval."""
+    return f"{gain.value:.2f} [{gain.low:.2f}, {gain.high:.2f}]"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mbrl import appraisal, environments
 from mbrl.appraisal import COMBINED, Case
-from mbrl.assessment import plain, shown
+from mbrl.assessment import plain, shown, small
 from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.judging import Score
@@ -81,7 +81,7 @@ def select(name: str, versions: list[int] | None, data: str | None, trial: Trial
     chosen = appraisal.select(found, said, trial)
     for label, verdict in chosen.verdicts.items():
         gain = chosen.gains[label]
-        told = "not every kind has an estimate" if gain is None else f"gain over the log {_small(gain)} spreads"
+        told = "not every kind has an estimate" if gain is None else f"gain over the log {small(gain)} spreads"
         print(f"{label}: {verdict.outcome}; {told}")
         for reason in () if verdict.promote else verdict.reasons:
             print(f"    {reason}")
@@ -120,10 +120,6 @@ def _tell_scores(worth: Mapping[str, Score]) -> None:
     for kind, row in worth.items():
         cells = ["-" if cell is None else f"{cell:.3g}" for cell in row]
         print(f"{kind:<12}" + "".join(f"{cell:>18}" for cell in cells))
-
-
-def _small(gain: Estimate) -> str:
-    return f"{gain.value:.2f} [{gain.low:.2f}, {gain.high:.2f}]"
 
 
 def _stands(found: Sequence[Case], true: Mapping[str, Estimate]) -> list[Stand]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mbrl.core import Prediction
+from mbrl.core import Learner, Prediction, Spec
 
 # All return a Tensor. Not said so, because jsonargparse would then offer the subclasses of Tensor as values.
 Uncertainty = Callable[[Prediction], Any]
@@ -193,6 +193,19 @@ class Rehearsal:
     def steps(self, trusted: int) -> int:
         """The steps of a rollout in a simulator whose trusted horizon is `trusted`."""
         return max(1, trusted) if self.horizon is None else self.horizon
+
+
+@dataclass
+class Candidate:
+    """One of the policies that a run makes and judges.
+
+    Args:
+        learner: what improves it.
+        rehearsal: how long and on what.
+    """
+
+    learner: Callable[[Spec], Learner]
+    rehearsal: Rehearsal = field(default_factory=Rehearsal)
 
 
 @dataclass

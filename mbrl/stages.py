@@ -15,7 +15,7 @@ import torch
 
 from mbrl.core import Dynamics, Learner, Spec
 from mbrl.custody import copy, delete, history, promote, rollback
-from mbrl.settings import Data, Fit, Imitation, OtherLog, Rehearsal, Trial, Uncertainty, World
+from mbrl.settings import Candidate, Data, Fit, Imitation, OtherLog, Rehearsal, Trial, Uncertainty, World
 
 # what a user can mend: told in a line, without a traceback
 MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)
@@ -43,8 +43,9 @@ __all__ = [
 def run(
     data: Data,
     dynamics: Callable[[Spec], Dynamics],
-    learner: Callable[[Spec], Learner],
     baseline: Callable[[Spec], Learner],
+    learner: Callable[[Spec], Learner] | None = None,
+    candidates: dict[str, Candidate] | None = None,
     name: str | None = None,
     env: str | None = None,
     seed: int = 0,
@@ -64,8 +65,10 @@ def run(
     Args:
         data: the log.
         dynamics: the model of the world.
+        baseline: what a candidate has to beat beside the log itself.
         learner: what improves the policy.
-        baseline: what the candidate has to beat beside the log itself.
+        candidates: several policies by name, each with a learner and a rehearsal of its own, in the place of `learner`
+            and `rehearsal`. All are judged, and the one that the evidence speaks for most is promoted, or none.
         name: name of the registered models, NAME-simulator and NAME-policy; made from the data set's id if not given.
         env: true environment (also MODULE:ENV_ID) for a last measurement, which the gate never sees.
         seed: seed of everything random.
@@ -86,19 +89,19 @@ def run(
     minari.check_id(data.id)
     pipeline = Pipeline(
         data=data,
+        candidates=_candidates(learner, candidates, rehearsal),
         name=name or data.id.rpartition("-v")[0].replace("/", "-"),
         env=env,
         seed=seed,
         accelerator=accelerator,
         fit=fit,
         world=simulator,
-        rehearsal=rehearsal,
         imitation=imitation,
         trial=trial,
         folder=folder,
         resolved=resolved or {},
     )
-    return pipeline.run(dynamics, learner, baseline)
+    return pipeline.run(dynamics, baseline)
 
 
 def demo(
@@ -314,6 +317,19 @@ def ui(port: int = 5000) -> dict[str, Any]:
     from mbrl.registry.ui import serve
 
     return {"uri": serve(port), "port": port}
+
+
+def _candidates(
+    learner: Callable[[Spec], Learner] | None, candidates: dict[str, Candidate] | None, rehearsal: Rehearsal
+) -> dict[str, Candidate]:
+    if learner is None:
+        return candidates or {}
+    if candidates:
+        raise ValueError(
+            f"there are a learner and the candidates {', '.join(candidates)}: set learner to null, or leave candidates"
+            " out"
+        )
+    return {"candidate": Candidate(learner, rehearsal)}
 
 
 def _check_device(setting: str, device: str) -> None:

@@ -64,3 +64,19 @@ def agreement(gains: Mapping[str, Estimate]) -> float:
     if not gains:
         raise ValueError("there is no kind of estimator that could agree with another, expected at least one")
     return sum(gain.value > 0 for gain in gains.values()) / len(gains)
+
+
+def choose(gains: Mapping[str, Estimate | None], promotable: Mapping[str, bool]) -> str | None:
+    """The candidate with the highest lower bound of its combined gain, among those that may be promoted if there are
+    any; None where no candidate has a gain that is a number.
+
+    The best of many lower bounds is the luckiest one, too: at level L each, all of K hold together at least with
+    1 - K (1 - L).
+
+    Args:
+        gains: by candidate; None where there is none.
+        promotable: what the gate says of each.
+    """
+    known = {name: gain.low for name, gain in gains.items() if gain is not None and not np.isnan(gain.low)}
+    good = {name: low for name, low in known.items() if promotable[name]} or known
+    return max(good, key=good.__getitem__, default=None)

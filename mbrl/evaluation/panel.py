@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mbrl.core import Policy
 from mbrl.evaluation.bench import Bench
+from mbrl.evaluation.combining import Combination, combine
 from mbrl.evaluation.doubly_robust import doubly_robust, magic
 from mbrl.evaluation.estimates import Estimate, Refused
 from mbrl.evaluation.importance import importance_sampling
@@ -46,6 +47,13 @@ class Heard(NamedTuple):
 
     opinions: Mapping[str, Opinion]  # by kind
     refused: Mapping[str, str]  # kinds that have no opinion on anybody, and why
+
+
+def combined_gain(heard: Heard, name: str, combination: Combination) -> Estimate | None:
+    """A policy's gain over the log from all kinds, in spreads; None where one of them gave no estimate."""
+    if heard.refused or not all(name in opinion.answers for opinion in heard.opinions.values()):
+        return None
+    return combine({kind: opinion.score(name) for kind, opinion in heard.opinions.items()}, combination)
 
 
 def hear(bench: Bench, policies: Mapping[str, Policy], kinds: Sequence[str]) -> Heard:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from mlflow import MlflowClient
 from pipeline_toys import DEBUG, PENDULUM, ROOT, spoken, stages
 
-from mbrl import demonstration, environments, files, pipeline
+from mbrl import demonstration, environments, files, pipeline, worlds
 from mbrl.data import minari
 from mbrl.registry import store
 
@@ -49,12 +50,17 @@ def same_weights(one: Path, other: Path) -> bool:
     return all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in pairs)
 
 
-@pytest.mark.parametrize(("fit", "when"), [("fit_dynamics", 1), ("fit_policy", 250)])
+@pytest.mark.parametrize(("room", "fit", "when"), [(worlds, "fit_dynamics", 1), (pipeline, "fit_policy", 250)])
 def test_ctrl_c_is_graceful_and_the_run_goes_on_where_it_was(
-    fit: str, when: int, whole: tuple[Path, dict[str, Any], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    room: ModuleType,
+    fit: str,
+    when: int,
+    whole: tuple[Path, dict[str, Any], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, fit, interrupting(getattr(pipeline, fit), when))
+        patch.setattr(room, fit, interrupting(getattr(room, fit), when))
         status, answer, told = spoken([*PENDULUM, "--folder", str(tmp_path / "run")])
     again = f"mbrl run --config {tmp_path / 'run' / 'config.yaml'}"
     assert status == 130
@@ -155,7 +161,7 @@ def test_what_cannot_end_well_is_refused_before_any_work(
     def never(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the training began")
 
-    monkeypatch.setattr(pipeline, "fit_dynamics", never)
+    monkeypatch.setattr(worlds, "fit_dynamics", never)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     status, answer, _ = spoken([*PENDULUM, *arguments])
     assert status == 1
@@ -173,7 +179,7 @@ def test_a_strict_run_ends_after_a_serious_audit_and_before_any_training(
     played = environments.record("Pendulum-v1", lambda obs, rng: rng.uniform(-2, 2, 1), 8, seed=0)
     dead = (episode._replace(observations=episode.observations * np.float32([1, 1, 0])) for episode in played)
     minari.write("toy/dead-v0", dead, *environments.spaces("Pendulum-v1"))
-    monkeypatch.setattr(pipeline, "fit_dynamics", never)
+    monkeypatch.setattr(worlds, "fit_dynamics", never)
     folder = tmp_path / "run"
     arguments = [*DEBUG, "--data.id", "toy/dead-v0", "--data.strict", "true", "--folder", str(folder)]
     status, answer, told = spoken(arguments)

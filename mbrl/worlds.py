@@ -1,0 +1,175 @@
+"""The two simulators of a run, fitted, graded and kept: the one to rehearse in, and the judge's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from mbrl import files, inspection
+from mbrl.core import Dynamics, Policy, Spec, generator, seeded
+from mbrl.data.dataset import TransitionDataset
+from mbrl.data.division import Division, halves
+from mbrl.evaluation.grounds import disagreement
+from mbrl.registry import models, witnesses
+from mbrl.registry.lineage import Lineage
+from mbrl.registry.runs import RunLog
+from mbrl.registry.witnesses import Witnesses
+from mbrl.report.console import tell
+from mbrl.runfolder import RunFolder
+from mbrl.settings import Fit, World
+from mbrl.simulator import stored
+from mbrl.simulator.card import report_card
+from mbrl.simulator.replay import Replay
+from mbrl.simulator.simulator import Simulator
+from mbrl.simulator.structure import channel_numbers, without
+from mbrl.training.dynamics import fit_dynamics
+
+STARTS = 1000  # logged start states, at most, that a simulator carries for those who have no log
+REPLAYED = 200_000  # rows of the episodes, at most, whose exogenous channels go with them
+
+Model = Callable[[Spec], Dynamics]
+Built = TypeVar("Built")
+
+
+class Log(NamedTuple):
+    """The data set as it was logged and as it is learned from, and its episodes by purpose."""
+
+    plain: TransitionDataset
+    data: TransitionDataset  # with windows in its rows, where there is a history
+    episodes: Division
+
+
+class Desk(NamedTuple):
+    """Where a run writes."""
+
+    folder: RunFolder
+    record: RunLog
+
+    def register(self, fact: str, log: Callable[..., str], model: Any, name: str, lineage: Lineage) -> str:
+        """The model's new version, or the one that an earlier process of this run has registered."""
+        if fact not in self.folder.facts:
+            self.folder.remember(**{fact: log(self.record, model, name, lineage)})
+        return str(self.folder.facts[fact])
+
+
+class Rehearsed(NamedTuple):
+    """The simulator that policies rehearse in."""
+
+    simulator: Simulator
+    version: str  # of NAME-simulator
+    card: dict[str, Any]  # the numbers of its report card
+
+    @property
+    def trusted(self) -> int:
+        """Steps that the card trusts it for."""
+        return int(self.card["trusted_horizon"]["steps"])
+
+
+@dataclass(frozen=True)
+class Worlds:
+    """How a run makes its simulators; see `stages.run` for the first five fields."""
+
+    name: str
+    seed: int
+    accelerator: str
+    fit: Fit
+    world: World
+    dynamics: Model
+    log: Log
+
+    def spec(self, episodes: Tensor) -> Spec:
+        """The spec of some episodes, without the channels that the known structure computes."""
+        return without(self.log.data.spec(episodes), self._computed())
+
+    def _computed(self) -> tuple[int, ...]:
+        data = self.log.data
+        return channel_numbers(self.world.computed, data.channels[: data.frame_dim])
+
+    def model(self, stage: str, episodes: Tensor, seed: int) -> Dynamics:
+        """A new model of the episodes."""
+        return built(stage, self.dynamics, self.spec(episodes), seed)
+
+    def own(self, model: Dynamics, desk: Desk) -> Rehearsed:
+        """The simulator to rehearse in, registered with its report card."""
+        data, (learn, held, *_) = self.log.data, self.log.episodes
+        world = self._fitted("simulator", model, learn, held, self.seed, desk)
+        path = desk.folder.path / "card.json"
+        if path.exists():
+            numbers: dict[str, Any] = json.loads(path.read_text())
+            world.trusted_horizon = numbers["trusted_horizon"]["steps"]
+            return Rehearsed(world, str(desk.folder.facts["simulator_version"]), numbers)
+        about = inspection.about(world, (data.id, data.fingerprint), self.seed)
+        crossed = halves(held, self.seed)
+        card = report_card(world, data, held, calibrated_on=held, seed=self.seed, about=about, crossed=crossed)
+        world.trusted_horizon = card.numbers["trusted_horizon"]["steps"]
+        version = desk.register("simulator_version", models.log_simulator, world, self.name, Lineage.of(data))
+        with desk.record.stage("card") as stage:
+            inspection.keep(card, f"{self.name}-simulator/{version}", stage, path.parent, path.stem, own_log=True)
+        tell("card", f"{card.numbers['verdict']['sentence']}   {path.with_suffix('.html')}")
+        return Rehearsed(world, version, card.numbers)
+
+    def second(self, cloning: Policy, desk: Desk) -> Witnesses:
+        """The second simulator, graded on episodes that it has not seen, and the imitation: kept with the run."""
+        data, (_, held, learn, stop), folder = self.log.data, self.log.episodes, desk.folder
+        seed = self.seed + 1
+        second = self._fitted("judge", self.model("judge", learn, seed), learn, stop, seed, desk)
+        if "witnesses_sha256" not in folder.facts:
+            about = inspection.about(second, (data.id, data.fingerprint), seed)
+            card = report_card(second, data, held, calibrated_on=stop, seed=self.seed, about=about)
+            second.trusted_horizon = card.numbers["trusted_horizon"]["steps"]
+            recorded = witnesses.write(folder.path, second, cloning, card.numbers)
+            witnesses.keep(desk.record, folder.path)
+            folder.remember(witnesses_sha256=recorded)
+            tell("judge", card.numbers["verdict"]["sentence"])
+        return witnesses.read(folder.path, folder.facts["witnesses_sha256"])
+
+    def _fitted(self, stage: str, model: Dynamics, learn: Tensor, held: Tensor, seed: int, desk: Desk) -> Simulator:
+        """A simulator fitted on the episodes `learn` until it is best on `held`, and calibrated on these."""
+        path, data = desk.folder.path / f"{stage}.ckpt", self.log.data
+        if path.exists():
+            return stored.load(files.load(path))
+        rows, other = data.rows(learn), data.rows(held)
+        with desk.record.stage(stage) as child:
+            report = fit_dynamics(
+                model,
+                data.batch(rows),
+                data.episode[rows],
+                data.batch(other),
+                data.episode[other],
+                seed=seed,
+                folder=desk.folder.path / stage,
+                accelerator=self.accelerator,
+                progress=True,
+                log=child.metrics,
+                **vars(self.fit),
+            )
+            child.tags({"mbrl.elites": report.elites})
+            child.metrics({f"holdout_member_{e}": score for e, score in enumerate(report.scores)}, report.epochs)
+        simulator = self._simulator(stage, model.cpu(), learn, seed)
+        simulator.calibrate(data.batch(other), data.episode[other])
+        files.save(path, stored.state(simulator))
+        best = min(report.scores)
+        tell(stage, f"{report.epochs} epochs, hold-out error {best:.3g} (best member), {report.seconds:.0f} s")
+        return simulator
+
+    def _simulator(self, stage: str, model: Dynamics, learn: Tensor, seed: int) -> Simulator:
+        data = self.log.data
+        kept, replay = learn[torch.randperm(len(learn), generator=generator(seed, "starts"))[:STARTS]], None
+        if data.exogenous:
+            kept = kept[: max(1, int((data.lengths[kept].cumsum(0) <= REPLAYED).sum()))]
+            replay = Replay.of(data, kept)
+        world = vars(self.world) | {"computed": self._computed()}
+        if stage == "judge" and self.world.uncertainty is None:  # the gate asks how doubtful the rollouts are
+            world["uncertainty"] = disagreement
+        return Simulator(model, model.spec, **world, starts=data.starts[kept], replay=replay)
+
+
+def built(stage: str, factory: Callable[[Spec], Built], spec: Spec, seed: int) -> Built:
+    """What the factory makes of a spec, its weights drawn from the stage's own stream."""
+    with seeded(seed, stage):
+        return factory(spec)
