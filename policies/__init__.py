@@ -9,9 +9,11 @@ if getattr(mbrl, "__dist__", None) != "offline-mbrl":
         " pip install --force-reinstall offline-mbrl"
     )
 
+from policies.awac import AWAC
 from policies.bc import BC
 from policies.combo import COMBO
+from policies.iql import IQL
 from policies.perturbed import Perturbed
 from policies.sac import SAC
 
-__all__ = ["BC", "COMBO", "SAC", "Perturbed"]
+__all__ = ["AWAC", "BC", "COMBO", "IQL", "SAC", "Perturbed"]
