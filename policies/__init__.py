@@ -11,9 +11,11 @@ if getattr(mbrl, "__dist__", None) != "offline-mbrl":
 
 from policies.awac import AWAC
 from policies.bc import BC
+from policies.bcq import BCQ
 from policies.combo import COMBO
+from policies.discrete_bcq import DiscreteBCQ
 from policies.iql import IQL
 from policies.perturbed import Perturbed
 from policies.sac import SAC
 
-__all__ = ["AWAC", "BC", "COMBO", "IQL", "SAC", "Perturbed"]
+__all__ = ["AWAC", "BC", "BCQ", "COMBO", "IQL", "SAC", "DiscreteBCQ", "Perturbed"]

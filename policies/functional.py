@@ -76,7 +76,7 @@ def advantage_weighted(log_prob: Tensor, advantage: Tensor, beta: float, largest
     """-mean min(exp(beta advantage), largest) log_prob: imitation of what was better than expected, scalar.
 
     The projection of exp(beta A) times the log's policy on the actor's family (Peng et al. 2019, "Advantage-Weighted
-    Regression", eq. 9; Nair et al. 2020, "AWAC", eq. 13; Kostrikov et al. 2022, eq. 7). Weights are constants.
+    Regression"; Nair et al. 2020, "AWAC", eq. 13; Kostrikov et al. 2022, eq. 7). Weights are constants.
 
     Args:
         log_prob: [B] of the logged actions.
@@ -86,6 +86,26 @@ def advantage_weighted(log_prob: Tensor, advantage: Tensor, beta: float, largest
     """
     weight = (beta * advantage.detach()).exp().clamp_max(largest)
     return -(weight * log_prob).mean()
+
+
+def soft_minimum(values: Tensor, weight: float) -> Tensor:
+    """weight min_k + (1 - weight) max_k of values [K, ...]: [...]. Fujimoto et al. 2019, "Off-Policy Deep Reinforcement
+    Learning without Exploration", eq. 13.
+    """
+    return weight * values.amin(0) + (1 - weight) * values.amax(0)
+
+
+def standard_divergence(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(0, 1)), elementwise, in nats. Kingma & Welling 2014, appendix B."""
+    return 0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std
+
+
+def likely(log_probs: Tensor, threshold: float) -> Tensor:
+    """Which choices have at least `threshold` times the probability of the likeliest: [..., A] -> bool [..., A].
+
+    Fujimoto et al. 2019, "Benchmarking Batch Deep Reinforcement Learning Algorithms"; the likeliest always has.
+    """
+    return (log_probs - log_probs.amax(-1, keepdim=True)).exp() >= threshold
 
 
 def descend(optimizer: Optimizer, loss: Tensor) -> None:
