@@ -9,9 +9,13 @@ if getattr(mbrl, "__dist__", None) != "offline-mbrl":
         " pip install --force-reinstall offline-mbrl"
     )
 
+from policies.awac import AWAC
 from policies.bc import BC
+from policies.bcq import BCQ
 from policies.combo import COMBO
+from policies.discrete_bcq import DiscreteBCQ
+from policies.iql import IQL
 from policies.perturbed import Perturbed
 from policies.sac import SAC
 
-__all__ = ["BC", "COMBO", "SAC", "Perturbed"]
+__all__ = ["AWAC", "BC", "BCQ", "COMBO", "IQL", "SAC", "DiscreteBCQ", "Perturbed"]

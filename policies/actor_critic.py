@@ -12,7 +12,7 @@ from torch.optim import Adam, Optimizer
 
 from mbrl.core import Batch, Spec
 from policies.actors import Categorical, TanhGaussian
-from policies.functional import bellman_target, polyak_
+from policies.functional import bellman_target, descend, polyak_
 from policies.networks import Critics
 
 
@@ -107,10 +107,7 @@ class ActorCritic(nn.Module):
 
     def step(self, name: str, loss: Tensor) -> None:
         """One step of the named optimiser down `loss`."""
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        descend(self.optimizers[name], loss)
 
     def follow(self) -> None:
         """Let the slow critics follow by one step."""

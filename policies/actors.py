@@ -1,4 +1,4 @@
-"""The policies that learners improve: tanh-Gaussian and deterministic for Box actions, categorical for Discrete."""
+"""The policies that learners improve: three kinds for Box actions, categorical for Discrete ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl.core import Policy, Spec
@@ -16,10 +16,16 @@ from policies.networks import Bounds, Standardise, Trunk
 LOG_STD = (-5.0, 2.0)  # bounds of the log standard deviation, in units of half the action range
 
 
-def _require(spec: Spec, discrete: bool, name: str) -> None:
+def require(spec: Spec, discrete: bool, name: str, instead: str | None = None) -> None:
+    """Refuse a log with the other kind of actions, and name the class to use `instead`, where there is one.
+
+    Raises:
+        ValueError: the log's actions are of the other kind.
+    """
     if spec.discrete != discrete:
         kinds = ("Box", "Discrete")
-        raise ValueError(f"{name} acts in {kinds[discrete]} spaces, and this log's actions are {kinds[spec.discrete]}")
+        told = f"{name} acts in {kinds[discrete]} spaces, and this log's actions are {kinds[spec.discrete]}"
+        raise ValueError(told if instead is None else f"{told}: use {instead}")
 
 
 class TanhGaussian(Policy):
@@ -27,7 +33,7 @@ class TanhGaussian(Policy):
 
     def __init__(self, spec: Spec, hidden: Sequence[int] = (256, 256), layer_norm: bool = False) -> None:
         super().__init__(spec)
-        _require(spec, False, "TanhGaussian")
+        require(spec, False, "TanhGaussian")
         self.standardise, self.bounds = Standardise(spec), Bounds(spec)
         self.network = Trunk(spec.obs_dim, hidden, 2 * spec.action_dim, layer_norm)
 
@@ -58,12 +64,46 @@ class TanhGaussian(Policy):
         return (gaussian - log_tanh_slope(raw)).sum(-1) - self.bounds.log_volume()
 
 
+class Gaussian(Policy):
+    """A Gaussian about a squashed mean with one spread for all observations; actions are clipped to the bounds.
+
+    The actor of AWAC and IQL (Nair et al. 2020; Kostrikov et al. 2022, appendix B). Unlike the squashed Gaussian's, its
+    density is moderate for actions on the bounds, of which logs are full, so that no such row outweighs the others.
+    """
+
+    def __init__(self, spec: Spec, hidden: Sequence[int] = (256, 256), layer_norm: bool = False) -> None:
+        super().__init__(spec)
+        require(spec, False, "Gaussian")
+        self.standardise, self.bounds = Standardise(spec), Bounds(spec)
+        self.network = Trunk(spec.obs_dim, hidden, spec.action_dim, layer_norm)
+        self.raw_std = nn.Parameter(torch.zeros(spec.action_dim))
+
+    def distribution(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [..., A] in [-1, 1] and log std [A], before the clipping."""
+        low, high = LOG_STD
+        return torch.tanh(self.network(self.standardise(obs))), low + (high - low) * torch.sigmoid(self.raw_std)
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        mean, log_std = self.distribution(obs)
+        if rng is None:
+            return self.bounds.scale(mean)
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        return self.bounds.scale((mean + log_std.exp() * noise).clamp(-1, 1))
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Log density, before the clipping, in the environment's units [...]."""
+        mean, log_std = self.distribution(obs)
+        noise = (self.bounds.unscale(action) - mean) / log_std.exp()
+        gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+        return gaussian.sum(-1) - self.bounds.log_volume()
+
+
 class Deterministic(Policy):
     """One action a state, squashed into the bounds."""
 
     def __init__(self, spec: Spec, hidden: Sequence[int] = (256, 256), layer_norm: bool = False) -> None:
         super().__init__(spec)
-        _require(spec, False, "Deterministic")
+        require(spec, False, "Deterministic")
         self.standardise, self.bounds = Standardise(spec), Bounds(spec)
         self.network = Trunk(spec.obs_dim, hidden, spec.action_dim, layer_norm)
 
@@ -77,7 +117,7 @@ class Categorical(Policy):
 
     def __init__(self, spec: Spec, hidden: Sequence[int] = (256, 256), layer_norm: bool = False) -> None:
         super().__init__(spec)
-        _require(spec, True, "Categorical")
+        require(spec, True, "Categorical")
         self.standardise = Standardise(spec)
         self.network = Trunk(spec.obs_dim, hidden, spec.action_dim, layer_norm)
 

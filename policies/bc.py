@@ -10,6 +10,7 @@ from torch.optim import Adam
 
 from mbrl.core import Batch, Learner, Policy, Spec, World
 from policies.actors import Categorical, Deterministic
+from policies.functional import descend
 
 
 class BC(Learner):
@@ -39,7 +40,5 @@ class BC(Learner):
             bounds = self.actor.bounds
             error = bounds.unscale(self.actor.act(real.obs, None)) - bounds.unscale(real.action)
             loss = error.square().mean()
-        self.optimizers["actor"].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizers["actor"].step()
+        descend(self.optimizers["actor"], loss)
         return {"loss": loss.detach()}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 
 def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -60,6 +61,58 @@ def conservative_gap(sampled: Tensor, log_density: Tensor, logged: Tensor) -> Te
     """
     soft_maximum = torch.logsumexp(sampled - log_density, dim=1) - math.log(sampled.shape[1])
     return soft_maximum.mean(-1) - logged.mean(-1)
+
+
+def expectile_loss(error: Tensor, expectile: float) -> Tensor:
+    """|expectile - 1(error < 0)| error^2, elementwise: 0.5 gives half the square, more weighs positive errors more.
+
+    Kostrikov et al. 2022, "Offline Reinforcement Learning with Implicit Q-Learning", section 4.1. Minimised over v with
+    error = x - v, it gives the expectile of x: the mean for 0.5, towards the largest x for 1.
+    """
+    return torch.where(error < 0, 1 - expectile, expectile) * error.square()
+
+
+def advantage_weighted(log_prob: Tensor, advantage: Tensor, beta: float, largest: float) -> Tensor:
+    """-mean min(exp(beta advantage), largest) log_prob: imitation of what was better than expected, scalar.
+
+    The projection of exp(beta A) times the log's policy on the actor's family (Peng et al. 2019, "Advantage-Weighted
+    Regression"; Nair et al. 2020, "AWAC", eq. 13; Kostrikov et al. 2022, eq. 7). Weights are constants.
+
+    Args:
+        log_prob: [B] of the logged actions.
+        advantage: [B].
+        beta: inverse temperature, in units of 1 / advantage; 0 imitates every row alike.
+        largest: where weights are clipped, so that no row alone decides.
+    """
+    weight = (beta * advantage.detach()).exp().clamp_max(largest)
+    return -(weight * log_prob).mean()
+
+
+def soft_minimum(values: Tensor, weight: float) -> Tensor:
+    """weight min_k + (1 - weight) max_k of values [K, ...]: [...]. Fujimoto et al. 2019, "Off-Policy Deep Reinforcement
+    Learning without Exploration", eq. 13.
+    """
+    return weight * values.amin(0) + (1 - weight) * values.amax(0)
+
+
+def standard_divergence(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(0, 1)), elementwise, in nats. Kingma & Welling 2014, appendix B."""
+    return 0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std
+
+
+def likely(log_probs: Tensor, threshold: float) -> Tensor:
+    """Which choices have at least `threshold` times the probability of the likeliest: [..., A] -> bool [..., A].
+
+    Fujimoto et al. 2019, "Benchmarking Batch Deep Reinforcement Learning Algorithms"; the likeliest always has.
+    """
+    return (log_probs - log_probs.amax(-1, keepdim=True)).exp() >= threshold
+
+
+def descend(optimizer: Optimizer, loss: Tensor) -> None:
+    """One step of `optimizer` down `loss`, from fresh gradients."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
 
 
 @torch.no_grad()

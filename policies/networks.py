@@ -80,6 +80,19 @@ def full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
+class Value(nn.Module):
+    """V(obs): [..., O] -> [...]."""
+
+    def __init__(self, spec: Spec, hidden: Sequence[int], layer_norm: bool = False) -> None:
+        super().__init__()
+        self.standardise = Standardise(spec)
+        self.network = Trunk(spec.obs_dim, hidden, 1, layer_norm)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        value: Tensor = self.network(self.standardise(obs))
+        return value.squeeze(-1)
+
+
 class Critics(nn.Module):
     """K Q-functions in one batched network, one tensor a layer.
 
