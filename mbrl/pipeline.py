@@ -107,15 +107,15 @@ class Pipeline:
         own = None
         if any(self._rehearses(learner, self.candidates[name].rehearsal) for name, learner in learners.items()):
             own = worlds.own(model, desk)
-        self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
+        cloned = self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
         reports = {name: self._improve(name, learner, log, own, desk) for name, learner in learners.items()}
-        seen = worlds.second(cloning.policy, desk)
+        seen = worlds.second(cloned.policy, desk)
         lineage = Lineage.of(data, own and f"{self.name}-simulator/{own.version}")
         entrants = {}
-        for name, learner in learners.items():
+        for name, report in reports.items():
             fact = f"{_stage(name)}_version"
-            version = desk.register(fact, models.log_policy, learner.policy, self.name, lineage)
-            entrants[name] = Entrant(learner.policy, version)
+            version = desk.register(fact, models.log_policy, report.policy, self.name, lineage)
+            entrants[name] = Entrant(report.policy, version)
         with desk.record.stage("evidence") as stage:
             found = assessment.weigh(entrants, data, log.episodes, seen, stage)
             best = {found.chosen: entrants[found.chosen].policy}
@@ -266,6 +266,7 @@ class Pipeline:
                 **settings,
             )
         learner.cpu()
+        report.policy.cpu()
         tell(stage, f"{report.updates:,} updates, {report.imagined_rows:,} imagined rows, {report.seconds:.0f} s")
         return report
 

@@ -167,6 +167,7 @@ class Rehearsal:
         rollout_every: updates between two batches of rollouts.
         rollout_starts: logged states that each batch of rollouts begins with.
         keep_rollouts: batches of rollouts that the ring buffer holds.
+        average: updates over which the weights of the registered policy are averaged; null for the last weights.
         checkpoint_every: updates between two checkpoints.
         precision: 32-true, or bf16-mixed where the processor multiplies bfloat16 faster.
     """
@@ -179,13 +180,15 @@ class Rehearsal:
     rollout_every: int = 250
     rollout_starts: int = 2_500
     keep_rollouts: int = 20
+    average: int | None = None
     checkpoint_every: int = 10_000
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
         _at_least(1, "rehearsal", self, "updates", "batch_size", "rollout_every", "rollout_starts")
-        if self.horizon is not None:
-            _at_least(1, "rehearsal", self, "horizon")
+        for name in "horizon", "average":
+            if getattr(self, name) is not None:
+                _at_least(1, "rehearsal", self, name)
         _at_least(1, "rehearsal", self, "keep_rollouts", "checkpoint_every")
         _expect(0 <= self.real_ratio <= 1, "rehearsal.real_ratio", self.real_ratio, "a share from 0 to 1")
         _expect(0 <= self.penalty < math.inf, "rehearsal.penalty", self.penalty, "0 or more")

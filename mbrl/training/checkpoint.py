@@ -14,9 +14,10 @@ import torch
 
 from mbrl import files
 from mbrl.core import Learner
+from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
 
-KEYS = {"settings", "spec", "state_dict", "optimizers", "ring", "rng", "updates", "config"}
+KEYS = {"settings", "spec", "state_dict", "optimizers", "ring", "rng", "updates", "config", "average"}
 
 
 class Checkpoint:
@@ -25,7 +26,7 @@ class Checkpoint:
     Args:
         path: of the file; None keeps nothing.
         settings: plain values that decide how updates go on; a file with others is refused.
-        learner, ring, rngs: what is saved and restored, in place.
+        learner, ring, rngs, average: what is saved and restored, in place; average is None where none is kept.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class Checkpoint:
         learner: Learner,
         ring: Ring,
         rngs: dict[str, torch.Generator],
+        average: Average | None,
     ) -> None:
         self.path, self.settings = path, settings
-        self.learner, self.ring, self.rngs = learner, ring, rngs
+        self.learner, self.ring, self.rngs, self.average = learner, ring, rngs, average
 
     def save(self, updates: int) -> None:
         """Write the state after `updates` updates, atomically.
@@ -61,6 +63,7 @@ class Checkpoint:
                 "ring": self.ring.state(),
                 "rng": {name: rng.get_state() for name, rng in self.rngs.items()},
                 "updates": updates,
+                "average": None if self.average is None else self.average.policy.state_dict(),
             }
             files.save(self.path, content)
 
@@ -80,6 +83,8 @@ class Checkpoint:
         self.learner.load_state_dict(content["state_dict"])
         for name, optimizer in self.learner.optimizers.items():
             optimizer.load_state_dict(content["optimizers"][name])
+        if self.average is not None:
+            self.average.policy.load_state_dict(content["average"])
         self.ring.restore(content["ring"])
         for name, rng in self.rngs.items():
             rng.set_state(content["rng"][name])

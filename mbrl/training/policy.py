@@ -13,9 +13,10 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from mbrl.core import Batch, Learner, World, generator, rows_at
+from mbrl.core import Batch, Learner, Policy, World, generator, rows_at
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
+from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
 from mbrl.training.checkpoint import Checkpoint, noted_interrupt
 
@@ -28,6 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class PolicyReport(NamedTuple):
+    policy: Policy  # the learner's, or the average of its weights
     updates: int
     imagined_rows: int  # those before a resumption included
     seconds: float  # of this call: a resumed run counts from its resumption
@@ -48,6 +50,7 @@ def fit_policy(
     rollout_every: int = 250,
     rollout_starts: int = 2_500,
     keep_rollouts: int = 20,
+    average: int | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 10_000,
     accelerator: str = "cpu",
@@ -71,6 +74,7 @@ def fit_policy(
         rollout_every: updates between two batches of imagined rollouts.
         rollout_starts: logged states that each of these begins with.
         keep_rollouts: how many of these batches the ring holds.
+        average: updates over which the weights of the reported policy are averaged; None for the last ones.
         checkpoint: a file, written every `checkpoint_every` updates, at Ctrl-C and at the end; if it exists, the run
             goes on from it.
         accelerator, precision: of Fabric. One device.
@@ -95,6 +99,7 @@ def fit_policy(
         "keep_rollouts": keep_rollouts,
         "checkpoint_every": checkpoint_every,
         "log_every": log_every,
+        "average": 1 if average is None else average,
     }
     worldless = simulator is None and (imagines or learner.plans)
     _check(learner, worldless, counts, real_ratio, penalty, precision, len(real.reward))
@@ -108,13 +113,14 @@ def fit_policy(
     settings: dict[str, Any] = {
         k: v for k, v in counts.items() if k not in ("updates", "checkpoint_every", "log_every")
     }
-    settings |= {"seed": seed, "real_ratio": real_ratio, "penalty": penalty, "precision": precision}
+    settings |= {"seed": seed, "real_ratio": real_ratio, "penalty": penalty, "precision": precision, "average": average}
     settings |= {"label": label, "rows": len(real.reward), "device": device.type}
     world: World | None = None
     if used is not None:
         used.to(device).check_replays(real.obs)
         world = learner.enter(used)
-    state = Checkpoint(checkpoint, settings, learner, ring, rngs)
+    mean = None if average is None else Average(learner.policy, average)
+    state = Checkpoint(checkpoint, settings, learner, ring, rngs, mean)
     first = state.restore(updates)
     started, imagining = time.perf_counter(), 0.0
     learner.train()
@@ -135,6 +141,8 @@ def fit_policy(
                 with fabric.autocast():
                     metrics = learner.update(logged, dreamt, rngs["update"], world)
                 done = update + 1
+                if mean is not None:
+                    mean.follow(learner.policy, done)
                 if done % log_every == 0:
                     bar.show(done)
                     _finite(metrics, done)
@@ -150,7 +158,8 @@ def fit_policy(
         learner.eval()
         if used is not None:
             used.cpu()
-    return PolicyReport(updates, ring.written, time.perf_counter() - started, imagining)
+    policy = learner.policy if mean is None else mean.policy
+    return PolicyReport(policy, updates, ring.written, time.perf_counter() - started, imagining)
 
 
 def _check(
