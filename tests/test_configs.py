@@ -11,6 +11,7 @@ from mbrl import parsing, stages
 from mbrl.__main__ import COMMANDS, config_file, main
 from mbrl.bench import hopper_sized
 from mbrl.core import generator
+from mbrl.settings import Candidate
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import check_dynamics, check_learner
 
@@ -60,11 +61,18 @@ def test_every_configuration_parses_and_is_printed_whole(name: str, capsys: pyte
     assert printed["seed"] == 0
 
 
+def rehearsed(chosen: dict[str, Any]) -> list[Candidate]:
+    """The candidates of a run; a single learner is one."""
+    several = chosen["candidates"] or {}
+    return list(several.values()) or [Candidate(chosen["learner"], chosen["rehearsal"])]
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_every_learner_that_a_configuration_names_keeps_its_contract(name: str) -> None:
     spec, _ = hopper_sized(1, 0)
     chosen = settings(name)
-    check_learner(chosen["learner"], spec)
+    for candidate in rehearsed(chosen):
+        check_learner(candidate.learner, spec)
     check_learner(chosen["baseline"], spec)
 
 
@@ -79,6 +87,6 @@ def test_every_simulator_that_a_configuration_describes_can_be_built(name: str) 
     step = simulator.step(rows.obs, rows.action, rng, simulator.begin(rows.obs, rng))
     assert step.next_obs.shape == (8, 11)
     assert bool(step.uncertainty.any()) == (chosen["simulator"].uncertainty is not None)
-    learner = chosen["learner"](spec)
-    if learner.imagines and chosen["rehearsal"].penalty:
-        assert chosen["simulator"].uncertainty is not None
+    for candidate in rehearsed(chosen):
+        if candidate.learner(spec).imagines and candidate.rehearsal.penalty:
+            assert chosen["simulator"].uncertainty is not None
