@@ -212,6 +212,21 @@ class Learner(Described):
         """The policy that imagined rollouts follow: another one where `policy` is too slow for that."""
         return self.policy
 
+    def study(self, real: Batch, ends: Tensor | None) -> Batch:
+        """The rows that those of `update` are drawn from; called once, before the first update.
+
+        The logged rows as they are, if not overridden. Here a learner that needs more than single transitions makes it
+        of the log, and returns rows of the same kind, in which `reward` may be what it has made of the rewards. What it
+        has to remember goes into buffers. May read from the device.
+
+        Args:
+            real: logged rows [N, ...], episode after episode, each in the order of time.
+            ends: [N] bool, the last row of each episode, terminated or truncated; None where whoever trains the learner
+                has none: one that needs them raises a ValueError that says so.
+        """
+        del ends
+        return real
+
     def enter(self, simulator: World) -> World:
         """The world to rehearse in, which `update` is given, too; called once, before the first update.
 

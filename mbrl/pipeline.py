@@ -253,11 +253,13 @@ class Pipeline:
         self, stage: str, learner: Learner, log: Log, world: Simulator | None, desk: Desk, **settings: Any
     ) -> PolicyReport:
         """Improve the learner, from its checkpoint if there is one, and leave it on the CPU."""
+        rows = log.data.rows(log.episodes.learn)
         with desk.record.stage(stage) as child:
             report = fit_policy(
                 learner,
-                log.data.batch(log.data.rows(log.episodes.learn)),
+                log.data.batch(rows),
                 world and world.replaying(log.data, log.episodes.learn),
+                ends=log.data.ends(rows),
                 seed=self.seed,
                 checkpoint=desk.folder.path / f"{stage}.ckpt",
                 accelerator=self.accelerator,

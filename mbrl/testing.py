@@ -299,8 +299,12 @@ def _updated(
 ) -> tuple[Learner, World | None]:
     with seeded(0, "check"):
         learner = factory(spec)
+    ends = real.terminated | (torch.arange(len(real.reward)) % 6 == 5)
+    lessons = learner.study(real, ends)
+    for name, given, found in zip(Batch._fields, real, lessons, strict=True):
+        assert found.shape[1:] == given.shape[1:], f"study gives {name} of {list(found.shape)}, not {list(given.shape)}"
     world = None if simulator is None else learner.enter(simulator)
     rng = generator(0, "check")
     for _ in range(2):
-        learner.update(real, imagined, rng, world)
+        learner.update(lessons, imagined, rng, world)
     return learner, world

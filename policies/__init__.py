@@ -13,9 +13,10 @@ from policies.awac import AWAC
 from policies.bc import BC
 from policies.bcq import BCQ
 from policies.combo import COMBO
+from policies.decision_transformer import DecisionTransformer
 from policies.discrete_bcq import DiscreteBCQ
 from policies.iql import IQL
 from policies.perturbed import Perturbed
 from policies.sac import SAC
 
-__all__ = ["AWAC", "BC", "BCQ", "COMBO", "IQL", "SAC", "DiscreteBCQ", "Perturbed"]
+__all__ = ["AWAC", "BC", "BCQ", "COMBO", "IQL", "SAC", "DecisionTransformer", "DiscreteBCQ", "Perturbed"]

@@ -108,6 +108,28 @@ def likely(log_probs: Tensor, threshold: float) -> Tensor:
     return (log_probs - log_probs.amax(-1, keepdim=True)).exp() >= threshold
 
 
+def returns_to_go(reward: Tensor, terminated: Tensor, ends: Tensor, discount: float) -> Tensor:
+    """Discounted sum of the rewards from each row on, [N], of rows in the order of time, episode after episode.
+
+    An episode that was cut, and did not terminate, is taken to go on for ever with its mean reward: otherwise the rows
+    before a cut would look worse (or, where rewards are negative, better) than the same states in its middle.
+
+    Args:
+        reward, terminated: [N].
+        ends: [N] bool, the last row of each episode.
+        discount: below 1.
+    """
+    episode = ends.long().cumsum(0) - ends.long()
+    rewards = reward.double()
+    count = torch.bincount(episode)
+    mean = rewards.new_zeros(len(count)).index_add_(0, episode, rewards) / count
+    beyond = torch.where(terminated, 0.0, mean[episode] / (1 - discount))
+    found, ahead = rewards.tolist(), 0.0
+    for row, (last, after) in reversed(list(enumerate(zip(ends.tolist(), beyond.tolist(), strict=True)))):
+        ahead = found[row] = found[row] + discount * (after if last else ahead)
+    return reward.new_tensor(found)
+
+
 def descend(optimizer: Optimizer, loss: Tensor) -> None:
     """One step of `optimizer` down `loss`, from fresh gradients."""
     optimizer.zero_grad(set_to_none=True)

@@ -161,6 +161,10 @@ class TransitionDataset:
         offset = (self.first[episodes] - (lengths.cumsum(0) - lengths)).repeat_interleave(lengths)
         return offset + torch.arange(len(offset), device=offset.device)
 
+    def ends(self, rows: Tensor) -> Tensor:
+        """Which of the given rows ([B] long) are the last of their episodes, terminated or truncated: [B] bool."""
+        return rows == (self.first + self.lengths - 1)[self.episode[rows]]
+
     def batch(self, rows: Tensor | None = None) -> Batch:
         """The given rows ([B] long; default all of them, without a copy) as a Batch with [B, ...] tensors."""
         whole = Batch(self.obs, self.action, self.reward, self.next_obs, self.terminated)

@@ -41,6 +41,7 @@ def fit_policy(
     real: Batch,
     simulator: Simulator | None = None,
     *,
+    ends: Tensor | None = None,
     seed: int = 0,
     updates: int = 100_000,
     batch_size: int = 256,
@@ -66,6 +67,7 @@ def fit_policy(
         real: logged transitions [N, ...], training split only.
         simulator: None where the learner imagines nothing. Where a channel is exogenous, it has to replay the log that
             the rows are of: `simulator.replaying(data, episodes)`.
+        ends: [N] bool, the last row of each episode, for learners that read whole episodes (`Learner.study`).
         seed: of row choice, start states, imagination and the learner's own noise, a stream each.
         updates: in all, those before a resumption included.
         batch_size: rows an update, logged and imagined together.
@@ -84,8 +86,8 @@ def fit_policy(
 
     Raises:
         Interrupted: after Ctrl-C, with the checkpoint written.
-        ValueError: an argument out of range, a learner that imagines without a simulator, or a simulator that replays
-            another log.
+        ValueError: an argument out of range, a learner that imagines without a simulator or reads episodes without
+            `ends`, or a simulator that replays another log.
         FloatingPointError: a metric became NaN or infinite; the last checkpoint is from before.
     """
     imagines = learner.imagines and real_ratio < 1
@@ -107,6 +109,7 @@ def fit_policy(
     device = fabric.device
     learner.to(device)
     real = Batch(*(column.to(device) for column in real))
+    lessons = learner.study(real, None if ends is None else ends.to(device))
     real_rows = round(batch_size * real_ratio) if imagines else batch_size
     ring = Ring(learner.spec, rollout_starts * horizon * keep_rollouts if imagines else 1, device)
     rngs = {name: generator(seed, f"{label}/{name}", device) for name in STREAMS}
@@ -135,8 +138,8 @@ def fit_policy(
                     ring.add(imagine(learner.rehearsing, world, start, horizon, penalty, rng, index))
                     learner.train()
                     imagining += time.perf_counter() - begun
-                chosen = torch.randint(len(real.reward), (real_rows,), generator=rngs["rows"], device=device)
-                logged = rows_at(real, chosen)
+                chosen = torch.randint(len(lessons.reward), (real_rows,), generator=rngs["rows"], device=device)
+                logged = rows_at(lessons, chosen)
                 dreamt = ring.sample(batch_size - real_rows, rngs["rows"]) if imagines else None
                 with fabric.autocast():
                     metrics = learner.update(logged, dreamt, rngs["update"], world)

@@ -44,6 +44,13 @@ def test_an_infinite_bound_becomes_the_logs_own() -> None:
     assert (data.action_low, data.action_high) == ((-2.0,), (2.0,))
 
 
+def test_ends_are_the_last_rows_of_episodes(toy_data: Callable[..., TransitionDataset]) -> None:
+    data = toy_data((4, 3, 5))
+    found = data.ends(data.rows(torch.tensor([2, 0])))
+    assert found.tolist() == [False] * 4 + [True] + [False] * 3 + [True]
+    assert data.ends(torch.tensor([6, 5])).tolist() == [True, False]
+
+
 def test_batch_takes_rows_and_shares_memory_without_them() -> None:
     data = by_hand()
     batch = data.batch(torch.tensor([3, 2]))
