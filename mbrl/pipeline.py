@@ -201,12 +201,7 @@ class Pipeline:
         return learner.plans or (learner.imagines and rehearsal.real_ratio < 1)
 
     def _check_penalty(self, learner: Learner, rehearsal: Rehearsal) -> None:
-        imagines = learner.imagines and rehearsal.real_ratio < 1
-        if imagines and rehearsal.penalty and self.world.uncertainty is None:
-            raise ValueError(
-                f"rehearsal.penalty is {rehearsal.penalty} and simulator.uncertainty is null: name one, such as"
-                " dynamics.uncertainty.max_aleatoric, or set rehearsal.penalty to 0"
-            )
+        rehearsal.check(type(learner).__name__, learner.imagines, self.world.uncertainty is not None)
 
     # ------------------------------------------------------------------ stages
 

@@ -163,7 +163,12 @@ class Rehearsal:
         batch_size: rows an update, logged and imagined together.
         real_ratio: the logged share of these rows; 1 means no imagination.
         horizon: steps of an imagined rollout; null for the trusted horizon of the simulator's report card, at least 1.
-        penalty: what uncertainty 1 costs, in units of the reward's spread in the log.
+        penalty: what uncertainty 1 costs, in units of the reward's spread in the log; null for 1 where the simulator
+            has an uncertainty, and 0 where it has none.
+        halt: the uncertainty above which an imagined rollout goes no further, 1 being its quantile as above; null for
+            rollouts that nothing halts.
+        halt_cost: null, and a halt is a truncation; else it ends the world, with a reward of so many spreads below the
+            log's lowest one.
         rollout_every: updates between two batches of rollouts.
         rollout_starts: logged states that each batch of rollouts begins with.
         keep_rollouts: batches of rollouts that the ring buffer holds.
@@ -176,7 +181,9 @@ class Rehearsal:
     batch_size: int = 256
     real_ratio: float = 0.5
     horizon: int | None = 5
-    penalty: float = 1.0
+    penalty: float | None = None
+    halt: float | None = None
+    halt_cost: float | None = None
     rollout_every: int = 250
     rollout_starts: int = 2_500
     keep_rollouts: int = 20
@@ -191,7 +198,39 @@ class Rehearsal:
                 _at_least(1, "rehearsal", self, name)
         _at_least(1, "rehearsal", self, "keep_rollouts", "checkpoint_every")
         _expect(0 <= self.real_ratio <= 1, "rehearsal.real_ratio", self.real_ratio, "a share from 0 to 1")
-        _expect(0 <= self.penalty < math.inf, "rehearsal.penalty", self.penalty, "0 or more")
+        for name in ("penalty", "halt_cost"):
+            value = getattr(self, name)
+            _expect(value is None or 0 <= value < math.inf, f"rehearsal.{name}", value, "0 or more")
+        _expect(self.halt is None or 0 < self.halt < math.inf, "rehearsal.halt", self.halt, "a number above 0")
+        costly = self.halt is None and self.halt_cost is not None
+        _expect(not costly, "rehearsal.halt_cost", self.halt_cost, "null, as rehearsal.halt is null too")
+
+    def check(self, learner: str, imagines: bool, uncertain: bool) -> None:
+        """Refuse what was asked for and would not be done.
+
+        Args:
+            learner: its name.
+            imagines: whether it reads imagined rows.
+            uncertain: whether the simulator has an uncertainty.
+
+        Raises:
+            ValueError: a penalty, a halt or a horizon of rollouts that are never made, or one of the first two where
+                there is nothing to measure with. A penalty of 0 and the default horizon ask for nothing.
+        """
+        asked = {name: value for name in ("penalty", "halt") if (value := getattr(self, name))}
+        measured = bool(asked)
+        if self.horizon != type(self).horizon:
+            asked["horizon"] = "null" if self.horizon is None else self.horizon
+        first = next((f"rehearsal.{name} is {value}" for name, value in asked.items()), "")
+        if asked and not imagines:
+            raise ValueError(f"{first}, and {learner} never imagines: leave it out, or choose a learner that does")
+        if asked and self.real_ratio == 1:
+            raise ValueError(f"{first}, and rehearsal.real_ratio is 1, so nothing is imagined: change one of them")
+        if measured and not uncertain:
+            raise ValueError(
+                f"{first} and simulator.uncertainty is null: name one, such as"
+                " dynamics.uncertainty.max_aleatoric, or leave it out"
+            )
 
     def steps(self, trusted: int) -> int:
         """The steps of a rollout in a simulator whose trusted horizon is `trusted`."""

@@ -249,6 +249,9 @@ def check_learner(factory: Callable[[Spec], Learner], spec: Spec, simulator: Wor
     real, imagined = rows_for(spec, 12, 0), rows_for(spec, 9, 1)
     untouched = None if simulator is None else copy.deepcopy(simulator.state_dict())
     (first, world), (second, _) = (_updated(factory, spec, real, imagined, simulator) for _ in range(2))
+    for name, value in (untouched or {}).items():
+        same = simulator is None or torch.equal(value, simulator.state_dict()[name])
+        assert same, f"the learner changed {name} of the simulator: `enter` has to make a copy of its own"
     for name, value in first.state_dict().items():
         assert bool(value.isfinite().all()), f"{name} is not finite after two updates"
         assert torch.equal(value, second.state_dict()[name]), f"{name} differs between two equal runs"
@@ -271,9 +274,6 @@ def check_learner(factory: Callable[[Spec], Learner], spec: Spec, simulator: Wor
         raise AssertionError(
             "a learner restored from state_dict and optimizers goes on differently: keep all state there"
         )
-    for name, value in (untouched or {}).items():
-        same = simulator is None or torch.equal(value, simulator.state_dict()[name])
-        assert same, f"the learner changed {name} of the simulator: `enter` has to make a copy of its own"
     check_policy(first.policy)
 
 

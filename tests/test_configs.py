@@ -32,6 +32,14 @@ def settings(name: str) -> dict[str, Any]:
     return dict(parser.instantiate(parser.parse_args(arguments)).as_dict())
 
 
+def world(chosen: dict[str, Any]) -> Simulator:
+    """The simulator that a configuration describes, its model not fitted."""
+    spec, rows = hopper_sized(8, 0)
+    simulator = Simulator(chosen["dynamics"](spec), spec, **vars(chosen["simulator"]))
+    simulator.calibrate(rows, torch.arange(8))
+    return simulator
+
+
 def test_the_configurations_that_are_promised_exist() -> None:
     assert {default for _, default, _ in COMMANDS.values() if default} <= set(CONFIGS)
     assert {"demo.yaml", "mopo.yaml", "combo.yaml", "bc.yaml", "debug.yaml", "recurrent.yaml"} <= set(CONFIGS)
@@ -72,7 +80,7 @@ def test_every_learner_that_a_configuration_names_keeps_its_contract(name: str) 
     spec, _ = hopper_sized(1, 0)
     chosen = settings(name)
     for candidate in rehearsed(chosen):
-        check_learner(candidate.learner, spec)
+        check_learner(candidate.learner, spec, world(chosen))
     check_learner(chosen["baseline"], spec)
 
 
@@ -81,12 +89,12 @@ def test_every_simulator_that_a_configuration_describes_can_be_built(name: str) 
     spec, rows = hopper_sized(8, 0)
     chosen = settings(name)
     check_dynamics(chosen["dynamics"], spec)
-    simulator = Simulator(chosen["dynamics"](spec), spec, **vars(chosen["simulator"]))
-    simulator.calibrate(rows, torch.arange(8))
+    simulator = world(chosen)
     rng = generator(0, "test")
     step = simulator.step(rows.obs, rows.action, rng, simulator.begin(rows.obs, rng))
     assert step.next_obs.shape == (8, 11)
     assert bool(step.uncertainty.any()) == (chosen["simulator"].uncertainty is not None)
+    uncertain = chosen["simulator"].uncertainty is not None
     for candidate in rehearsed(chosen):
-        if candidate.learner(spec).imagines and candidate.rehearsal.penalty:
-            assert chosen["simulator"].uncertainty is not None
+        learner = candidate.learner(spec)
+        candidate.rehearsal.check(type(learner).__name__, learner.imagines, uncertain)

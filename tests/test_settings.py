@@ -16,6 +16,48 @@ def test_a_rollout_without_steps_is_refused() -> None:
         Rehearsal(horizon=0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"penalty": -1.0}, "penalty is -1.0, expected 0 or more"),
+        ({"halt": 0.0}, "halt is 0.0, expected a number above 0"),
+        ({"halt": float("nan")}, "halt is nan"),
+        ({"halt": 1.0, "halt_cost": -1.0}, "halt_cost is -1.0, expected 0 or more"),
+        ({"halt_cost": 1.0}, "halt_cost is 1.0, expected null, as rehearsal.halt is null too"),
+    ],
+)
+def test_pessimism_out_of_range_is_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"rehearsal\.{message}"):
+        Rehearsal(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "imagines", "uncertain", "message"),
+    [
+        ({"penalty": 2.0}, False, True, "penalty is 2.0, and BC never imagines: leave it out"),
+        ({"halt": 1.0}, False, True, "halt is 1.0, and BC never imagines"),
+        ({"horizon": 7}, False, True, "horizon is 7, and BC never imagines"),
+        ({"horizon": None}, False, True, "horizon is null, and BC never imagines"),
+        ({"penalty": 2.0, "real_ratio": 1.0}, True, True, "penalty is 2.0, and rehearsal.real_ratio is 1"),
+        ({"horizon": 7, "real_ratio": 1.0}, True, True, "horizon is 7, and rehearsal.real_ratio is 1"),
+        ({"penalty": 2.0}, True, False, "penalty is 2.0 and simulator.uncertainty is null: name one"),
+        ({"halt": 1.0}, True, False, "halt is 1.0 and simulator.uncertainty is null: name one"),
+    ],
+)
+def test_what_is_asked_of_rollouts_that_are_not_made_or_not_measured_is_refused(
+    settings: dict[str, float | None], imagines: bool, uncertain: bool, message: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"rehearsal\.{message}"):
+        Rehearsal(**settings).check("BC", imagines, uncertain)
+
+
+def test_what_asks_for_nothing_is_welcome() -> None:
+    for settings in ({}, {"penalty": 0.0}, {"horizon": 5}, {"real_ratio": 1.0}):
+        for imagines in (True, False):
+            Rehearsal(**settings).check("BC", imagines, uncertain=False)
+    Rehearsal(penalty=1.0, halt=1.0, halt_cost=1.0, horizon=None).check("SAC", imagines=True, uncertain=True)
+
+
 @pytest.mark.parametrize("history", [0, -1])
 def test_a_window_without_an_observation_is_refused(history: int) -> None:
     with pytest.raises(ValueError, match=rf"data\.history is {history}, expected at least 1"):

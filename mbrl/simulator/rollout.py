@@ -1,4 +1,4 @@
-"""Policy x simulator -> transitions. `price` is the one place where pessimism is priced."""
+"""Policy x simulator -> transitions. Here alone is a doubtful simulator paid for: by a price, or by a halt."""
 
 from __future__ import annotations
 
@@ -27,6 +27,49 @@ def price(simulator: World, penalty: float) -> float:
     return penalty * simulator.spec.reward_std
 
 
+class Pessimism(NamedTuple):
+    """What a doubtful step of an imagined rollout costs, see `imagine`."""
+
+    price: float  # of uncertainty 1, in units of the reward
+    halt: float | None = None  # the uncertainty above which a rollout goes no further
+    floor: float | None = None  # the reward of a step that ends the world for that reason; None: the world goes on
+
+    @classmethod
+    def of(cls, simulator: World, penalty: float, halt: float | None, halt_cost: float | None) -> Pessimism:
+        """From coefficients that mean the same on every log.
+
+        Raises:
+            ValueError: one of them is out of range, there is no uncertainty to measure with, or a halt that never
+                happens has a cost.
+        """
+        unit = price(simulator, penalty)
+        if halt is None:
+            if halt_cost is not None:
+                raise ValueError(f"halt_cost is {halt_cost} and halt is None: say which uncertainty halts a rollout")
+            return cls(unit)
+        if not 0 < halt < math.inf:
+            raise ValueError(
+                f"halt is {halt}, expected an uncertainty above 0, or None for rollouts that nothing halts"
+            )
+        if simulator.uncertainty is None:
+            raise ValueError(f"halt is {halt} but the simulator has no uncertainty: name one, or set halt to None")
+        if halt_cost is None:
+            return cls(unit, halt)
+        if not 0 <= halt_cost < math.inf:
+            raise ValueError(f"halt_cost is {halt_cost}, expected 0 or more, or None for a world that goes on")
+        return cls(unit, halt, simulator.spec.reward_low - halt_cost * simulator.spec.reward_std)
+
+    def __call__(self, reward: Tensor, terminated: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The reward that counts, whether the world counts as ended, and whether the rollout goes no further: [B]."""
+        reward = reward - self.price * uncertainty
+        if self.halt is None:
+            return reward, terminated, terminated
+        halted = uncertainty > self.halt
+        if self.floor is not None:
+            reward, terminated = torch.where(halted, self.floor, reward), terminated | halted
+        return reward, terminated, terminated | halted
+
+
 @torch.no_grad()
 def imagine(
     policy: Policy,
@@ -36,6 +79,8 @@ def imagine(
     penalty: float,
     rng: torch.Generator,
     rows: Tensor | None = None,
+    halt: float | None = None,
+    halt_cost: float | None = None,
 ) -> Batch:
     """Roll the policy out for `horizon` steps from logged states `start` [B, O]: a Batch of [T, B, ...].
 
@@ -46,28 +91,41 @@ def imagine(
     come to its end, without being called terminated: its last next_obs was logged, and may be bootstrapped from, while
     one after it would have to be invented.
 
+    A step whose uncertainty is above `halt` is the last one of its rollout, and its row starts again. Without a cost
+    that is a truncation: the step stays, and its next_obs may be bootstrapped from (long rollouts that end where the
+    model is in doubt, Ni et al. 2025, "Neubay"). It stays because a step that were left out would leave an action
+    that the targets before it do read, the policy's own next one, without a target of its own: values that nothing
+    corrects are what the edge of reach is made of (Sims et al. 2024), while this one step's error is bounded by the
+    range that no prediction leaves. With a cost it is MOReL's halt (Kidambi et al. 2020, section 4, definition 2): the
+    step counts as terminated, and its reward is (lowest reward of the log) - halt_cost * (reward spread of the log).
+    The paper's halted world pays that for ever, so a log whose rewards are negative needs a cost that outweighs living
+    on: with a discount of 0.99 a hundred spreads are about what the paper's own penalties come to.
+
     Args:
         policy: acts with noise.
-        simulator: its uncertainty may be None only where `penalty` is 0.
+        simulator: its uncertainty may be None only where `penalty` is 0 and nothing halts.
         start: logged observations.
         horizon: T, at least 1.
         penalty: at least 0.
         rng: of the policy's and the simulator's noise; a generator of their own gives the start states.
         rows: [B] long, which transitions of the replayed log these states are of; see `Simulator.begin`.
+        halt: an uncertainty above 0, 1 being its stated quantile on held-out rows; None: nothing halts.
+        halt_cost: at least 0; None: a halt is a truncation.
 
     Raises:
-        ValueError: horizon or penalty out of range, or a penalty without an uncertainty to scale it by.
+        ValueError: horizon, penalty, halt or its cost out of range, or a penalty or a halt without an uncertainty.
     """
     if horizon < 1:
         raise ValueError(f"horizon is {horizon}, expected at least 1")
-    unit = price(simulator, penalty)
+    pessimism = Pessimism.of(simulator, penalty, halt, halt_cost)
     first = simulator.begin(start, rng, rows)
     obs, memory, steps = start, first, []
     for _ in range(horizon):
         action = policy.act(obs, rng)
         next_obs, reward, terminated, uncertainty, memory = simulator.step(obs, action, rng, memory)
-        steps.append(Batch(obs, action, reward - unit * uncertainty, next_obs, terminated))
-        fresh, ended = terminated, simulator.ended(memory)
+        reward, terminated, fresh = pessimism(reward, terminated, uncertainty)
+        steps.append(Batch(obs, action, reward, next_obs, terminated))
+        ended = simulator.ended(memory)
         if ended is not None:
             fresh = fresh | ended
         obs = torch.where(fresh.unsqueeze(-1), start, next_obs)

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mbrl.core import Batch, Learner, Policy, World, generator, rows_at
-from mbrl.simulator.rollout import imagine
+from mbrl.simulator.rollout import Pessimism, imagine
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
@@ -47,7 +47,9 @@ def fit_policy(
     batch_size: int = 256,
     real_ratio: float = 0.5,
     horizon: int = 5,
-    penalty: float = 1.0,
+    penalty: float | None = None,
+    halt: float | None = None,
+    halt_cost: float | None = None,
     rollout_every: int = 250,
     rollout_starts: int = 2_500,
     keep_rollouts: int = 20,
@@ -72,7 +74,8 @@ def fit_policy(
         updates: in all, those before a resumption included.
         batch_size: rows an update, logged and imagined together.
         real_ratio: the logged share of them; 1 means no imagination.
-        horizon, penalty: of `imagine`.
+        horizon, halt, halt_cost: of `imagine`.
+        penalty: of `imagine`; None: 1 where the simulator has an uncertainty, and 0 where it has none.
         rollout_every: updates between two batches of imagined rollouts.
         rollout_starts: logged states that each of these begins with.
         keep_rollouts: how many of these batches the ring holds.
@@ -87,7 +90,8 @@ def fit_policy(
     Raises:
         Interrupted: after Ctrl-C, with the checkpoint written.
         ValueError: an argument out of range, a learner that imagines without a simulator or reads episodes without
-            `ends`, or a simulator that replays another log.
+            `ends`, or a simulator that replays another log; a penalty or a halt where nothing is imagined, or without
+            an uncertainty to measure with.
         FloatingPointError: a metric became NaN or infinite; the last checkpoint is from before.
     """
     imagines = learner.imagines and real_ratio < 1
@@ -104,7 +108,8 @@ def fit_policy(
         "average": 1 if average is None else average,
     }
     worldless = simulator is None and (imagines or learner.plans)
-    _check(learner, worldless, counts, real_ratio, penalty, precision, len(real.reward))
+    _check(learner, worldless, counts, real_ratio, precision, len(real.reward))
+    pessimism = _pessimism(simulator if imagines else None, penalty, halt, halt_cost)
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     device = fabric.device
     learner.to(device)
@@ -116,7 +121,7 @@ def fit_policy(
     settings: dict[str, Any] = {
         k: v for k, v in counts.items() if k not in ("updates", "checkpoint_every", "log_every")
     }
-    settings |= {"seed": seed, "real_ratio": real_ratio, "penalty": penalty, "precision": precision, "average": average}
+    settings |= {"seed": seed, "real_ratio": real_ratio, **pessimism, "precision": precision, "average": average}
     settings |= {"label": label, "rows": len(real.reward), "device": device.type}
     world: World | None = None
     if used is not None:
@@ -135,7 +140,7 @@ def fit_policy(
                     index = torch.randint(len(real.reward), (rollout_starts,), generator=rngs["start"], device=device)
                     learner.eval()
                     start, rng = real.obs[index], rngs["imagination"]
-                    ring.add(imagine(learner.rehearsing, world, start, horizon, penalty, rng, index))
+                    ring.add(imagine(learner.rehearsing, world, start, horizon, rng=rng, rows=index, **pessimism))
                     learner.train()
                     imagining += time.perf_counter() - begun
                 chosen = torch.randint(len(lessons.reward), (real_rows,), generator=rngs["rows"], device=device)
@@ -170,7 +175,6 @@ def _check(
     worldless: bool,
     counts: dict[str, int],
     real_ratio: float,
-    penalty: float,
     precision: str,
     rows: int,
 ) -> None:
@@ -179,8 +183,6 @@ def _check(
             raise ValueError(f"{name} is {value}, expected at least 1")
     if not 0 <= real_ratio <= 1:
         raise ValueError(f"real_ratio is {real_ratio}, expected a share between 0 and 1")
-    if not penalty >= 0:
-        raise ValueError(f"penalty is {penalty}, expected 0 or more")
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if rows == 0:
@@ -189,6 +191,24 @@ def _check(
         raise ValueError(f"{type(learner).__name__} plans in a simulator: give one, or choose a learner that does not")
     if worldless:
         raise ValueError(f"{type(learner).__name__} learns from imagined rows: give a simulator, or real_ratio 1")
+
+
+def _pessimism(
+    simulator: Simulator | None, penalty: float | None, halt: float | None, halt_cost: float | None
+) -> dict[str, Any]:
+    """The arguments of `imagine` that make it pessimistic; without a simulator nothing is imagined."""
+    if simulator is None:
+        for name, value in ("penalty", penalty), ("halt", halt):
+            if value:
+                raise ValueError(
+                    f"{name} is {value} and nothing is imagined: leave it out, lower real_ratio, or choose a learner"
+                    " that imagines"
+                )
+        return {"penalty": 0.0, "halt": None, "halt_cost": None}
+    if penalty is None:
+        penalty = 0.0 if simulator.uncertainty is None else 1.0
+    Pessimism.of(simulator, penalty, halt, halt_cost)
+    return {"penalty": penalty, "halt": halt, "halt_cost": halt_cost}
 
 
 def _finite(metrics: dict[str, Tensor], done: int) -> None:

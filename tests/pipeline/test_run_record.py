@@ -146,7 +146,7 @@ def test_a_finished_run_is_told_again_and_not_repeated(
     assert [v.version for v in record[0].search_model_versions("name = 'toy-policy'")] == [1]
     status, refused, _ = spoken([*config, "--seed", "3", "--rehearsal.penalty", "2.0"])
     assert status == 1
-    assert "rehearsal.penalty was 1.0, is 2.0; seed was 0, is 3" in refused["error"]
+    assert "rehearsal.penalty was None, is 2.0; seed was 0, is 3" in refused["error"]
 
 
 def test_the_card_of_the_run_is_bound_to_the_version(

@@ -91,6 +91,31 @@ def test_the_penalty_is_in_units_of_the_reward_spread_and_of_the_uncertainty_qua
     assert torch.equal(penalised.next_obs, plain.next_obs)
 
 
+def test_a_halt_without_a_cost_is_a_truncation_that_keeps_its_step() -> None:
+    free = imagine(Half(SPEC), world(uncertain=True), START, 4, 0.0, generator(0, "x"))
+    cut = imagine(Half(SPEC), world(uncertain=True), START, 4, 0.0, generator(0, "x"), halt=1.1)
+    # |x'| / 2 in the third row is 1.25 at the first step, and below 1.1 at all others, which are never reached
+    assert free.obs[:, 2, 0].tolist() == [-3, -2.5, -2, -1.5]
+    assert cut.obs[:, 2, 0].tolist() == [-3] * 4
+    assert cut.next_obs[:, 2, 0].tolist() == [-2.5] * 4
+    assert cut.reward[:, 2].tolist() == [-2.5] * 4  # as the simulator says it
+    assert not cut.terminated[:, 2].any()
+    for one, other in zip(cut, free, strict=True):
+        assert torch.equal(one[:, :2], other[:, :2])  # 1.5 / 2 and less
+    on_the_line = imagine(Half(SPEC), world(uncertain=True), START, 4, 0.0, generator(0, "x"), halt=1.25)
+    assert torch.equal(on_the_line.obs, free.obs)
+
+
+def test_a_halt_with_a_cost_ends_the_world_with_the_lowest_reward_and_less() -> None:
+    batch = imagine(Half(SPEC), world(uncertain=True), START, 2, 3.0, generator(0, "x"), halt=1.1, halt_cost=5.0)
+    assert batch.terminated[:, 2].all()
+    assert batch.obs[:, 2, 0].tolist() == [-3, -3]
+    assert batch.reward[:, 2].tolist() == [-10 - 5 * 2] * 2  # lowest - cost x spread; the penalty is not added
+    plain = imagine(Half(SPEC), world(uncertain=True), START, 2, 3.0, generator(0, "x"))
+    assert torch.equal(batch.reward[:, :2], plain.reward[:, :2])
+    assert torch.equal(batch.terminated[:, :2], plain.terminated[:, :2])
+
+
 def test_returns_stop_at_the_end_of_the_world() -> None:
     returns = play(Half(SPEC), world(), START, 4, generator(0, "x")).returns(torch.tensor([4, 4, 4]), 1.0)
     assert returns.tolist() == [0.5 + 1 + 1.5, 1.25, -2.5 - 2 - 1.5 - 1]
@@ -104,7 +129,7 @@ def test_returns_stop_where_the_episode_is_cut() -> None:
 def test_imagination_reads_nothing_from_the_device() -> None:
     simulator = world(uncertain=True)
     with no_host_reads():
-        batch = imagine(Half(SPEC), simulator, START, 3, 1.0, generator(0, "x"))
+        batch = imagine(Half(SPEC), simulator, START, 3, 1.0, generator(0, "x"), halt=1.1, halt_cost=1.0)
     assert batch.reward.shape == (3, 3)
 
 
@@ -115,3 +140,13 @@ def test_bad_arguments() -> None:
         imagine(Half(SPEC), world(), START, 1, -1.0, generator(0, "x"))
     with pytest.raises(ValueError, match="no uncertainty"):
         imagine(Half(SPEC), world(), START, 1, 1.0, generator(0, "x"))
+    for uncertain, halt, cost, message in (
+        (False, 1.0, None, "halt is 1.0 but the simulator has no uncertainty"),
+        (True, 0.0, None, "halt is 0.0, expected an uncertainty above 0"),
+        (True, float("nan"), None, "halt is nan"),
+        (True, 1.0, -1.0, "halt_cost is -1.0, expected 0 or more"),
+        (True, 1.0, float("inf"), "halt_cost is inf"),
+        (True, None, 1.0, "halt_cost is 1.0 and halt is None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            imagine(Half(SPEC), world(uncertain), START, 1, 0.0, generator(0, "x"), halt=halt, halt_cost=cost)

@@ -202,14 +202,22 @@ def test_bad_arguments(tmp_path: Path) -> None:
         ({"keep_rollouts": 0}, "keep_rollouts is 0"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0"),
         ({"log_every": 0}, "log_every is 0"),
-        ({"penalty": -1.0}, "penalty is -1"),
-        ({"penalty": float("nan")}, "penalty is nan"),
         ({"precision": "16-mixed"}, "precision is '16-mixed', expected one of 32-true, bf16-mixed"),
         ({"real_ratio": 1.5}, r"real_ratio is 1\.5"),
         ({}, "Spy learns from imagined rows"),
     ):
         with pytest.raises(ValueError, match=message):
             fit_policy(Spy(SPEC), ROWS, None, **settings)
+    for settings, message in (
+        ({"penalty": -1.0}, "penalty is -1"),
+        ({"penalty": float("nan")}, "penalty is nan"),
+        ({"halt": 0.0}, "halt is 0"),
+        ({"halt_cost": 1.0}, "halt_cost is 1.0 and halt is None"),
+        ({"penalty": 2.0, "real_ratio": 1.0}, "penalty is 2.0 and nothing is imagined"),
+        ({"halt": 1.0, "real_ratio": 1.0}, "halt is 1.0 and nothing is imagined"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_policy(Spy(SPEC), ROWS, parts()[1], **settings)
     with pytest.raises(ValueError, match="no logged rows"):
         fit_policy(Spy(SPEC), Batch(*(c[:0] for c in ROWS)), real_ratio=1.0)
 
@@ -220,7 +228,6 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     fit_policy(Spy(SPEC), ROWS, updates=3, **settings)
     for other, message in (
         ({"seed": 7}, "seed was 0, is 7"),
-        ({"penalty": 9.0}, r"penalty was 1\.0, is 9\.0"),
         ({"batch_size": 32, "horizon": 2}, "batch_size was 256, is 32, horizon was 5, is 2"),
         ({"updates": 2}, "3 updates behind it, more than the 2 asked for"),
     ):
@@ -231,6 +238,21 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     files.save(path, {"something": 1})
     with pytest.raises(files.CorruptFileError, match="not a learner's checkpoint"):
         fit_policy(Spy(SPEC), ROWS, updates=4, **settings)
+
+
+def test_a_checkpoint_of_other_pessimism_is_refused(tmp_path: Path) -> None:
+    path, (learner, simulator) = tmp_path / "policy.ckpt", parts()
+    fit_policy(learner, ROWS, simulator, updates=1, checkpoint=path, **SHORT)
+    for other, message in (
+        ({"penalty": 9.0}, r"penalty was 1\.0, is 9\.0"),  # 1 where the simulator has an uncertainty
+        ({"halt": 2.0, "halt_cost": 3.0}, r"halt was None, is 2\.0, halt_cost was None, is 3\.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_policy(learner, ROWS, simulator, updates=2, checkpoint=path, **SHORT, **other)
+    fit_policy(learner, ROWS, simulator, updates=2, checkpoint=path, **SHORT, penalty=1.0)
+    certain = tmp_path / "certain.ckpt"
+    for penalty in (None, 0.0):  # 0 where it has none
+        fit_policy(learner, ROWS, simulator.plain(), updates=1, checkpoint=certain, **SHORT, penalty=penalty)
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
@@ -258,10 +280,10 @@ def test_rollouts_begin_in_logged_states_and_the_policy_dreams_in_eval_mode(monk
 
     honest = loop.imagine
 
-    def spy(actor: Policy, world: Simulator, start: Tensor, *rest: Any) -> Batch:
+    def spy(actor: Policy, world: Simulator, start: Tensor, *rest: Any, **named: Any) -> Batch:
         started.append(start)
         modes.append(actor.training)
-        return honest(actor, world, start, *rest)
+        return honest(actor, world, start, *rest, **named)
 
     monkeypatch.setattr(loop, "imagine", spy)
     fit_policy(learner, ROWS, simulator, updates=15, **SHORT)
