@@ -21,6 +21,7 @@ COMMANDS = {  # name: (function of stages.py, configuration it starts from, one 
     "card": ("card", None, "say how far a registered simulator can be trusted"),
     "evaluate": ("evaluate", None, "what registered policies are worth on a log, or in a true environment"),
     "select": ("select", None, "which version of a policy the evidence carries, if any"),
+    "compare": ("compare", None, "learners side by side on logs, over seeds: a table, and a run behind every cell"),
     "promote": ("promote", None, "move shadow, canary or champion to a version that the evidence supports"),
     "rollback": ("rollback", None, "go back to the last champion that still holds"),
     "history": (
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rest = [_underscored(a) for a in arguments[1:] if a != "--json"]
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         try:
-            status, answer = _run(command, rest)
+            status, answer = run_command(command, rest)
         except KeyboardInterrupt as stop:
             status, answer = 130, {"error": str(stop) or "stopped by Ctrl-C"}
         if "error" in answer:
@@ -84,7 +85,7 @@ def _underscored(argument: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
-def _run(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]]:
+def run_command(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]]:
     """Parse, call, and turn the errors that a user can mend into one message: (exit status, answer)."""
     import yaml
 

@@ -110,12 +110,14 @@ class Pipeline:
         cloned = self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
         reports = {name: self._improve(name, learner, log, own, desk) for name, learner in learners.items()}
         seen = worlds.second(cloned.policy, desk)
-        lineage = Lineage.of(data, own and f"{self.name}-simulator/{own.version}")
-        entrants = {}
+        entrants, rows = {}, {}
         for name, report in reports.items():
+            rehearsed = own if self._rehearses(learners[name], self.candidates[name].rehearsal) else None
+            lineage = Lineage.of(data, rehearsed and f"{self.name}-simulator/{rehearsed.version}")
             fact = f"{_stage(name)}_version"
             version = desk.register(fact, models.log_policy, report.policy, self.name, lineage)
             entrants[name] = Entrant(report.policy, version)
+            rows[name] = {"version": version, "updates": report.updates, "rehearsed": rehearsed is not None}
         with desk.record.stage("evidence") as stage:
             found = assessment.weigh(entrants, data, log.episodes, seen, stage)
             best = {found.chosen: entrants[found.chosen].policy}
@@ -129,16 +131,14 @@ class Pipeline:
                 held = log.episodes.held
                 sample_rollouts(stage, best[found.chosen], own.simulator, data, held, steps, self.seed)
             champion = assessment.promote(found, entrants, desk.record)  # last: a failure before leaves the alias alone
-        updates = {name: report.updates for name, report in reports.items()}
-        return self._result(log, own, found, entrants, updates, simulated, true, champion, desk)
+        return self._result(log, own, found, rows, simulated, true, champion, desk)
 
     def _result(
         self,
         log: Log,
         own: Rehearsed | None,
         found: Findings,
-        entrants: Mapping[str, Entrant],
-        updates: Mapping[str, int],
+        made: Mapping[str, Mapping[str, Any]],
         simulated: Mapping[str, Estimate],
         true: Mapping[str, Estimate],
         champion: str | None,
@@ -147,8 +147,7 @@ class Pipeline:
         data, best, chosen = log.data, found.best, found.chosen
         rows = {
             name: {
-                "version": entrants[name].version,
-                "updates": updates[name],
+                **made[name],
                 "verdict": finding.verdict.outcome,
                 "reasons": list(finding.verdict.reasons),
                 "gain_in_spreads": plain(finding.gain),
@@ -173,11 +172,12 @@ class Pipeline:
             "true_environment": plain(true),
             "candidates": rows,
             "chosen": chosen,
-            "updates": updates[chosen],
+            "updates": rows[chosen]["updates"],
+            "seconds": {k.removesuffix("_seconds"): v for k, v in desk.folder.facts.items() if k.endswith("_seconds")},
             "simulator_version": own and own.version,
             "simulator_verdict": own and own.card["verdict"]["sentence"],
             "trusted_horizon": own and own.trusted,
-            "policy_version": entrants[chosen].version,
+            "policy_version": rows[chosen]["version"],
             "verdict": best.verdict.outcome,
             "promoted": best.verdict.promote,
             "reasons": list(best.verdict.reasons),
@@ -264,6 +264,8 @@ class Pipeline:
             )
         learner.cpu()
         report.policy.cpu()
+        if f"{stage}_seconds" not in desk.folder.facts:
+            desk.folder.remember(**{f"{stage}_seconds": report.seconds})
         tell(stage, f"{report.updates:,} updates, {report.imagined_rows:,} imagined rows, {report.seconds:.0f} s")
         return report
 

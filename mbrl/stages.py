@@ -26,6 +26,7 @@ __all__ = [
     "audit",
     "bench",
     "card",
+    "compare",
     "copy",
     "delete",
     "demo",
@@ -262,6 +263,35 @@ def select(
     from mbrl import comparison
 
     return comparison.select(name, versions, data, trial)
+
+
+def compare(
+    data: str,
+    learners: str = "td3bc,iql,mopo,combo",
+    env: str | None = None,
+    seeds: list[int] = [0, 1, 2],  # noqa: B006
+    updates: int | None = None,
+    episodes: int = 20,
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """Put learners side by side on logs: what each is worth by true return, or by the evidence where there is no truth.
+
+    Every cell is an `mbrl run`, whose evidence, curves and models are kept; learners whose other settings are equal
+    share one, and its simulators. The same command goes on where an earlier one ended.
+
+    Args:
+        data: Minari ids of the logs, with commas between them.
+        learners: names of the configurations that come with mbrl, or YAML files, with commas between them.
+        env: a true environment for each log, with commas between them, and - for a log without one.
+        seeds: such as [0,1,2]; a number is the mean over them.
+        updates: of every learner; what its configuration says if not given. Candidates keep their own.
+        episodes: to play in the true environment, for each policy.
+        folder: where the table, the picture and the runs are kept, MBRL_HOME/comparisons/latest if not given.
+    """
+    from mbrl import contest
+
+    more = [f"--trial.episodes={episodes}", *([] if updates is None else [f"--rehearsal.updates={updates}"])]
+    return contest.hold(contest.contest(data, env, learners, seeds, more, folder))
 
 
 def bench(

@@ -152,6 +152,7 @@ class Worlds:
             child.metrics({f"holdout_member_{e}": score for e, score in enumerate(report.scores)}, report.epochs)
         simulator = self._simulator(stage, model.cpu(), learn, seed)
         simulator.calibrate(data.batch(other), data.episode[other])
+        desk.folder.remember(**{f"{stage}_seconds": report.seconds})
         files.save(path, stored.state(simulator))
         best = min(report.scores)
         tell(stage, f"{report.epochs} epochs, hold-out error {best:.3g} (best member), {report.seconds:.0f} s")

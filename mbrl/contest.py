@@ -1,0 +1,259 @@
+"""`mbrl compare`: learners side by side on logs, over seeds; every cell is an `mbrl run` that can be continued."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+
+from mbrl import files
+from mbrl.__main__ import config_file, run_command
+from mbrl.assessment import plain, shown, small
+from mbrl.core import Learner, build, seeded
+from mbrl.data import minari
+from mbrl.data.history import windowed
+from mbrl.evaluation.estimates import Estimate
+from mbrl.evaluation.intervals import over_seeds
+from mbrl.registry.gates import CLONING, LOG
+from mbrl.report.dossier import PARTIES, intervals
+from mbrl.report.forest import Stand, plot_forest
+
+OWN = ("learner", "rehearsal", "candidates")  # settings that are a learner's; the others are of the run that it is in
+
+
+class Arena(NamedTuple):
+    """A log to learn from, and where the truth can be had."""
+
+    data_id: str
+    env: str | None
+
+    @property
+    def name(self) -> str:
+        """For registered models and files."""
+        return self.data_id.rpartition("-v")[0].replace("/", "-")
+
+
+class Score(NamedTuple):
+    """What one learner got on one log with one seed."""
+
+    value: Estimate  # true return; without an environment the combined gain over the log, in spreads
+    verdict: str
+    seconds: float  # of its rehearsal, and of the fit of the simulator where it has one
+
+
+class Contest(NamedTuple):
+    """What is compared."""
+
+    arenas: Sequence[Arena]
+    learners: Mapping[str, Path]  # by name: its configuration
+    seeds: Sequence[int]
+    more: Sequence[str]  # settings of `mbrl run` that hold for all, as on a command line
+    folder: Path
+
+
+def contest(
+    data: str, env: str | None, learners: str, seeds: Sequence[int], more: Sequence[str], folder: Path | None
+) -> Contest:
+    """The comparison that a command line asks for; see `stages.compare`.
+
+    Raises:
+        ValueError: a learner has no configuration, or there are not as many environments as logs, or a seed is there
+            twice.
+    """
+    ids = [part.strip() for part in data.split(",")]
+    envs: list[str | None] = [None] * len(ids)
+    if env is not None:
+        envs = [None if part.strip() == "-" else part.strip() for part in env.split(",")]
+    if len(envs) != len(ids):
+        raise ValueError(f"env names {len(envs)} environments for {len(ids)} logs: one for each, - where there is none")
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise ValueError(f"seeds are {list(seeds)}, expected different numbers, at least one")
+    for id in ids:
+        minari.check_id(id)
+    found = {}
+    for name in (part.strip() for part in learners.split(",")):
+        path = Path(name) if name.endswith(".yaml") else config_file(f"{name}.yaml")
+        if not path.exists():
+            raise ValueError(f"learners has {name!r}, and there is no {path}: name a configuration, or a YAML file")
+        found[path.stem.replace(".", "-").lower()] = path
+    arenas = [Arena(*pair) for pair in zip(ids, envs, strict=True)]
+    return Contest(arenas, found, seeds, more, (folder or files.home() / "comparisons" / "latest").absolute())
+
+
+def hold(asked: Contest) -> dict[str, Any]:
+    """Run every cell that has not been run, and tell, draw and write what all of them say."""
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    scores: dict[str, dict[str, list[Score]]] = {arena.name: {} for arena in asked.arenas}
+    logged: dict[str, Estimate] = {}
+    failed: dict[str, dict[str, str]] = {arena.name: {} for arena in asked.arenas}
+    for arena in asked.arenas:
+        groups = list(_groups(asked, arena, failed[arena.name]))
+        for seed in asked.seeds:
+            for number, (settings, members) in enumerate(groups):
+                answer = _run(asked, arena, seed, number, settings)
+                if "error" in answer:
+                    failed[arena.name] |= dict.fromkeys(members, f"seed {seed}: {answer['error']}")
+                    continue
+                logged[arena.name] = Estimate(**answer["logged_return"])
+                for name, score in _scores(answer, members, arena, first=number == 0):
+                    scores[arena.name].setdefault(name, []).append(score)
+    return _told(asked, scores, logged, failed)
+
+
+def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """Runs, as settings and the learners in each: those whose other settings are equal share one, and its simulators.
+
+    A configuration with candidates of its own has a run of its own.
+    """
+    shared: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for name, path in asked.learners.items():
+        settings = _settings(path, arena, asked.more)
+        reason = _unfit(settings, arena)
+        if reason is not None:
+            failed[name] = reason
+            continue
+        rest = {key: value for key, value in settings.items() if key not in OWN}
+        if settings["candidates"]:
+            yield settings, [name]
+            continue
+        run, members = shared.setdefault(json.dumps(rest, sort_keys=True), ({**rest, "candidates": {}}, []))
+        run["candidates"][name] = {"learner": settings["learner"], "rehearsal": settings["rehearsal"]}
+        members.append(name)
+    yield from shared.values()
+
+
+def _settings(path: Path, arena: Arena, more: Sequence[str]) -> dict[str, Any]:
+    """The whole configuration of `mbrl run` with this file, as plain values."""
+    from mbrl import parsing, stages
+
+    arguments = ["--config", str(path), "--data.id", arena.data_id, *more]
+    parser = parsing.parser(stages.run, "run", None, arguments)
+    dumped = parser.dump(parser.parse_args(arguments), skip_unset=False, skip_default=False)
+    settings: dict[str, Any] = yaml.safe_load(dumped)
+    return {key: value for key, value in settings.items() if key not in ("config", "folder", "resolved")}
+
+
+def _unfit(settings: Mapping[str, Any], arena: Arena) -> str | None:
+    """Why a learner cannot learn from this log, before any work; None if it can."""
+    data = windowed(minari.load(arena.data_id), settings["data"]["history"])
+    several = settings["candidates"] or {"": {"learner": settings["learner"]}}
+    spec = data.spec(torch.arange(data.episodes))
+    try:
+        with seeded(0, "contest"):
+            for candidate in several.values():
+                build(candidate["learner"], Learner, spec)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _run(asked: Contest, arena: Arena, seed: int, number: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """One run, in a folder of its own: continued if it was begun, and told if it was finished."""
+    cell = asked.folder / f"{arena.name}-{seed}-{number}"
+    path = cell.with_suffix(".yaml")
+    name = f"{arena.name}-{seed}-{number}"
+    whole = {**settings, "seed": seed, "env": arena.env, "name": name, "folder": str(cell)}
+    with files.replacing(path) as beside:
+        beside.write_text(yaml.safe_dump(whole, sort_keys=False))
+    print(f"--- {arena.data_id}, seed {seed}: {', '.join(settings['candidates'])}")
+    return run_command("run", ["--config", str(path)])[1]
+
+
+def _scores(
+    answer: Mapping[str, Any], members: Sequence[str], arena: Arena, first: bool
+) -> Iterator[tuple[str, Score]]:
+    """Of the learners of a run; of the first run of a log also that of behaviour cloning."""
+    rows, seconds = answer["candidates"], answer["seconds"]
+    fit = seconds.get("simulator", 0.0)
+    shared = set(members) == set(rows)  # else they are one configuration's own: its score is that of the chosen one
+    for name, row in rows.items() if shared else [(members[0], rows[answer["chosen"]])]:
+        measured = row["true_return"] if arena.env else row["gain_in_spreads"]
+        value = Estimate(**measured) if measured else Estimate(np.nan, np.nan, np.nan, 0)
+        counted = {name: row} if shared else rows
+        took = sum(seconds[f"policy-{key}"] for key in counted)
+        simulated = fit if any(one["rehearsed"] for one in counted.values()) else 0.0
+        yield name, Score(value, row["verdict"], took + simulated)
+    if first and arena.env:
+        yield CLONING, Score(Estimate(**answer["true_environment"][CLONING]), "", seconds["baseline"])
+
+
+def _told(
+    asked: Contest,
+    scores: Mapping[str, Mapping[str, list[Score]]],
+    logged: Mapping[str, Estimate],
+    failed: Mapping[str, Mapping[str, str]],
+) -> dict[str, Any]:
+    means = {arena: {name: _mean(cells) for name, cells in table.items()} for arena, table in scores.items() if table}
+    text = markdown(asked, means, scores, logged, failed)
+    print(text)
+    for arena, reasons in failed.items():
+        for name, reason in reasons.items():
+            print(f"{name} on {arena}: {reason}")
+    answer = {
+        "folder": str(asked.folder),
+        "table": text,
+        "scores": {
+            arena: {
+                name: {"mean": plain(means[arena][name]), "seeds": [plain(cell._asdict()) for cell in cells]}
+                for name, cells in table.items()
+            }
+            for arena, table in scores.items()
+        },
+        "logged": plain(dict(logged)),
+        "failed": failed,
+    }
+    for file, content in ("table.md", text), ("comparison.json", json.dumps(answer, indent=2, default=str)):
+        with files.replacing(asked.folder / file) as beside:
+            beside.write_text(content)
+    if panels := [_stand(arena, means, logged) for arena in asked.arenas if arena.name in means]:
+        plot_forest(asked.folder / "comparison.png", panels, "Learners by log", PARTIES)
+    return answer
+
+
+def _mean(cells: Sequence[Score]) -> Estimate:
+    """Over seeds, with the bootstrap's interval for their mean; a single seed has that of its own episodes."""
+    if len(cells) == 1:
+        return cells[0].value
+    return over_seeds([cell.value.value for cell in cells], statistic=np.mean)
+
+
+def _stand(arena: Arena, means: Mapping[str, Mapping[str, Estimate]], logged: Mapping[str, Estimate]) -> Stand:
+    rows = {name: value for name, value in means[arena.name].items() if np.isfinite(value[:3]).all()}
+    if arena.env is None:
+        return Stand(arena.data_id, "gain over the log, in spreads", intervals(rows), 0.0)
+    rows = {LOG: logged[arena.name], **rows}
+    return Stand(f"{arena.data_id}, in {arena.env}", "true return", intervals(rows), logged[arena.name].value)
+
+
+def markdown(
+    asked: Contest,
+    means: Mapping[str, Mapping[str, Estimate]],
+    scores: Mapping[str, Mapping[str, list[Score]]],
+    logged: Mapping[str, Estimate],
+    failed: Mapping[str, Mapping[str, str]],
+) -> str:
+    """The table: a row for the log itself, for behaviour cloning and for each learner; a column for each log."""
+    heads = [f"{a.data_id}{'' if a.env else ' (gain in spreads)'}" for a in asked.arenas]
+    lines = [f"| | {' | '.join(heads)} | minutes |", "|---" * (len(heads) + 2) + "|"]
+    own = [shown(logged[a.name]) if a.env and a.name in logged else "" for a in asked.arenas]
+    lines.append(f"| {LOG} | {' | '.join(own)} | |")
+    for name in [CLONING, *asked.learners]:
+        cells, minutes = [], []
+        for arena in asked.arenas:
+            found = scores[arena.name].get(name, [])
+            minutes += [cell.seconds / 60 for cell in found]
+            if found:
+                value = means[arena.name][name]
+                cells.append(shown(value) if arena.env else small(value))
+            else:
+                cells.append("-" if name in failed[arena.name] else "")
+        if minutes:
+            lines.append(f"| {name} | {' | '.join(cells)} | {np.mean(minutes):.1f} |")
+        elif any(cells):
+            lines.append(f"| {name} | {' | '.join(cells)} | |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,85 @@
+"""`mbrl compare`: cells are runs, a table of means over seeds, and what cannot learn from a log is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pipeline_toys import ROOT, spoken
+
+from mbrl.registry.rules import PACKAGED
+
+
+def learner(folder: Path, name: str, path: str, **init_args: Any) -> str:
+    """A configuration as debug.yaml with another learner; its file."""
+    settings = yaml.safe_load((ROOT / "configs" / "debug.yaml").read_text())
+    settings["learner"] = {"class_path": path, "init_args": init_args}
+    settings["rehearsal"] |= {"updates": 20, "checkpoint_every": 10}
+    (folder / "rules.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load(PACKAGED.read_text()) | {"kinds": ["model"]})  # the others need more than toys
+    )
+    settings["trial"]["rules"] = str(folder / "rules.yaml")
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+    return str(folder / f"{name}.yaml")
+
+
+def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path) -> None:
+    both = learner(tmp_path, "cloning", "policies.BC"), learner(tmp_path, "mopo", "policies.SAC", hidden=[16, 16])
+    command = ["compare", "--data", "toy/pendulum-v0", "--env", "Pendulum-v1", "--learners", ",".join(both)]
+    command += ["--seeds", "[0,1]", "--episodes", "2", "--folder", str(tmp_path / "out")]
+    status, answer, told = spoken(command)
+    assert status == 0
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {
+        "toy-pendulum-0-0",
+        "toy-pendulum-1-0",
+    }
+    scores = answer["scores"]["toy-pendulum"]
+    assert set(scores) == {"cloning", "mopo", "behaviour cloning"}
+    for seed in (0, 1):
+        run = json.loads((tmp_path / "out" / f"toy-pendulum-{seed}-0" / "result.json").read_text())
+        cell = scores["mopo"]["seeds"][seed]
+        assert cell["value"] == run["candidates"]["mopo"]["true_return"]
+        assert cell["seconds"] == pytest.approx(run["seconds"]["policy-mopo"] + run["seconds"]["simulator"])
+        assert scores["cloning"]["seeds"][seed]["seconds"] == run["seconds"]["policy-cloning"]
+    values = [cell["value"]["value"] for cell in scores["mopo"]["seeds"]]
+    mean = scores["mopo"]["mean"]
+    assert mean["value"] == pytest.approx(sum(values) / 2)
+    assert min(values) <= mean["low"] <= mean["high"] <= max(values)
+    lines = answer["table"].splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| log", "| behaviour cloning", "| cloning", "| mopo"]
+    assert f"| mopo | {mean['value']:.1f} [{mean['low']:.1f}, {mean['high']:.1f}] |" in lines[5]
+    assert lines[5] in told
+    assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
+    status, again, told = spoken(command)
+    assert (status, again["scores"]) == (0, answer["scores"])
+    assert told.count("nothing is repeated") == 2
+
+
+def test_a_log_without_truth_has_gains_and_a_learner_of_other_actions_is_named(tmp_path: Path) -> None:
+    both = learner(tmp_path, "cloning", "policies.BC"), learner(tmp_path, "bcq", "policies.BCQ")
+    command = ["compare", "--data", "toy/cartpole-v0", "--learners", ",".join(both), "--seeds", "[0]"]
+    status, answer, told = spoken([*command, "--folder", str(tmp_path / "out")])
+    assert status == 0
+    assert set(answer["scores"]["toy-cartpole"]) == {"cloning"}
+    assert "DiscreteBCQ" in answer["failed"]["toy-cartpole"]["bcq"]
+    assert "bcq on toy-cartpole: " in told
+    assert "| | toy/cartpole-v0 (gain in spreads) | minutes |" in answer["table"]
+    assert "| bcq | - | |" in answer["table"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--learners", "mobo"], "learners has 'mobo', and there is no"),
+        (["--env", "Pendulum-v1,-"], "env names 2 environments for 1 logs"),
+        (["--seeds", "[0,0]"], "seeds are [0, 0], expected different numbers"),
+        (["--data", "toy/pendulum"], "expected NAMESPACE/NAME-vN"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_any_work(arguments: list[str], part: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    status, answer, _ = spoken(["compare", "--data", "toy/pendulum-v0", *arguments, "--folder", str(folder)])
+    assert status == 1
+    assert part in answer["error"]
+    assert not folder.exists()
