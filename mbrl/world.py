@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from mbrl.core import Dynamics
+    from mbrl.core import Batch, Dynamics
     from mbrl.spec import Spec
 
 
@@ -72,6 +72,10 @@ class World(nn.Module, ABC):
         self, obs: Tensor, action: Tensor, rng: torch.Generator, memory: Memory | None = None
     ) -> tuple[Tensor, Tensor, Memory | None]:
         """One step of the K elites, each with rows of its own, obs [K, B, O]: next_obs [K, B, O], reward [K, B]."""
+
+    @abstractmethod
+    def log_density(self, rows: Batch) -> Tensor:
+        """Log density [B] of what a step says, of the transitions [B, ...], with gradients to the model's weights."""
 
     @abstractmethod
     def ended(self, memory: Memory | None) -> Tensor | None:

@@ -16,7 +16,21 @@ from policies.combo import COMBO
 from policies.decision_transformer import DecisionTransformer
 from policies.discrete_bcq import DiscreteBCQ
 from policies.iql import IQL
+from policies.mobile import MOBILE
 from policies.perturbed import Perturbed
+from policies.rambo import RAMBO
 from policies.sac import SAC
 
-__all__ = ["AWAC", "BC", "BCQ", "COMBO", "IQL", "SAC", "DecisionTransformer", "DiscreteBCQ", "Perturbed"]
+__all__ = [
+    "AWAC",
+    "BC",
+    "BCQ",
+    "COMBO",
+    "IQL",
+    "MOBILE",
+    "RAMBO",
+    "SAC",
+    "DecisionTransformer",
+    "DiscreteBCQ",
+    "Perturbed",
+]

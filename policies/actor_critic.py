@@ -76,18 +76,34 @@ class ActorCritic(nn.Module):
             "critics": Adam(self.critics.parameters(), critic_lr, fused=True),
         }
 
+    @torch.no_grad()
+    def value(self, obs: Tensor, rng: torch.Generator) -> Tensor:
+        """What the smallest slow critic says of following the actor from obs [B, O]: [B], in units of `reward_scale`.
+
+        For Box actions at one sampled action, for Discrete ones in expectation; with the entropy bonus, if the backup
+        is soft.
+        """
+        bonus = self.log_temperature.exp() if self.soft_backup else 0.0
+        if isinstance(self.actor, Categorical):
+            log_probs = self.actor.log_probs(obs)
+            return (log_probs.exp() * (self.slow.every(obs).amin(0) - bonus * log_probs)).sum(-1)
+        action, log_prob = self.actor.sample(obs, rng)
+        lowest: Tensor = self.slow(obs, action).amin(0)
+        return lowest - bonus * log_prob
+
     def target(self, batch: Batch, rng: torch.Generator) -> Tensor:
         """Bellman targets [B], in units of `reward_scale`."""
-        with torch.no_grad():
-            bonus = self.log_temperature.exp() if self.soft_backup else 0.0
-            if isinstance(self.actor, Categorical):
-                log_probs = self.actor.log_probs(batch.next_obs)
-                lowest = self.slow.every(batch.next_obs).amin(0)
-                value = (log_probs.exp() * (lowest - bonus * log_probs)).sum(-1)
-            else:
-                action, log_prob = self.actor.sample(batch.next_obs, rng)
-                value = self.slow(batch.next_obs, action).amin(0) - bonus * log_prob
-            return bellman_target(batch.reward / self.reward_scale, batch.terminated, value, self.discount)
+        value = self.value(batch.next_obs, rng)
+        return bellman_target(batch.reward / self.reward_scale, batch.terminated, value, self.discount)
+
+    def improve(self, batch: Batch, target: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """One step of everything: of the critics towards targets [B], of the actor, and of the slow critics."""
+        values = self.critics(batch.obs, batch.action)
+        loss = (values - target).square().mean(1).sum()
+        self.step("critics", loss)
+        metrics = self.improve_actor(batch.obs, rng)
+        self.follow()
+        return {"critic_loss": loss.detach() / len(values), "value": values.detach().mean(), **metrics}
 
     def improve_actor(self, obs: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """One step of the actor and of the temperature on observations [B, O]."""

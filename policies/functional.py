@@ -137,6 +137,26 @@ def descend(optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
+def bellman_inconsistency(values: Tensor) -> Tensor:
+    """How far models disagree about the value of what follows: std over E models of the mean over S samples, [B].
+
+    Sun et al. 2023, "Model-Bellman Inconsistency for Model-based Offline RL", eq. 7: values [E, S, B] are those of the
+    successors that each model samples. Zero with one model. The std of the E models themselves, without a correction.
+    """
+    return values.mean(1).std(0, correction=0)
+
+
+def adversarial_loss(log_density: Tensor, advantage: Tensor) -> Tensor:
+    """Mean of A log p of sampled successors, scalar: a model that descends it makes what is good less likely.
+
+    Rigter et al. 2022, "RAMBO-RL", proposition 2, the score-function gradient of the policy's value. Advantages [B] are
+    constants, and standardised over the batch, as in the authors' code.
+    """
+    constant = advantage.detach()
+    standard = (constant - constant.mean()) / (constant.std(correction=0) + 1e-6)
+    return (standard * log_density).mean()
+
+
 @torch.no_grad()
 def polyak_(target: Sequence[Tensor], source: Sequence[Tensor], rate: float) -> None:
     """target <- (1 - rate) target + rate source, in place."""

@@ -56,10 +56,4 @@ class SAC(Learner):
     ) -> dict[str, Tensor]:
         del simulator
         batch = joined(real, imagined)
-        target = self.agent.target(batch, rng)
-        values = self.agent.critics(batch.obs, batch.action)
-        loss = (values - target).square().mean(1).sum()
-        self.agent.step("critics", loss)
-        metrics = self.agent.improve_actor(batch.obs, rng)
-        self.agent.follow()
-        return {"critic_loss": loss.detach() / len(values), "value": values.detach().mean(), **metrics}
+        return self.agent.improve(batch, self.agent.target(batch, rng), rng)

@@ -15,7 +15,7 @@ from mbrl.data.dataset import TransitionDataset
 from mbrl.simulator.calibration import check_structure, doubt_unit, measure
 from mbrl.simulator.dealing import Deal, deal, own, own_among_all, own_states
 from mbrl.simulator.filling import Filling
-from mbrl.simulator.recalibration import Forecast, Method, Recalibration, moments, unit
+from mbrl.simulator.recalibration import Forecast, Method, Recalibration, mixture_log_density, moments, outcome, unit
 from mbrl.simulator.recall import Recall, moved_on, recalling, state_of
 from mbrl.simulator.replay import Replay
 from mbrl.simulator.starts import check_rows, check_starts, remembering, states_at
@@ -265,6 +265,20 @@ class Simulator(World):
         sample = self._sample(*moments(prediction, self.targets), rng)
         next_obs, memory = self.filling(obs, action, sample[..., :-1], memory)
         return next_obs, sample[..., -1], moved_on(self.dynamics, obs, action, memory, elites)
+
+    def log_density(self, rows: Batch) -> Tensor:
+        """Log density [B] of transitions [B, ...]: of the predicted channels and the reward, as `step` samples them.
+
+        That is the elites' equal mixture, before anything is clipped, in the environment's units. Gradients pass to the
+        model's weights. A model without a spread has no density: the result is not finite.
+
+        Raises:
+            ValueError: the model remembers, and single rows do not say what.
+        """
+        hidden = state_of(self.dynamics, None)
+        prediction = self.dynamics.predict(rows.obs, rows.action, self.dynamics.elites, hidden)
+        mean, std = moments(prediction, self.targets)
+        return mixture_log_density(mean, std * self.recalibration.scale, outcome(rows, self.targets))
 
     @torch.no_grad()
     def step(self, obs: Tensor, action: Tensor, rng: torch.Generator, memory: Memory | None = None) -> Step:
