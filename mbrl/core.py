@@ -209,7 +209,7 @@ class Learner(Described):
     depends on has to be a parameter or a buffer, or a resumed run would go on differently.
     """
 
-    imagines: ClassVar[bool] = True  # False: `update` never reads imagined rows, and the rig makes none
+    imagines: bool = True  # False: `update` never reads imagined rows, and the rig makes none
     plans: ClassVar[bool] = False  # True: it needs the simulator, imagined rows or not
 
     def __init__(self, spec: Spec) -> None:
@@ -258,7 +258,9 @@ def build(config: Mapping[str, Any], base: type, spec: Spec) -> Any:
     path, init_args = config["class_path"], config.get("init_args", {})
     cls = locate(path)
     if not (isinstance(cls, type) and issubclass(cls, base)) or inspect.isabstract(cls):
-        raise ValueError(f"class_path {path!r} is not a subclass of {base.__module__}.{base.__name__} that can be built")
+        raise ValueError(
+            f"class_path {path!r} is not a subclass of {base.__module__}.{base.__name__} that can be built"
+        )
     try:
         inspect.signature(cls).bind(spec, **init_args)
     except TypeError as error:

@@ -11,7 +11,10 @@ if getattr(mbrl, "__dist__", None) != "offline-mbrl":
 
 from policies.bc import BC
 from policies.combo import COMBO
+from policies.mcts import MCTS
 from policies.perturbed import Perturbed
+from policies.planning import Planning
 from policies.sac import SAC
+from policies.shooting import CEM, MPPI
 
-__all__ = ["BC", "COMBO", "SAC", "Perturbed"]
+__all__ = ["BC", "CEM", "COMBO", "MCTS", "MPPI", "SAC", "Perturbed", "Planning"]
