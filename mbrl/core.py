@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mbrl.spec import Spec as Spec
+from mbrl.world import Foreseen as Foreseen
 from mbrl.world import Memory as Memory
 from mbrl.world import Step as Step
 from mbrl.world import World as World
@@ -165,6 +166,20 @@ class Dynamics(Described):
         return obs.new_zeros(count, obs.shape[-2])
 
 
+class Foresight(Described):
+    """The expected step of a simulator, which `World.foresight` gives: what a policy that plans is registered with.
+
+    Deterministic, and of each row alone. Exogenous channels keep their present value: at work nobody knows the next
+    ones, and persistence is what can be assumed of any of them.
+    """
+
+    dynamics: Dynamics
+
+    @abstractmethod
+    def forward(self, obs: Tensor, action: Tensor) -> Foreseen:
+        """What follows from obs [B, O] with action [B, A], in the environment's units."""
+
+
 class Policy(Described):
     """What is registered, promoted and served."""
 
@@ -194,7 +209,7 @@ class Learner(Described):
     depends on has to be a parameter or a buffer, or a resumed run would go on differently.
     """
 
-    imagines: ClassVar[bool] = True  # False: `update` never reads imagined rows, and the rig makes none
+    imagines: bool = True  # False: `update` never reads imagined rows, and the rig makes none
     plans: ClassVar[bool] = False  # True: it needs the simulator, imagined rows or not
 
     def __init__(self, spec: Spec) -> None:
@@ -258,7 +273,9 @@ def build(config: Mapping[str, Any], base: type, spec: Spec) -> Any:
     path, init_args = config["class_path"], config.get("init_args", {})
     cls = locate(path)
     if not (isinstance(cls, type) and issubclass(cls, base)) or inspect.isabstract(cls):
-        raise ValueError(f"class_path {path!r} is not a subclass of mbrl.core.{base.__name__} that can be built")
+        raise ValueError(
+            f"class_path {path!r} is not a subclass of {base.__module__}.{base.__name__} that can be built"
+        )
     try:
         inspect.signature(cls).bind(spec, **init_args)
     except TypeError as error:

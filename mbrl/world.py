@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from mbrl.core import Batch, Dynamics
+    from mbrl.core import Batch, Dynamics, Foresight
     from mbrl.spec import Spec
 
 
@@ -48,6 +48,15 @@ class Step(NamedTuple):
     memory: Memory | None  # for the next step; None in a world that needs none
 
 
+class Foreseen(NamedTuple):
+    """One step as a simulator expects it: the mean over its elites, without noise."""
+
+    next_obs: Tensor  # [B, O]
+    reward: Tensor  # [B], without a penalty
+    terminated: Tensor  # [B] the probability that the world ends with this step
+    uncertainty: Tensor  # [B], as in `Step`
+
+
 class World(nn.Module, ABC):
     """A simulator as learners and planners see it; `mbrl.simulator.simulator.Simulator` says what each method does.
 
@@ -80,6 +89,15 @@ class World(nn.Module, ABC):
     @abstractmethod
     def ended(self, memory: Memory | None) -> Tensor | None:
         """Rows [B] bool whose replayed episode has no further row; None in a world that replays nothing."""
+
+    @abstractmethod
+    def foresight(self) -> Foresight:
+        """The expected step, as a copy that can be built into a policy: it is rebuilt from plain values and tensors.
+
+        Raises:
+            RuntimeError: there is an uncertainty that was never calibrated.
+            ValueError: the model remembers, or a part of the simulator is not reachable by a dotted path.
+        """
 
     @abstractmethod
     def plain(self) -> Self:

@@ -16,21 +16,28 @@ from policies.combo import COMBO
 from policies.decision_transformer import DecisionTransformer
 from policies.discrete_bcq import DiscreteBCQ
 from policies.iql import IQL
+from policies.mcts import MCTS
 from policies.mobile import MOBILE
 from policies.perturbed import Perturbed
+from policies.planning import Planning
 from policies.rambo import RAMBO
 from policies.sac import SAC
+from policies.shooting import CEM, MPPI
 
 __all__ = [
     "AWAC",
     "BC",
     "BCQ",
+    "CEM",
     "COMBO",
     "IQL",
+    "MCTS",
     "MOBILE",
+    "MPPI",
     "RAMBO",
     "SAC",
     "DecisionTransformer",
     "DiscreteBCQ",
     "Perturbed",
+    "Planning",
 ]

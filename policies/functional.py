@@ -161,3 +161,46 @@ def adversarial_loss(log_density: Tensor, advantage: Tensor) -> Tensor:
 def polyak_(target: Sequence[Tensor], source: Sequence[Tensor], rate: float) -> None:
     """target <- (1 - rate) target + rate source, in place."""
     torch._foreach_lerp_(list(target), list(source), rate)
+
+
+def coloured(white: Tensor, colour: float) -> Tensor:
+    """White noise [..., T] -> noise [..., T] of variance 1 whose power falls with frequency as f^-colour.
+
+    Timmer and Koenig 1995, as in Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method", section 3.1; the
+    frequency 0 counts as the lowest other one, 1 / T.
+    """
+    steps = white.shape[-1]
+    amplitude = torch.fft.fftfreq(steps, device=white.device).abs().clamp_min(1 / steps) ** (-colour / 2)
+    return torch.fft.ifft(torch.fft.fft(white) * amplitude).real / amplitude.square().mean().sqrt()
+
+
+def elite_weights(scores: Tensor, elites: int, softness: float, tie: float) -> Tensor:
+    """Weights [..., N] that sum to 1, about even over the best `elites` of the scores [..., N], and 0 for the others.
+
+    The edge between the two is midway between the last elite and the next. A candidate counts by a sigmoid of how far
+    it is from there, in units of `softness` (best - edge) + `tie`: so rounding moves the weights by rounding, where a
+    hard choice would swap one candidate for another.
+    """
+    best = scores.topk(elites + 1, -1).values
+    edge = (best[..., -2:-1] + best[..., -1:]) / 2
+    weights = torch.sigmoid((scores - edge) / (softness * (best[..., :1] - edge) + tie))
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def path_weights(scores: Tensor, temperature: float, tie: float) -> Tensor:
+    """exp(score / lambda) [..., N], made to sum to 1: Williams et al. 2017, "Information Theoretic MPC", eq. 30 and 34.
+
+    lambda is `temperature` times the standard deviation of the scores [..., N], and `tie`: on any scale of rewards the
+    same share of candidates counts.
+    """
+    unit = temperature * scores.std(-1, correction=0, keepdim=True) + tie
+    return torch.softmax(scores / unit, -1)
+
+
+def puct(value: Tensor, visits: Tensor, prior: Tensor, exploration: float) -> Tensor:
+    """value + exploration prior sqrt(sum of visits) / (1 + visits), [..., A]: a search tries the largest next.
+
+    Silver et al. 2018, "AlphaZero", methods; Schrittwieser et al. 2020, "MuZero", eq. 2, whose logarithm adds less than
+    0.03 in 500 visits. Values are in [0, 1].
+    """
+    return value + exploration * prior * visits.sum(-1, keepdim=True).sqrt() / (1 + visits)

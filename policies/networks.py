@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +110,12 @@ class Critics(nn.Module):
         pairs = list(itertools.pairwise(sizes))
         self.weights = nn.ParameterList([self._uniform(count, i, j, fan=i) for i, j in pairs])
         self.biases = nn.ParameterList([self._uniform(count, 1, j, fan=i) for i, j in pairs])
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What such a network is built with, the spec aside: plain values."""
+        hidden = [weight.shape[-1] for weight in self.weights[:-1]]
+        return {"count": self.count, "hidden": hidden, "layer_norm": self.layer_norm}
 
     @staticmethod
     def _uniform(*shape: int, fan: int) -> nn.Parameter:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mbrl import files
 from mbrl.core import Policy, Spec, build
 from mbrl.simulator import stored
+from mbrl.simulator.foresight import expected
 from mbrl.simulator.simulator import Simulator
 from mbrl.window import Remembering
 
@@ -40,41 +41,26 @@ class OneStep(nn.Module):
         self.more = [name for name, value in needed.items() if value]  # inputs beside obs and action
 
     def forward(self, obs: Tensor, action: Tensor, *more: Tensor) -> dict[str, Tensor]:
-        simulator, filling = self.simulator, self.simulator.filling
-        dynamics, elites = simulator.dynamics, simulator.dynamics.elites
+        simulator, dynamics = self.simulator, self.simulator.dynamics
         named = dict(zip(self.more, more, strict=False))
         exogenous, hidden = named.get("exogenous"), named.get("hidden")
         if hidden is not None:
             hidden = hidden.unflatten(-1, (dynamics.members, -1)).transpose(0, 1)
         everyone = dynamics.predict(obs, action, None, hidden)
-        forecast = simulator.forecast(everyone)
-        ends = simulator.recalibration.interval(forecast, LEVEL)
-        mean, low, high = (simulator.clip(x) for x in (forecast.mean, *ends))
-        next_obs = filling.complete(obs, action, mean[..., :-1], exogenous)
-        least, most = (filling.place(next_obs, x[..., :-1]) for x in (low, high))
-        reward = mean[..., -1]
-        ruled = simulator.by_rule(obs, action, next_obs)
-        if ruled is not None:
-            terminated = ruled.to(obs.dtype)
-        elif simulator.spec.terminals:
-            states = None if hidden is None else hidden[elites]
-            terminated = dynamics.termination(obs, action, next_obs, elites, states).mean(0)
-        else:
-            terminated = torch.zeros_like(reward)
-        if simulator.uncertainty is None:
-            uncertainty = torch.zeros_like(reward)
-        else:
-            uncertainty = simulator.uncertainty(everyone) / simulator.uncertainty_scale
+        step = expected(simulator, everyone, obs, action, exogenous, hidden)
+        ends = simulator.recalibration.interval(simulator.forecast(everyone), LEVEL)
+        low, high = (simulator.clip(x) for x in ends)
+        least, most = (simulator.filling.place(step.next_obs, x[..., :-1]) for x in (low, high))
         after = dynamics.remember(obs, action, hidden)
         answer = {
-            "next_obs": next_obs,
+            "next_obs": step.next_obs,
             "next_obs_low": least,
             "next_obs_high": most,
-            "reward": reward,
+            "reward": step.reward,
             "reward_low": low[..., -1],
             "reward_high": high[..., -1],
-            "terminated": terminated,
-            "uncertainty": uncertainty,
+            "terminated": step.terminated,
+            "uncertainty": step.uncertainty,
         }
         return answer if after is None else answer | {"hidden": after.transpose(0, 1).flatten(1)}
 

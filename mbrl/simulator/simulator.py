@@ -10,7 +10,7 @@ from typing import Self, get_args
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Dynamics, Memory, Prediction, Spec, Step, World
+from mbrl.core import Batch, Dynamics, Foresight, Memory, Prediction, Spec, Step, World
 from mbrl.data.dataset import TransitionDataset
 from mbrl.simulator.calibration import check_structure, doubt_unit, measure
 from mbrl.simulator.dealing import Deal, deal, own, own_among_all, own_states
@@ -340,6 +340,12 @@ class Simulator(World):
             return None
         width = self.spec.frame_dim
         return self.termination(obs[..., :width], action, next_obs[..., :width])
+
+    def foresight(self) -> Foresight:
+        """The expected step, as a copy that can be built into a policy; see `mbrl.simulator.foresight.Expectation`."""
+        from mbrl.simulator.foresight import Expectation  # which is built of simulators
+
+        return Expectation.of(self)
 
     def plain(self) -> Self:
         """The same world, its tensors shared, without the uncertainty: faster, as each row asks its own member only."""

@@ -21,6 +21,16 @@ def state(simulator: Simulator) -> dict[str, Any]:
     """
     replay = simulator.filling.replay
     return {
+        **described(simulator),
+        "starts": simulator.starts,
+        "replay": None if replay is None else replay.state(),
+        "state_dict": simulator.state_dict(),
+    }
+
+
+def described(simulator: Simulator) -> dict[str, Any]:
+    """What `blank` rebuilds this simulator from, but for its tensors: plain values alone; raises as `state`."""
+    return {
         "dynamics": simulator.dynamics.config,
         "spec": simulator.spec.to_dict(),
         "uncertainty": _path(simulator.uncertainty),
@@ -29,12 +39,9 @@ def state(simulator: Simulator) -> dict[str, Any]:
         "quantile": simulator.quantile,
         "recalibration": simulator.method,
         "calibrated": simulator.calibrated,
-        "starts": simulator.starts,
         "trusted_horizon": simulator.trusted_horizon,
-        "replay": None if replay is None else replay.state(),
         "structure": _path(simulator.filling.structure),
         "computed": simulator.filling.computed.tolist(),
-        "state_dict": simulator.state_dict(),
     }
 
 
@@ -45,6 +52,14 @@ def load(content: Mapping[str, Any]) -> Simulator:
         ValueError: a dotted path leads nowhere, or the spec is of another version.
         RuntimeError: the state dict does not fit the model that the configuration builds.
     """
+    replay = None if content["replay"] is None else Replay(**content["replay"])
+    simulator = blank(content, content["starts"], replay)
+    simulator.load_state_dict(content["state_dict"])
+    return simulator.eval()
+
+
+def blank(content: Mapping[str, Any], starts: Tensor | None = None, replay: Replay | None = None) -> Simulator:
+    """The simulator that `described` is of, with random weights; raises as `load`."""
     spec = Spec.from_dict(content["spec"])
     functions = ("uncertainty", "termination", "structure")
     uncertainty, termination, structure = (locate(content[k]) if content[k] else None for k in functions)
@@ -58,15 +73,14 @@ def load(content: Mapping[str, Any]) -> Simulator:
         content["margin"],
         content["quantile"],
         content["recalibration"],
-        content["starts"],
+        starts,
         content["trusted_horizon"],
-        None if content["replay"] is None else Replay(**content["replay"]),
+        replay,
         structure,
         content["computed"],
     )
-    simulator.load_state_dict(content["state_dict"])
     simulator.calibrated = content["calibrated"]
-    return simulator.eval()
+    return simulator
 
 
 def _path(function: Callable[..., Tensor] | None) -> str | None:
