@@ -22,7 +22,7 @@ from mbrl.evaluation.trajectories import check_fits
 from mbrl.evaluation.twoway import spread_over
 from mbrl.registry import models, promotion
 from mbrl.registry.decisions import Decision
-from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, Evidence, Verdict, decide
+from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, Evidence, Verdict, decide
 from mbrl.registry.rules import Rules
 from mbrl.registry.runs import RunLog
 from mbrl.registry.witnesses import Witnesses
@@ -196,6 +196,11 @@ def told(evidence: Evidence) -> list[tuple[str, str]]:
         for role, value in view.values.items():
             gain = f"; the candidate gains {shown(view.gains[role])}" if role in view.gains else ""
             lines.append((role, f"{shown(value)} by {kind}, {discount}{gain}"))
+    if evidence.logged_cost is not None:
+        lines.append((LOG, f"an episode costs {shown(evidence.logged_cost)}"))
+    if evidence.cost is not None:
+        by = evidence.cost.diagnostics["cost"]
+        lines.append((CANDIDATE, f"a simulated episode costs {shown(evidence.cost)}, {by}"))
     return [*lines, *((kind, f"no estimate: {reason}") for kind, reason in evidence.refused.items())]
 
 

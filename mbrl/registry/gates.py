@@ -56,7 +56,8 @@ class Evidence(NamedTuple):
     doubt: float | None = None  # share of simulated steps above the uncertainty quantile of held-out rows
     support: float | None = None  # share of logged states where the log would not call the candidate's action odd
     tail: float | None = None  # mean of the worst tenth of its simulated returns minus that of the log's, in spreads
-    cost: Estimate | None = None  # of an episode
+    cost: Estimate | None = None  # of a simulated episode of the candidate, undiscounted
+    logged_cost: Estimate | None = None  # of a logged episode
 
 
 class Rule(NamedTuple):
@@ -143,7 +144,8 @@ def _faults(evidence: Evidence, rules: Rules) -> list[str]:
     if evidence.card is not None:
         numbers |= {f"card.{name}": getattr(evidence.card, name) for name in ("coverage", "trusted_horizon")}
     faults += [f for name, value in numbers.items() if value is not None for f in _number_faults(name, value)]
-    return faults + (_estimate_faults("cost", evidence.cost) if evidence.cost is not None else [])
+    costs = {"cost": evidence.cost, "logged_cost": evidence.logged_cost}
+    return faults + [f for name, cost in costs.items() if cost is not None for f in _estimate_faults(name, cost)]
 
 
 def _foreign(fingerprints: Mapping[str, str]) -> list[str]:
