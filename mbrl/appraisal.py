@@ -53,7 +53,8 @@ class Case(NamedTuple):
         heard = self.heard.opinions
         if self.heard.refused or any(label not in opinion.answers for opinion in heard.values()):
             return None
-        return combine({kind: opinion.score(label) for kind, opinion in heard.items()}, rules.combination_over_policies)
+        how = rules.combination(over_log=False, fewer=bool(self.heard.repeats))
+        return combine({kind: opinion.score(label) for kind, opinion in heard.items()}, how)
 
 
 def named(policy: str) -> list[str]:
@@ -163,6 +164,7 @@ def table(found: Sequence[Case], rules: Rules) -> dict[str, Any]:
         "discount": gammas,
         "estimates": estimates,
         "refused": {kind: reasons for kind, reasons in refused.items() if reasons},
+        "repeats": {kind: other for case in found for kind, other in case.heard.repeats.items()},
         "combined_gain_in_spreads": {label: None if gain is None else plain(gain) for label, gain in gains.items()},
         "champions": {name: label for case in found for name, label in case.champions.items()},
     }

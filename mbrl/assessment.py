@@ -201,6 +201,9 @@ def told(evidence: Evidence) -> list[tuple[str, str]]:
     if evidence.cost is not None:
         by = evidence.cost.diagnostics["cost"]
         lines.append((CANDIDATE, f"a simulated episode costs {shown(evidence.cost)}, {by}"))
+    lines += [
+        (kind, f"not counted: no step is trusted, so it would repeat {o}") for kind, o in evidence.repeats.items()
+    ]
     return [*lines, *((kind, f"no estimate: {reason}") for kind, reason in evidence.refused.items())]
 
 

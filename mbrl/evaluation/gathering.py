@@ -68,6 +68,7 @@ def gather(
         level=rules.level,
         views=views,
         refused=refused,
+        repeats=heard.repeats,
         fingerprints=provenance.fingerprints,
         hashes=provenance.hashes,
         card=provenance.card,
