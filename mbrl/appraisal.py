@@ -50,7 +50,7 @@ class Case(NamedTuple):
 
     def score(self, label: str, rules: Rules) -> Estimate | None:
         """The combined gain over the log in spreads; None where a kind gave no estimate."""
-        return combined_gain(self.heard, label, rules.combination_over_policies)
+        return combined_gain(self.heard, label, rules.combination(over_log=False, fewer=bool(self.heard.repeats)))
 
 
 def named(policy: str) -> list[str]:
@@ -160,6 +160,7 @@ def table(found: Sequence[Case], rules: Rules) -> dict[str, Any]:
         "discount": gammas,
         "estimates": estimates,
         "refused": {kind: reasons for kind, reasons in refused.items() if reasons},
+        "repeats": {kind: other for case in found for kind, other in case.heard.repeats.items()},
         "combined_gain_in_spreads": {label: None if gain is None else plain(gain) for label, gain in gains.items()},
         "champions": {name: label for case in found for name, label in case.champions.items()},
     }

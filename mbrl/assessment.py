@@ -23,7 +23,7 @@ from mbrl.evaluation.trajectories import check_fits
 from mbrl.evaluation.twoway import spread_over
 from mbrl.registry import models, promotion
 from mbrl.registry.decisions import Decision
-from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, Evidence, Verdict, decide
+from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, Evidence, Verdict, decide
 from mbrl.registry.rules import Rules
 from mbrl.registry.runs import RunLog
 from mbrl.registry.witnesses import Witnesses
@@ -126,7 +126,8 @@ class Assessment:
             content = {"evidence": plain(evidence), "verdict": verdict.to_dict(), "rules": self.rules.to_dict()}
             file = "evidence.json" if len(entrants) == 1 else f"evidence-{name}.json"
             digest, path = stage.dict(content, file), f"runs:/{stage.run_id}/{file}"
-            gain = combined_gain(heard, name, self.rules.combination_over_policies)
+            how = self.rules.combination(over_log=False, fewer=bool(heard.repeats))
+            gain = combined_gain(heard, name, how)
             of[name] = Finding(evidence, verdict, gain, path, digest)
         logged = spread_over(data.returns().unsqueeze(0).cpu().numpy(), self.rules.level)
         promotable = {name: found.verdict.promote for name, found in of.items()}
@@ -233,6 +234,14 @@ def told(evidence: Evidence) -> list[tuple[str, str]]:
         for role, value in view.values.items():
             gain = f"; the candidate gains {shown(view.gains[role])}" if role in view.gains else ""
             lines.append((role, f"{shown(value)} by {kind}, {discount}{gain}"))
+    if evidence.logged_cost is not None:
+        lines.append((LOG, f"an episode costs {shown(evidence.logged_cost)}"))
+    if evidence.cost is not None:
+        by = evidence.cost.diagnostics["cost"]
+        lines.append((CANDIDATE, f"a simulated episode costs {shown(evidence.cost)}, {by}"))
+    lines += [
+        (kind, f"not counted: no step is trusted, so it would repeat {o}") for kind, o in evidence.repeats.items()
+    ]
     return [*lines, *((kind, f"no estimate: {reason}") for kind, reason in evidence.refused.items())]
 
 

@@ -27,6 +27,7 @@ class Episode(NamedTuple):
     terminations: np.ndarray  # [T] bool
     truncations: np.ndarray  # [T] bool
     log_propensities: np.ndarray | None = None  # [T] of the actions, where the logger knew them
+    costs: np.ndarray | None = None  # [T] what each step cost beside its reward, where that was logged
 
 
 def make(env_id: str) -> gym.Env:

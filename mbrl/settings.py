@@ -276,7 +276,8 @@ class Trial:
         critic_updates: updates of the critics that estimate a policy's value from logged rows alone.
         rules: YAML file with the gate's rules; those that come with mbrl if not given.
         cost: dotted path of a function from obs, action and next_obs to [B], what a transition costs beside its reward;
-            its sum over an episode is limited by the rule most_cost.
+            its sum over an episode is limited by the rule most_cost. It comes before a cost column of the log, which is
+            learned from the judge's episodes if no function is given.
         episodes: to play in the true environment at the end, where one is named.
     """
 

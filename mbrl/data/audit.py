@@ -69,6 +69,7 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
         checks.flags_inside,
         checks.uneven_cuts,
         checks.sensors,
+        checks.constant_cost,
         checks.outliers,
     ):
         found += check(data)

@@ -22,7 +22,9 @@ FAR = 4.0  # spans between the 1 % and 99 % quantiles, beyond either of them
 
 def not_finite(data: TransitionDataset) -> Iterator[Finding]:
     """NaN and infinity, in any column."""
-    for name in ("obs", "action", "reward", "next_obs"):
+    for name in ("obs", "action", "reward", "next_obs", "cost"):
+        if name not in data.tensors:
+            continue
         bad = ~torch.isfinite(data.tensors[name].reshape(len(data), -1)).all(1).numpy()
         if bad.any():
             yield Finding(
@@ -209,6 +211,18 @@ def _stuck(name: str, column: NDArray[np.float32], same: Flags) -> Iterator[Find
             "cut these stretches out: end the episode before each and begin another one after it",
             channels=(name,),
             **named(rows),
+        )
+
+
+def constant_cost(data: TransitionDataset) -> Iterator[Finding]:
+    """A cost column that never changes says nothing of what would cost more."""
+    if data.cost is not None and float(data.cost.min()) == float(data.cost.max()):
+        yield Finding(
+            "constant cost",
+            "warning",
+            f"the cost is {float(data.cost[0]):.6g} in every row",
+            "what another policy costs cannot be learned: a gate that limits it (the rule most_cost) promotes nothing",
+            "add a log of what costs more, name a function as trial.cost, or leave the column out of the schema",
         )
 
 

@@ -53,7 +53,8 @@ def resampled(rows: Rows, schema: Schema) -> Rows:
         rows,
         obs=obs,
         action=rows.action[last],
-        reward=None if rows.reward is None else _averaged(rows.reward, last),
+        reward=_averaged(rows.reward, last),
+        cost=_averaged(rows.cost, last),
         terminated=ends & rows.terminated[-1],
         truncated=ends & rows.truncated[-1],
         episode=None if rows.episode is None else np.repeat(rows.episode[:1], len(grid)),
@@ -61,9 +62,11 @@ def resampled(rows: Rows, schema: Schema) -> Rows:
     )
 
 
-def _averaged(reward: np.ndarray, last: np.ndarray) -> np.ndarray:
+def _averaged(column: np.ndarray | None, last: np.ndarray) -> np.ndarray | None:
     """Mean of the rows from a point's own row until the next point's; its own row alone where there is no other."""
-    total = np.concatenate([[0.0], np.cumsum(reward, dtype=np.float64)])
+    if column is None:
+        return None
+    total = np.concatenate([[0.0], np.cumsum(column, dtype=np.float64)])
     until = np.append(last[1:], last[-1] + 1)
     until = np.maximum(until, last + 1)
     return (total[until] - total[last]) / (until - last)

@@ -121,12 +121,13 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
         given, also = _observation(schema, schema.exogenous, look, number)
         action = {name: number(name) for name in schema.action}
         after, _ = _observation(schema, schema.next_observation, look, number)
-        reward, propensity = (_single(source, schema, role, number) for role in ("reward", "propensity"))
+        reward, cost, propensity = (_single(source, schema, role, number) for role in ("reward", "cost", "propensity"))
         columns = {
             "obs": _channels(obs | given),
             "action": _channels(action),
             "reward": [schema.reward or ""],
             "propensity": [schema.propensity or ""],
+            "cost": [schema.cost or ""],
             "next_obs": _channels(after),
             "time": [schema.time or ""],
         }
@@ -151,6 +152,7 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
             held=(*held, *also),
             given=tuple(_channels(given)),
             propensity=propensity,
+            cost=cost,
         )
         start += size
 

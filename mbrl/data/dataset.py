@@ -47,6 +47,7 @@ class TransitionDataset:
     bound_high: tuple[float | None, ...]  # [F + 1]
     fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, bounds, `discrete` and `exogenous`
     propensity: Tensor | None = None  # [N] float32 log density (Discrete: log probability) of the action when logged
+    cost: Tensor | None = None  # [N] float32 what a row costs beside its reward: limited, and not learned from
     history: int = 1  # observations in each row of obs: more than 1 in what `mbrl.data.history.windowed` made
 
     @classmethod
@@ -62,6 +63,7 @@ class TransitionDataset:
         truncated: Tensor,
         episode: Tensor,
         propensity: Tensor | None = None,
+        cost: Tensor | None = None,
         discrete: bool,
         action_low: Sequence[float],
         action_high: Sequence[float],
@@ -94,6 +96,7 @@ class TransitionDataset:
             truncated=truncated,
             episode=episode,
             propensity=propensity,
+            cost=cost,
             discrete=discrete,
             action_low=low,
             action_high=high,
@@ -116,7 +119,7 @@ class TransitionDataset:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name; `propensity` only where it was logged."""
+        """The tensors by name; `propensity` and `cost` only where they were logged."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
 
     @property
@@ -152,8 +155,12 @@ class TransitionDataset:
 
     def returns(self) -> Tensor:
         """The undiscounted return of each episode, [n] float32, summed in float64."""
-        total = torch.zeros(self.episodes, dtype=torch.float64, device=self.reward.device)
-        return total.index_add_(0, self.episode, self.reward.double()).float()
+        return self.sums(self.reward)
+
+    def sums(self, column: Tensor) -> Tensor:
+        """The sum of a column [N] over each episode, [n] float32, summed in float64."""
+        total = torch.zeros(self.episodes, dtype=torch.float64, device=column.device)
+        return total.index_add_(0, self.episode, column.double()).float()
 
     def rows(self, episodes: Tensor) -> Tensor:
         """Row indices of the given episodes ([k] long), episode after episode, [sum of their lengths] long."""

@@ -83,6 +83,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "action": _names,
     "propensity": _name,
     "reward": _name,
+    "cost": _name,
     "reward_function": _name,
     "terminal": _name,
     "truncated": _name,

@@ -12,7 +12,7 @@ import torch
 from mbrl.environments import Box, Discrete, Episode
 
 ROUNDING = 1e-6  # relative to the larger of the value and 1: what decimal text and float32 lose
-LARGEST = dict.fromkeys(("obs", "action", "propensity", "reward", "next_obs"), np.finfo(np.float32).max) | {
+LARGEST = dict.fromkeys(("obs", "action", "propensity", "reward", "cost", "next_obs"), np.finfo(np.float32).max) | {
     "time": np.finfo(np.float64).max
 }
 
@@ -34,6 +34,7 @@ class Rows:
     held: tuple[str, ...] = ()  # channels of obs that are categories: never interpolated
     given: tuple[str, ...] = ()  # channels of obs that are exogenous
     propensity: np.ndarray | None = None  # [n] logarithms, None where none was logged
+    cost: np.ndarray | None = None  # [n], None where none was logged
 
     def __len__(self) -> int:
         return len(self.obs)
@@ -81,7 +82,10 @@ def _whole(chunks: Iterable[Rows], gap: float | None) -> Iterator[Rows]:
         yield _join(parts)
 
 
-_ARRAYS = ("obs", "action", "propensity", "reward", "next_obs", "terminated", "truncated", "episode", "time")
+_ARRAYS = (
+    *("obs", "action", "propensity", "reward", "cost", "next_obs"),
+    *("terminated", "truncated", "episode", "time"),
+)
 
 
 def _part(rows: Rows, start: int, end: int) -> Rows:
@@ -197,7 +201,7 @@ def to_episode(
 ) -> Episode:
     """A faultless episode as it is stored, without its `constant` channels. An end without a flag is a truncation.
 
-    Without next observations the last row is the final observation only: its action and reward are dropped, and
+    Without next observations the last row is the final observation only: its action, reward and cost are dropped, and
     its flag ends the transition that leads to it. `rule` gives the reward from all channels, constant ones included.
 
     Raises:
@@ -220,8 +224,8 @@ def to_episode(
         assert rows.reward is not None
         reward = rows.reward[:steps].astype(np.float64)
     kept = [k for k, name in enumerate(rows.columns["obs"]) if name not in constant]
-    propensity = None if rows.propensity is None else rows.propensity[:steps].astype(np.float64)
-    return Episode(seen[:, kept], actions, reward, terminations, truncations, propensity)
+    propensity, cost = (None if x is None else x[:steps].astype(np.float64) for x in (rows.propensity, rows.cost))
+    return Episode(seen[:, kept], actions, reward, terminations, truncations, propensity, cost)
 
 
 def _ruled(rule: Callable[..., Any], seen: np.ndarray, action: np.ndarray, first: int) -> np.ndarray:

@@ -31,7 +31,10 @@ from mbrl.environments import Box, Discrete, Episode
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
 _ID = re.compile(rf"(?:(?P<namespace>{_PART}(?:/{_PART})*)/)?{_PART}-v(?:0|[1-9][0-9]*)")
 _NAMES = "mbrl_channels"  # the metadata key of what the channels are called, and in which units
-_PROPENSITY = "log_propensity"  # the key of the infos with the log density (Discrete: log probability) of each action
+_INFOS = {  # what the infos may hold, by the field of a TransitionDataset
+    "propensity": "log_propensity",  # the log density (Discrete: log probability) of each action
+    "cost": "cost",  # what a step costs beside its reward, by the name that Safety-Gymnasium has for it
+}
 _ENV_ID = "mbrl_env_id"  # the metadata key of `module:EnvId`, which Minari's own env_spec cannot say
 
 
@@ -144,7 +147,7 @@ def _columns(id: str, source: minari.MinariDataset) -> dict[str, np.ndarray]:
     action, reward = np.empty((n, width), np.float32), np.empty(n, np.float32)
     terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
     episode = np.empty(n, np.int64)
-    propensity: list[np.ndarray] = []
+    more: dict[str, list[np.ndarray]] = {field: [] for field in _INFOS}
     row = 0
     for number, logged in enumerate(source.iterate_episodes()):
         steps = len(logged.rewards)
@@ -157,12 +160,13 @@ def _columns(id: str, source: minari.MinariDataset) -> dict[str, np.ndarray]:
         reward[here], terminated[here], truncated[here] = logged.rewards, logged.terminations, logged.truncations
         truncated[row + steps - 1] |= not terminated[row + steps - 1]  # the log ends here, whatever the flags say
         episode[here] = number
-        chance = _propensities(id, number, logged.infos, steps, known=len(propensity) == number)
-        propensity += [chance] if chance is not None else []
-        columns = (("observation", seen), ("action", action[here]), ("reward", reward[here]), (_PROPENSITY, chance))
-        for name, values in columns:
-            if values is None:
-                continue
+        columns = {"observation": seen, "action": action[here], "reward": reward[here]}
+        for field, key in _INFOS.items():
+            found = _of_infos(id, number, key, logged.infos, steps, known=len(more[field]) == number)
+            if found is not None:
+                more[field].append(found)
+                columns[key] = found
+        for name, values in columns.items():
             if not np.isfinite(values).all():
                 step = int(np.argwhere(~np.isfinite(values))[0][0])
                 raise ValueError(f"{id}: the {name} of episode {number} is not finite at step {step}")
@@ -175,19 +179,19 @@ def _columns(id: str, source: minari.MinariDataset) -> dict[str, np.ndarray]:
         "terminated": terminated,
         "truncated": truncated,
         "episode": episode,
-        **({"propensity": np.concatenate(propensity)} if propensity else {}),
+        **{field: np.concatenate(parts) for field, parts in more.items() if parts},
     }
 
 
-def _propensities(id: str, number: int, infos: Any, steps: int, known: bool) -> np.ndarray | None:
-    """What the infos say of an episode's actions, [T] float32; `known` is whether every episode before said it."""
-    found = np.asarray(infos[_PROPENSITY], np.float32) if infos and _PROPENSITY in infos else None
+def _of_infos(id: str, number: int, key: str, infos: Any, steps: int, known: bool) -> np.ndarray | None:
+    """What the infos say of an episode's steps, [T] float32; `known` is whether every episode before said it."""
+    found = np.asarray(infos[key], np.float32) if infos and key in infos else None
     if number and (found is not None) != known:
-        raise ValueError(f"{id}: some episodes have {_PROPENSITY!r} in their infos and some have not, first {number}")
+        raise ValueError(f"{id}: some episodes have {key!r} in their infos and some have not, first {number}")
     if found is None:
         return None
     if found.shape not in ((steps,), (steps + 1,)):
-        raise ValueError(f"{id}: {_PROPENSITY!r} of episode {number} is {list(found.shape)}, expected [{steps}]")
+        raise ValueError(f"{id}: {key!r} of episode {number} is {list(found.shape)}, expected [{steps}]")
     return found[-steps:]  # a collector's infos begin with that of the reset
 
 
@@ -294,13 +298,14 @@ def _buffers(
                     f"{id}: {name} of episode {number} are {list(values.shape)}, expected {list(shape)}"
                     + (" with at least one step" if steps == 0 else "")
                 )
+        infos = {_INFOS["propensity"]: played.log_propensities, _INFOS["cost"]: played.costs}
         yield EpisodeBuffer(
             observations=played.observations.astype(observation_space.dtype, copy=False),
             actions=played.actions.astype(action_space.dtype, copy=False),
             rewards=played.rewards,
             terminations=played.terminations.astype(bool, copy=False),
             truncations=played.truncations.astype(bool, copy=False),
-            infos=None if played.log_propensities is None else {_PROPENSITY: played.log_propensities},
+            infos={key: values for key, values in infos.items() if values is not None} or None,
         )
 
 

@@ -35,6 +35,7 @@ def _check_tensors(data: TransitionDataset) -> None:
         "truncated": ((n,), torch.bool),
         "episode": ((n,), torch.long),
         "propensity": ((n,), floats),
+        "cost": ((n,), floats),
     }
     for name, tensor in data.tensors.items():
         shape, dtype = wanted[name]

@@ -21,6 +21,7 @@ ROLES = (
     "action",
     "propensity",
     "reward",
+    "cost",
     "terminal",
     "truncated",
     "episode",
@@ -55,15 +56,18 @@ class Schema:
     `propensity` is how likely the logger was to act as it did: the natural logarithm of the action's probability
     (Discrete) or of its density in the action's own units. Importance sampling uses it in place of a fitted model.
 
+    `cost` is what a row costs beside its reward: a violated limit, wear, emissions. No policy learns from it; the gate
+    limits its sum over an episode (the rule `most_cost`).
+
     Time is in its own unit, or in seconds where it is a timestamp. With `time`, the rows of an episode must be evenly
     spaced: by `period`, or by the spacing that the log begins with. A longer step than `max_gap` (1.5 periods where a
     period but no resampling is stated) ends the episode. `resample` puts uneven rows on a grid of `period` that begins
     with each episode: `last` takes the last value at or before a point, `linear` interpolates the observation between
-    the rows around it. Actions and categories always take the last value, and a reward column the mean of the rows
-    from a point until the next one (the last value where there are none).
+    the rows around it. Actions and categories always take the last value, and columns of reward and cost the mean of
+    the rows from a point until the next one (the last value where there are none).
 
     Without `next_observation`, the next row of the episode is the next observation. The last row of an episode
-    then has no successor: its observation becomes the final one, its action and reward are dropped, and its
+    then has no successor: its observation becomes the final one, its action, reward and cost are dropped, and its
     terminal or truncated flag belongs to the transition that leads to it.
     """
 
@@ -74,6 +78,7 @@ class Schema:
         None  # dotted path: (obs [n, O], action [n, A], next_obs [n, O]) -> reward [n], tensors
     )
     exogenous: tuple[str, ...] = ()  # what is observed, and decided elsewhere
+    cost: str | None = None  # what is limited, and not learned from
     propensity: str | None = None  # natural log of the action's density (Discrete: probability) when it was logged
     terminal: str | None = None  # 1 or true where the world ended with this row
     truncated: str | None = None  # 1 or true where the episode was cut after this row
@@ -169,7 +174,7 @@ class Schema:
             "units": ("observation", "exogenous", "action"),
             "bounds": ("observation", "exogenous", "next_observation", "reward"),
             "categorical": ("observation", "exogenous"),
-            "fallback": ("observation", "exogenous", "next_observation", "action", "reward"),
+            "fallback": ("observation", "exogenous", "next_observation", "action", "reward", "cost"),
         }
         for key, wanted in allowed.items():
             for name in getattr(self, key):
@@ -223,7 +228,7 @@ class Schema:
 
     def columns(self) -> list[str]:
         """Every name that the schema uses, once."""
-        single = (self.propensity, self.reward, self.terminal, self.truncated, self.episode, self.time)
+        single = (self.propensity, self.reward, self.cost, self.terminal, self.truncated, self.episode, self.time)
         names = (*self.seen, *self.action, *self.next_observation, *single, *self.fallback.values())
         return list(dict.fromkeys(name for name in names if name))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.behaviour import Behaviour, fit_behaviour
+from mbrl.evaluation.costs import FittedCost, fit_cost
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.fqe import FittedQ, fit_q
 from mbrl.evaluation.modelbased import Starts
@@ -49,9 +50,7 @@ class Bench:
         Raises:
             Refused: there are too few episodes to hold some out.
         """
-        folds = next((count for least, count in FOLDS.items() if len(self.episodes) >= least), None)
-        if folds is None:
-            raise Refused(f"critics need {min(FOLDS)} episodes to hold some out, and have {len(self.episodes)}")
+        folds = self._folds("critics")
         return self._once(
             policy,
             lambda: fit_q(
@@ -66,6 +65,15 @@ class Bench:
             ),
         )
 
+    def cost(self) -> FittedCost:
+        """What transitions cost, learned from the log's column; raises as `fit_cost` does.
+
+        Raises:
+            Refused: there are too few episodes to hold some out.
+        """
+        settings = {"members": MEMBERS, "folds": self._folds("costs"), "updates": self.updates, "seed": self.seed}
+        return self._once("cost", lambda: fit_cost(self.data, self.episodes, **settings))
+
     def behaviour(self) -> Behaviour:
         """The distribution of the logged actions; raises as `fit_behaviour` does."""
         return self._once("behaviour", lambda: fit_behaviour(self.data, self.episodes, seed=self.seed))
@@ -78,6 +86,12 @@ class Bench:
     def seen(self) -> Trajectories:
         """The episodes side by side."""
         return self._once("seen", lambda: Trajectories.of(self.data, self.episodes))
+
+    def _folds(self, what: str) -> int:
+        folds = next((count for least, count in FOLDS.items() if len(self.episodes) >= least), None)
+        if folds is None:
+            raise Refused(f"{what} need {min(FOLDS)} episodes to hold some out, and have {len(self.episodes)}")
+        return folds
 
     def _once(self, key: Any, make: Callable[[], Made]) -> Made:
         if key not in self.made:

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 from mbrl.core import Policy
 from mbrl.evaluation.bench import Bench
-from mbrl.evaluation.estimates import Estimate
+from mbrl.evaluation.costs import FittedCost, logged_costs
+from mbrl.evaluation.estimates import Estimate, Refused
 from mbrl.evaluation.grounds import support, tail, walk
 from mbrl.evaluation.opinions import Opinion
 from mbrl.evaluation.panel import FULL, Heard
+from mbrl.evaluation.twoway import spread_over
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, CardFacts, Evidence, View
 from mbrl.registry.rules import Rules
 from mbrl.simulator.rollout import Cost
@@ -43,7 +45,8 @@ def gather(
         policy: the candidate.
         rules: their level is that of the bounds.
         provenance: data set, files, card and champion.
-        cost: of a transition, where one is to be counted.
+        cost: of a transition, beside its reward. It comes before a cost column of the log, which is learned (see
+            `mbrl.evaluation.costs`) where it is None; without a column either, no cost is counted.
     """
     views, refused = {}, dict(heard.refused)
     for kind, opinion in heard.opinions.items():
@@ -52,14 +55,20 @@ def gather(
             refused[kind] = missing[0]
         else:
             views[kind] = view(opinion, roles)
+    spent, counted = logged_costs(bench.data, cost), cost
+    if cost is None and spent is not None:
+        try:
+            counted = bench.cost()
+        except Refused as reason:
+            refused["cost"] = str(reason)
     walked = None
     if bench.simulator is not None:
-        world, level = bench.simulator, rules.coverage
-        walked = walk(policy, world, bench.starts, cost=cost, level=level, seed=bench.seed)
+        walked = walk(policy, bench.simulator, bench.starts, cost=counted, level=rules.level, seed=bench.seed)
     return Evidence(
         level=rules.level,
         views=views,
         refused=refused,
+        repeats=heard.repeats,
         fingerprints=provenance.fingerprints,
         hashes=provenance.hashes,
         card=provenance.card,
@@ -67,8 +76,15 @@ def gather(
         doubt=walked and walked.doubt,
         support=support(policy, bench.data, bench.seed),
         tail=_tail(bench, heard.opinions, roles[CANDIDATE]),
-        cost=walked and walked.cost,
+        cost=walked and walked.cost and _told(walked.cost, counted),
+        logged_cost=None if spent is None else spread_over(spent.unsqueeze(0).cpu().numpy(), rules.level),
     )
+
+
+def _told(estimate: Estimate, cost: Cost | None) -> Estimate:
+    """With what the cost is counted by, and how well that is known."""
+    about = cost.about if isinstance(cost, FittedCost) else {"cost": "trial.cost"}
+    return estimate._replace(diagnostics={**estimate.diagnostics, **about})
 
 
 def view(opinion: Opinion, roles: Mapping[str, str]) -> View:

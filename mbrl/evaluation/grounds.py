@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mbrl.core import Policy, Prediction, generator
 from mbrl.data.dataset import TransitionDataset
-from mbrl.evaluation.estimates import Estimate, bootstrap
+from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.modelbased import Starts, rolled, uncertain_share, worst_mean
+from mbrl.evaluation.twoway import spread_over
 from mbrl.simulator.rollout import Cost
 from mbrl.simulator.simulator import Simulator
 
@@ -73,15 +74,16 @@ def walk(policy: Policy, simulator: Simulator, starts: Starts, *, cost: Cost | N
         simulator: replays the log that the starts are of, where channels are exogenous.
         starts: where rollouts begin, and where they are cut.
         cost: of a transition, where one is to be counted.
-        level: coverage of the interval of the cost, over start states.
+        level: of each one-sided bound of the cost, over start states and the members of `cost`, where it has some. The
+            error of the simulator itself is not in them.
         seed: of the noise.
     """
     played = rolled(policy, simulator, starts, seed, cost=cost)
     doubt = None if simulator.uncertainty is None else uncertain_share(played, starts.limit)
     if played.cost is None:
         return Walk(doubt, None)
-    spent = played.cost.where(played.within(starts.limit), 0.0).sum(0)
-    return Walk(doubt, bootstrap(spent.cpu().numpy(), level, seed))
+    spent = played.cost.where(played.within(starts.limit).unsqueeze(1), 0.0).sum(0)
+    return Walk(doubt, spread_over(spent.cpu().numpy(), level))
 
 
 def tail(returns: np.ndarray, share: float = WORST) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ from mbrl.simulator.rollout import Played
 from mbrl.simulator.simulator import Simulator
 
 FULL = "model"  # the kind whose values are undiscounted returns of whole simulated episodes
+MIXED, CRITIC = "model+fqe", "fqe"
 
 
 class Kind(NamedTuple):
@@ -47,6 +49,7 @@ class Heard(NamedTuple):
 
     opinions: Mapping[str, Opinion]  # by kind
     refused: Mapping[str, str]  # kinds that have no opinion on anybody, and why
+    repeats: Mapping[str, str] = MappingProxyType({})  # kinds that would say here what another one says: which
 
 
 def combined_gain(heard: Heard, name: str, combination: Combination) -> Estimate | None:
@@ -65,13 +68,25 @@ def hear(bench: Bench, policies: Mapping[str, Policy], kinds: Sequence[str]) -> 
     check_kinds(kinds)
     for policy in policies.values():
         check_fits(policy.spec, bench.data)
-    opinions, refused = {}, {}
+    opinions, refused, again = {}, {}, repeats(bench, kinds)
     for kind in kinds:
+        if kind in again:
+            continue
         try:
             opinions[kind] = _opinion(bench, policies, KINDS[kind])
         except Refused as reason:  # about the log itself
             refused[kind] = str(reason)
-    return Heard(opinions, refused)
+    return Heard(opinions, refused, again)
+
+
+def repeats(bench: Bench, kinds: Sequence[str]) -> dict[str, str]:
+    """The kinds that would say here what another one of `kinds` says, and which.
+
+    No step in a simulator that is trusted for none, and fitted Q values from there on, are the fitted Q values. Heard
+    twice, critics would outvote the simulator; left out in silence, a kind that was asked for would not be missed.
+    """
+    trusted = None if bench.simulator is None else bench.simulator.trusted_horizon
+    return {MIXED: CRITIC} if trusted == 0 and {MIXED, CRITIC} <= set(kinds) else {}
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
@@ -207,10 +222,10 @@ def _fitted(bench: Bench) -> Answer:
 
 KINDS: Mapping[str, Kind] = {
     FULL: Kind(False, _model, partial(_logged, 1.0), "whole episodes in the second simulator"),
-    "model+fqe": Kind(
+    MIXED: Kind(
         True, _model_and_critic, _continued, "second simulator as far as it is trusted, fitted Q values beyond"
     ),
-    "fqe": Kind(True, _critic, _fitted, "fitted Q values of logged rows"),
+    CRITIC: Kind(True, _critic, _fitted, "fitted Q values of logged rows"),
     "is": Kind(True, partial(_weighed, "IS"), partial(_logged, None), "importance-weighted episodes"),
     "wis": Kind(True, partial(_weighed, "WIS"), partial(_logged, None), "self-normalised weighted episodes"),
     "pdis": Kind(True, partial(_weighed, "PDIS"), partial(_logged, None), "importance-weighted steps"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from numbers import Real
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeGuard
 
 from mbrl.evaluation.combining import agreement, combine, in_spreads
@@ -36,7 +37,7 @@ class View(NamedTuple):
 
 
 class CardFacts(NamedTuple):
-    """What the report card says of the simulator that the candidate was rehearsed in."""
+    """What the report card says of the simulator that judges, which no candidate was rehearsed in."""
 
     grade: str
     coverage: float  # of its 90 % intervals on held-out rows
@@ -56,7 +57,9 @@ class Evidence(NamedTuple):
     doubt: float | None = None  # share of simulated steps above the uncertainty quantile of held-out rows
     support: float | None = None  # share of logged states where the log would not call the candidate's action odd
     tail: float | None = None  # mean of the worst tenth of its simulated returns minus that of the log's, in spreads
-    cost: Estimate | None = None  # of an episode
+    cost: Estimate | None = None  # of a simulated episode of the candidate, undiscounted
+    logged_cost: Estimate | None = None  # of a logged episode
+    repeats: Mapping[str, str] = MappingProxyType({})  # kinds that would say what another one says, and which
 
 
 class Rule(NamedTuple):
@@ -122,10 +125,16 @@ def decide(evidence: Evidence, rules: Rules) -> Verdict:
 
 def _combined(evidence: Evidence, rules: Rules) -> dict[str, Estimate]:
     """The combined gain over each other that the rules have a floor for, in spreads."""
-    views = {kind: evidence.views[kind] for kind in rules.kinds}
+    kinds = _deciding(evidence, rules)
+    views, fewer = {kind: evidence.views[kind] for kind in kinds}, len(kinds) < len(rules.kinds)
     others = [other for other in FLOORS if all(other in view.gains for view in views.values())]
-    how = {o: rules.combination_over_log if o == LOG else rules.combination_over_policies for o in others}
+    how = {o: rules.combination(o == LOG, fewer) for o in others}
     return {o: combine({k: view.standard(o) for k, view in views.items()}, how[o]) for o in others}
+
+
+def _deciding(evidence: Evidence, rules: Rules) -> tuple[str, ...]:
+    """The kinds that the rules ask for, without those that would repeat another one of them."""
+    return tuple(kind for kind in rules.kinds if evidence.repeats.get(kind) not in rules.kinds)
 
 
 # ---------------------------------------------------------------------- what makes evidence no evidence
@@ -134,16 +143,21 @@ def _combined(evidence: Evidence, rules: Rules) -> dict[str, Estimate]:
 def _faults(evidence: Evidence, rules: Rules) -> list[str]:
     faults = [] if evidence.level == rules.level else [f"the bounds are of level {evidence.level}, not {rules.level}"]
     faults += _foreign(evidence.fingerprints) + _altered(evidence.hashes)
-    for kind in rules.kinds:
+    deciding = _deciding(evidence, rules)
+    if len(deciding) < min(2, len(rules.kinds)):
+        told = ", ".join(f"{kind} repeats {other}" for kind, other in evidence.repeats.items())
+        faults.append(f"{told}: {len(deciding)} of {len(rules.kinds)} kinds is left, and nothing can contradict it")
+    for kind in deciding:
         if kind not in evidence.views:
             faults.append(f"{kind} is missing: {evidence.refused.get(kind, 'it was not asked')}")
     for kind, view in evidence.views.items():
-        faults += _view_faults(kind, view, evidence.champion is not None and kind in rules.kinds)
+        faults += _view_faults(kind, view, evidence.champion is not None and kind in deciding)
     numbers: dict[str, object] = {name: getattr(evidence, name) for name in ("doubt", "support", "tail")}
     if evidence.card is not None:
         numbers |= {f"card.{name}": getattr(evidence.card, name) for name in ("coverage", "trusted_horizon")}
     faults += [f for name, value in numbers.items() if value is not None for f in _number_faults(name, value)]
-    return faults + (_estimate_faults("cost", evidence.cost) if evidence.cost is not None else [])
+    costs = {"cost": evidence.cost, "logged_cost": evidence.logged_cost}
+    return faults + [f for name, cost in costs.items() if cost is not None for f in _estimate_faults(name, cost)]
 
 
 def _foreign(fingerprints: Mapping[str, str]) -> list[str]:
@@ -205,7 +219,7 @@ def _gain_rules(evidence: Evidence, rules: Rules, gains: Mapping[str, Estimate])
         table.append(Rule(name, value, "above", least, _passed(value is not None and value > least)))
     share = n = None
     if gains:
-        views = {kind: evidence.views[kind] for kind in rules.kinds}
+        views = {kind: evidence.views[kind] for kind in _deciding(evidence, rules)}
         share = agreement({kind: view.gains[LOG] for kind, view in views.items()})
         n = min(view.values[CANDIDATE].effective_n for view in views.values())
     table.append(_least("share of the kinds that see a gain over the log", share, rules.least_agreement))

@@ -88,6 +88,12 @@ class Rules:
         """Of the two-sided interval whose ends are the one-sided bounds of `level`."""
         return 2 * self.level - 1
 
+    def combination(self, over_log: bool, fewer: bool) -> Combination:
+        """How the kinds are combined; the lowest where some were left out as repeating another, so each has a veto."""
+        if fewer:
+            return "lowest"
+        return self.combination_over_log if over_log else self.combination_over_policies
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and YAML."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mbrl.core import Batch, Policy, World
 
-Cost = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs [B, ...] -> [B]
+Cost = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs [B, ...] -> [B], or [M, B] by member
 
 
 def price(simulator: World, penalty: float) -> float:
@@ -143,7 +143,7 @@ class Played(NamedTuple):
     horizon: int  # at which the next two are
     stop: Tensor  # [B, O] the observation after `horizon` steps, or after a row's last one
     living: Tensor  # [B] bool: the world had not ended there, so the row has a value beyond
-    cost: Tensor | None = None  # [T, B] of each step, 0 once a row is over; None where none is counted
+    cost: Tensor | None = None  # [T, M, B] of each step by member, 0 once a row is over; None where none is counted
 
     def within(self, limit: Tensor) -> Tensor:
         """The steps that were taken and count where rows are cut after `limit` [B] long steps: [T, B] bool."""
@@ -183,7 +183,7 @@ def play(
         obs, reward, terminated, uncertainty, memory = simulator.step(before, action, rng, memory)
         columns.append((reward.where(going, 0.0), uncertainty, going))
         if cost is not None:
-            spent.append(cost(before, action, obs).where(going, 0.0))
+            spent.append(torch.atleast_2d(cost(before, action, obs)).where(going, 0.0))
         if step < horizon:
             stop = torch.where(going.unsqueeze(-1), obs, stop)
             living = living & ~(going & terminated)

@@ -1,4 +1,5 @@
-import json
+"""Minari data sets that are written here: whole or not at all, and read again as they were."""
+
 import os
 import signal
 import subprocess
@@ -8,54 +9,15 @@ from typing import Any
 
 import gymnasium as gym
 import minari as library
-import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
-from minari.data_collector import EpisodeBuffer
-from minari.dataset.minari_storage import MinariStorage
+from minari_toys import LINE, PUSH, TWO, episode, folder
 
 from mbrl import environments
 from mbrl.data import minari
-from mbrl.environments import Box, Episode
-from mbrl.files import CorruptFileError
+from mbrl.environments import Box
 
 ROOT = Path(__file__).resolve().parents[2]
-LINE = Box(-np.inf, np.inf, (1,), np.float32)
-PUSH = Box(-1, 1, (1,), np.float32)
-
-
-def episode(*observations: float, terminated: bool = True) -> Episode:
-    """A walk along the line: the action is half the step and the reward the observation arrived at."""
-    seen = np.array(observations, np.float32)[:, None]
-    ended = np.arange(len(seen) - 1) == len(seen) - 2
-    return Episode(seen, np.diff(seen, axis=0) / 2, seen[1:, 0], ended & terminated, ended & (not terminated))
-
-
-TWO = [episode(0, 1, 3), episode(5, 6, terminated=False)]
-
-
-def folder(id: str) -> Path:
-    return Path(os.environ["MINARI_DATASETS_PATH"]) / id
-
-
-def store(id: str, observation: spaces.Space, action: spaces.Space, *buffers: EpisodeBuffer, **metadata: Any) -> None:
-    """Somebody else's data set, written with Minari's own means."""
-    path = folder(id) / "data"
-    path.mkdir(parents=True)
-    storage = MinariStorage.new(path, observation, action)
-    storage.update_metadata({"dataset_id": id, "minari_version": library.__version__, **metadata})
-    storage.update_episodes(buffers)
-
-
-def buffer(observations: Any, actions: Any, rewards: Any = (1.0, 2.0), ended: Any = (False, True)) -> EpisodeBuffer:
-    return EpisodeBuffer(
-        observations=observations,
-        actions=np.array(actions),
-        rewards=list(rewards),
-        terminations=list(ended),
-        truncations=[False] * len(rewards),
-    )
 
 
 def test_what_is_written_is_read() -> None:
@@ -174,7 +136,7 @@ def test_a_killed_import_is_invisible_and_swept_by_the_next() -> None:
     code = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from test_minari_sets import LINE, PUSH, TWO, minari
+from minari_toys import LINE, PUSH, TWO, minari
 def slow():
     yield TWO[0]
     print("going", flush=True)
@@ -182,7 +144,7 @@ def slow():
 minari.write("toy/line-v0", slow(), LINE, PUSH)
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    here = str(Path(__file__).parent)
+    here = str(ROOT / "tests")
     command = [sys.executable, "-c", code, here]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as child:
         assert child.stdout is not None
@@ -194,160 +156,3 @@ minari.write("toy/line-v0", slow(), LINE, PUSH)
     minari.write("toy/line-v0", TWO, LINE, PUSH)
     assert not list(folder("").glob(".mbrl-import-*"))
     assert len(minari.load("toy/line-v0")) == 3
-
-
-def cache(id: str = "toy/line-v0") -> Path:
-    (path,) = (folder(id) / ".mbrl").iterdir()
-    return path
-
-
-def test_the_second_load_reads_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    minari.write("toy/line-v0", TWO, LINE, PUSH)
-    first = minari.load("toy/line-v0")
-    assert first.fingerprint[:16] in cache().name
-    monkeypatch.setattr(library, "load_dataset", None)  # would be a TypeError if it were called
-    second = minari.load("toy/line-v0")
-    assert second.fingerprint == first.fingerprint
-    assert all(torch.equal(second.tensors[name], tensor) for name, tensor in first.tensors.items())
-    assert (second.action_low, second.action_high, second.env_id) == (first.action_low, first.action_high, None)
-
-
-def test_a_changed_source_is_noticed_and_the_old_cache_removed() -> None:
-    minari.write("toy/line-v0", TWO, LINE, PUSH)
-    first, old = minari.load("toy/line-v0"), cache()
-    more = TWO[1]
-    library.load_dataset("toy/line-v0").update_dataset_from_buffer(
-        [
-            EpisodeBuffer(
-                observations=more[0], actions=more[1], rewards=more[2], terminations=more[3], truncations=more[4]
-            )
-        ]
-    )
-    second = minari.load("toy/line-v0")
-    assert (len(first), len(second)) == (3, 4)
-    assert second.fingerprint != first.fingerprint
-    assert cache() != old
-
-
-def test_a_cache_of_another_version_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    minari.write("toy/line-v0", TWO, LINE, PUSH)
-    with monkeypatch.context() as other:
-        other.setattr(minari.cache, "_FIELDS", "0" * 8)
-        minari.load("toy/line-v0")
-        old = cache()
-    minari.load("toy/line-v0")
-    assert old.name.startswith("flat-00000000-")
-    assert cache() != old
-
-
-@pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_a_damaged_cache_is_named_and_safe_to_delete(damage: str) -> None:
-    minari.write("toy/line-v0", TWO, LINE, PUSH)
-    first = minari.load("toy/line-v0")
-    raw = bytearray(cache().read_bytes())
-    raw[len(raw) // 2] ^= 1
-    cache().write_bytes(raw if damage == "flip" else raw[:-10])
-    with pytest.raises(CorruptFileError, match=f"{cache().name}.*delete it, and it is rebuilt"):
-        minari.load("toy/line-v0")
-    cache().unlink()
-    assert minari.load("toy/line-v0").fingerprint == first.fingerprint
-
-
-def test_a_damaged_data_set_is_named() -> None:
-    minari.write("toy/line-v0", TWO, LINE, PUSH)
-    (folder("toy/line-v0") / "data" / "main_data.hdf5").write_bytes(b"not hdf5")
-    with pytest.raises(CorruptFileError, match=r"toy/line-v0/data cannot be read.*import or download"):
-        minari.load("toy/line-v0")
-    (folder("toy/line-v0") / "data" / "main_data.hdf5").unlink()
-    with pytest.raises(CorruptFileError, match="No data found"):
-        minari.load("toy/line-v0")
-
-
-def test_a_cache_that_cannot_be_written_only_warns() -> None:
-    minari.write("toy/line-v0", TWO, LINE, PUSH)
-    (folder("toy/line-v0") / ".mbrl").write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match="could not be written"):
-        assert len(minari.load("toy/line-v0")) == 3
-
-
-def test_two_processes_may_load_at_once() -> None:
-    minari.write("toy/line-v0", [episode(*range(50))] * 40, LINE, PUSH)
-    code = "from mbrl.data import minari; print(minari.load('toy/line-v0').fingerprint)"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    children = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, text=True)
-        for _ in range(2)
-    ]
-    said = {child.communicate()[0].strip() for child in children}
-    assert said == {minari.load("toy/line-v0").fingerprint}
-    assert cache().suffix == ".pt"
-
-
-def test_nested_observations_are_flattened_as_gymnasium_does() -> None:
-    space = spaces.Dict({"b": spaces.Box(-9, 9, (2,)), "a": spaces.Tuple((spaces.Box(-9, 9, (1, 2), np.float64),))})
-    values = {"b": np.arange(6.0).reshape(3, 2), "a": (np.arange(10.0, 16).reshape(3, 1, 2),)}
-    store("toy/nested-v0", space, spaces.Box(-1, 1, (1, 2)), buffer(values, [[[0.1, 0.2]], [[0.3, 0.4]]]))
-    data = minari.load("toy/nested-v0")
-    sample = {"b": values["b"][0].astype(np.float32), "a": (values["a"][0][0],)}
-    assert data.obs[0].tolist() == spaces.flatten(space, sample).tolist()
-    assert data.next_obs[1].tolist() == [14, 15, 4, 5]
-    assert data.action.tolist() == torch.tensor([[0.1, 0.2], [0.3, 0.4]]).tolist()
-
-
-def test_discrete_actions_become_one_hot_rows_from_their_start() -> None:
-    store("toy/choice-v0", LINE, spaces.Discrete(3, start=-1), buffer(np.zeros((3, 1), np.float32), [1, -1]))
-    assert minari.load("toy/choice-v0").action.tolist() == [[0, 0, 1], [1, 0, 0]]
-
-
-def test_flags_in_the_middle_stay_and_an_unfinished_end_is_a_truncation() -> None:
-    store("toy/flags-v0", LINE, PUSH, buffer(np.zeros((3, 1), np.float32), [[0.0], [0.0]], ended=(True, False)))
-    data = minari.load("toy/flags-v0")
-    assert data.terminated.tolist() == [True, False]
-    assert data.truncated.tolist() == [False, True]
-
-
-@pytest.mark.parametrize(
-    ("space", "action_space", "logged", "message"),
-    [
-        (LINE, spaces.Discrete(2), buffer(np.zeros((3, 1), np.float32), [0, 2]), r"outside of Discrete\(2\)"),
-        (LINE, spaces.MultiDiscrete([2, 2]), buffer(np.zeros((3, 1)), [[0, 1], [1, 1]]), "MultiDiscrete"),
-        (spaces.Box(0, 255, (4, 4, 3), np.uint8), PUSH, buffer(np.zeros((3, 4, 4, 3)), [[0.0], [0.0]]), "images"),
-        (LINE, PUSH, buffer(np.array([[0], [np.nan], [0]]), [[0.0], [0.0]]), "observation of episode 0.*step 1"),
-        (LINE, PUSH, buffer(np.zeros((3, 1)), [[0.0], [np.inf]]), "action of episode 0.*step 1"),
-        (LINE, PUSH, buffer(np.zeros((3, 1)), [[0.0], [0.0]], rewards=(0.0, np.nan)), "reward of episode 0.*step 1"),
-    ],
-)
-def test_foreign_data_that_cannot_be_learned_from_is_refused(
-    space: spaces.Space, action_space: spaces.Space, logged: EpisodeBuffer, message: str
-) -> None:
-    store("toy/odd-v0", space, action_space, logged)
-    with pytest.raises(ValueError, match=message):
-        minari.load("toy/odd-v0")
-
-
-def test_a_missing_data_set_names_the_command() -> None:
-    with pytest.raises(FileNotFoundError, match=r"`minari download toy/line-v0` or `--data.download true`"):
-        minari.load("toy/line-v0")
-    assert not minari.exists("toy/line-v0")
-
-
-@pytest.mark.parametrize("failure", [ImportError("no huggingface_hub"), OSError("offline"), KeyError("gs")])
-def test_a_failed_download_is_one_clear_error_and_leaves_nothing(
-    failure: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def download(id: str) -> None:
-        print("downloading")
-        (folder(id) / "data").mkdir(parents=True)
-        (folder(id) / "data" / "metadata.json").write_text(json.dumps({}))
-        raise failure
-
-    monkeypatch.setattr(library, "download_dataset", download)
-    with pytest.raises(ConnectionError, match=f"{type(failure).__name__}.*minari download toy/line-v0"):
-        minari.load("toy/line-v0", download=True)
-    assert not folder("toy/line-v0").exists()
-    assert capsys.readouterr().out == ""
-
-
-def test_a_download_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "download_dataset", lambda id: minari.write(id, TWO, LINE, PUSH))
-    assert len(minari.load("toy/line-v0", download=True)) == 3

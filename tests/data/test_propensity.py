@@ -5,10 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
-from minari.data_collector import EpisodeBuffer
-from minari.dataset.minari_storage import MinariStorage
-from minari.storage import get_dataset_path
+from minari_toys import with_infos
 
 from mbrl.data import minari
 from mbrl.data.dataset import TransitionDataset
@@ -94,29 +91,8 @@ def test_what_changes_the_action_leaves_no_propensity(tmp_path: Path, more: str,
         imported(tmp_path, SCHEMA.replace("reward: reward", "reward: chance"))
 
 
-def foreign(*infos: dict[str, np.ndarray] | None) -> TransitionDataset:
-    """Somebody else's data set: two steps an episode, with these infos."""
-    path = get_dataset_path("other/chance-v0") / "data"
-    path.mkdir(parents=True)
-    space = spaces.Box(-1, 1, (1,), np.float32)
-    storage = MinariStorage.new(path, space, space)
-    storage.update_metadata({"dataset_id": "other/chance-v0", "minari_version": "0.5.3"})
-    storage.update_episodes(
-        EpisodeBuffer(
-            observations=np.zeros((3, 1), np.float32),
-            actions=np.zeros((2, 1), np.float32),
-            rewards=[0.0, 0.0],
-            terminations=[False, False],
-            truncations=[False, True],
-            infos=info,
-        )
-        for info in infos
-    )
-    return minari.load("other/chance-v0")
-
-
 def test_infos_of_a_collector_begin_with_the_reset() -> None:
-    data = foreign({"log_propensity": np.array([9.0, 1.0, 2.0])}, {"log_propensity": np.array([3.0, 4.0])})
+    data = with_infos({"log_propensity": np.array([9.0, 1.0, 2.0])}, {"log_propensity": np.array([3.0, 4.0])})
     assert data.propensity is not None
     assert data.propensity.tolist() == [1, 2, 3, 4]
 
@@ -132,8 +108,8 @@ def test_infos_of_a_collector_begin_with_the_reset() -> None:
 )
 def test_infos_that_do_not_fit_are_named(infos: tuple[dict[str, np.ndarray] | None, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        foreign(*infos)
+        with_infos(*infos)
 
 
 def test_other_infos_are_left_alone() -> None:
-    assert foreign({"other": np.zeros(3)}).propensity is None
+    assert with_infos({"other": np.zeros(3)}).propensity is None

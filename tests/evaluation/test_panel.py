@@ -137,6 +137,20 @@ def test_who_cannot_answer_says_why() -> None:
     assert set(heard.opinions["model"].refused.values()) == {"there is no second simulator"}
 
 
+def test_a_simulator_that_is_trusted_for_no_step_leaves_its_kind_to_the_critics() -> None:
+    table, policies = bench(trusted=0)
+    heard = hear(table, policies, ["model", "model+fqe", "fqe"])
+    assert set(heard.opinions) == {"model", "fqe"}
+    assert (heard.refused, heard.repeats) == ({}, {"model+fqe": "fqe"})
+    alone = hear(table, policies, ["model", "model+fqe"])  # nobody else says it
+    assert alone.repeats == {}
+    assert "trusted horizon is 0" in alone.opinions["model+fqe"].refused[CANDIDATE]
+    assert hear(bench(trusted=1)[0], policies, ["model"]).repeats == {}
+    facts = Provenance({"log": "f"}, {"a": ("b", "b")}, CardFacts("good", 0.9, 0), None)
+    roles = {CANDIDATE: CANDIDATE, CLONING: CLONING}
+    assert gather(table, heard, roles, policies[CANDIDATE], read(), facts).repeats == {"model+fqe": "fqe"}
+
+
 def test_wrong_names_and_policies_are_refused() -> None:
     table, policies = bench()
     with pytest.raises(ValueError, match="there is no estimator called guess: the estimators are model, model"):
