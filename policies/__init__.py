@@ -40,4 +40,4 @@ __all__ = [
     "DiscreteBCQ",
     "Perturbed",
     "Planning",
-,]
+]
