@@ -16,6 +16,7 @@ from mbrl.registry import models
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 LOG = "toy/pendulum-v0"
+QUALITIES = ("random", "poor", "mixed", "good")
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +106,13 @@ def test_examples_are_short_and_say_how_they_are_run(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 60
     assert f"examples/{path.name}" in text or path.stem in text
+
+
+def test_logs_of_four_qualities_are_written_and_get_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    lines = run("06_logs_of_four_qualities.py", "--episodes", "4", "--namespace", "four").splitlines()
+    returns = {line.split(":")[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
+    for task in "pendulum", "cartpole":
+        random, poor, mixed, good = (returns[f"four/{task}-{quality}-v0"] for quality in QUALITIES)
+        assert random < min(poor, mixed) < max(poor, mixed) < good
+    assert len(returns) == 8
