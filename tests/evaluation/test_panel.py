@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dynamics_toys import Known, unit_spec
+from evaluation_toys import Stepped
 from torch import Tensor
 
 from mbrl.core import Policy
@@ -33,21 +34,6 @@ class Always(Policy):
     def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
         del rng
         return obs[:, :1] * 0 + self.action.detach()
-
-
-class Critic:
-    """Says obs + 100 m, by member m, of every policy."""
-
-    gamma = 0.5  # the bench's
-
-    def check(self) -> None:
-        return None
-
-    def v(self, obs: Tensor) -> Tensor:
-        return obs[:, 0] + 100 * torch.arange(2.0).unsqueeze(-1)
-
-    def q(self, obs: Tensor, action: Tensor) -> Tensor:
-        return self.v(obs) + action[:, 0] * 0
 
 
 def log() -> TransitionDataset:
@@ -78,7 +64,7 @@ def bench(trusted: int | None = 2, uncertain: bool = False) -> tuple[Bench, dict
     simulator.dynamics.elites = torch.tensor([2, 0])
     simulator.calibrated = True
     policies: dict[str, Policy] = {CLONING: Always(spec), CANDIDATE: Always(spec, 0.5)}
-    made = {policy: Critic() for policy in (*policies.values(), None)}
+    made = {policy: Stepped() for policy in (*policies.values(), None)}
     starts = start_states(data, 4, seed=0)
     return Bench(data, torch.arange(4), simulator, starts, 0.5, 0.9, 0, 10, made), policies
 
