@@ -88,7 +88,8 @@ class MCTS(Planner):
 
     def search(self, obs: Tensor) -> Tensor:
         """Visits of the choices at the root, and their value between the least and the largest found: [B, 2, A]."""
-        rows = torch.arange(len(obs), device=obs.device)
+        # not len(): an exported program would be for that number of rows alone
+        rows = torch.arange(obs.shape[0], device=obs.device)
         tree = self._planted(obs)
         for number in range(1, self.simulations + 1):
             tree = self._simulated(tree, rows, number)
@@ -98,9 +99,9 @@ class MCTS(Planner):
     def _planted(self, obs: Tensor) -> Tree:
         count, choices = self.simulations + 1, self.spec.action_dim
         prior, guess, _ = self._judged(obs)
-        edges = obs.new_zeros(len(obs), count, choices)
+        edges = obs.new_zeros(obs.shape[0], count, choices)
         tree = Tree(
-            obs=obs.new_zeros(len(obs), count, obs.shape[-1]),
+            obs=obs.new_zeros(obs.shape[0], count, obs.shape[-1]),
             prior=edges,
             guess=edges.clone(),
             visits=edges.clone(),
@@ -119,7 +120,7 @@ class MCTS(Planner):
         """Prior probabilities and the least critic's values [B, A] of the choices at obs [B, O], and their mean [B]."""
         outlook, choices = self.outlook, self.spec.action_dim
         guess = outlook.critics.every(obs).amin(0)
-        every = torch.eye(choices, device=obs.device).expand(len(obs), -1, -1)
+        every = torch.eye(choices, device=obs.device).expand(obs.shape[0], -1, -1)
         there = obs.unsqueeze(1).expand(-1, choices, -1)
         log_prob = outlook.prior.log_prob(there.flatten(0, 1), every.flatten(0, 1))
         if log_prob is None:  # a policy without a density has a mode: it is the prior's only choice
