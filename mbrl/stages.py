@@ -1,7 +1,7 @@
 """One function per command; its signature is its configuration and its --help.
 
 What a command needs beyond that is imported inside it, so that --help and a misspelt setting answer soon. Those that
-decide about registered policies stand in `mbrl.custody`.
+decide about registered policies stand in `mbrl.custody`, those that say what policies are worth in `mbrl.trials`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from mbrl.core import Dynamics, Learner, Spec
 from mbrl.custody import copy, delete, history, promote, rollback
 from mbrl.settings import Candidate, Data, Fit, Imitation, OtherLog, Rehearsal, Trial, Uncertainty, World
+from mbrl.trials import compare, evaluate, select
 
 # what a user can mend: told in a line, without a traceback
 MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)
@@ -204,94 +205,6 @@ def card(
         print(f"  {'+' if reason['good'] else '-'} {reason['text']}")
     print(f"page: {answer['page']}")
     return answer
-
-
-def evaluate(
-    policy: str,
-    env: str | None = None,
-    data: str | None = None,
-    estimators: str | None = None,
-    judge: bool = False,
-    episodes: int = 20,
-    seed: int = 1000,
-    level: float = 0.95,
-    trial: Trial = Trial(),  # noqa: B008
-) -> dict[str, Any]:
-    """Say what registered policies are worth on a log, in a true environment, or both.
-
-    Args:
-        policy: URI of the policy, such as models:/NAME-policy@champion or models:/NAME-policy/3; several with commas
-            between them, and models:/NAME-policy for all its versions.
-        env: Gymnasium environment (also MODULE:ENV_ID), for the true return.
-        data: Minari id of the log that the estimators work on, without touching any environment.
-        estimators: their names, with commas between them; those of the gate's rules if not given.
-        judge: hold the estimators against the truth in env; on the log that the policies are from if data is not given.
-        episodes: to play in env.
-        seed: seed of the first episode's start; the next one's is larger by one.
-        level: coverage of the interval of true returns.
-        trial: how estimates are made.
-    """
-    from mbrl import comparison
-
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}, expected a coverage between 0 and 1, such as 0.95")
-    if env is None and (judge or data is None):
-        wanted = "--judge needs the truth" if judge else "there is neither a log nor an environment to evaluate on"
-        raise ValueError(f"{wanted}: name one (--env Pendulum-v1{'' if judge else ', or --data ID'})")
-    played = comparison.TrueEpisodes(env, episodes, seed, level)
-    if data is None and not judge:
-        return comparison.measure(policy, played)
-    return comparison.compare(policy, played, data, estimators, judge, trial)
-
-
-def select(
-    name: str,
-    versions: list[int] | None = None,
-    data: str | None = None,
-    trial: Trial = Trial(),  # noqa: B008
-) -> dict[str, Any]:
-    """Say which version of a policy the evidence carries; where it carries none, what there is stays.
-
-    No alias is moved.
-
-    Args:
-        name: NAME of the registered model NAME-policy.
-        versions: candidates, such as [1,3]; all versions if not given.
-        data: Minari id of the log; the one that each version was trained on if not given.
-        trial: how they are judged.
-    """
-    from mbrl import comparison
-
-    return comparison.select(name, versions, data, trial)
-
-
-def compare(
-    data: str,
-    learners: str = "td3bc,iql,mopo,combo",
-    env: str | None = None,
-    seeds: list[int] = [0, 1, 2],  # noqa: B006
-    updates: int | None = None,
-    episodes: int = 20,
-    folder: Path | None = None,
-) -> dict[str, Any]:
-    """Put learners side by side on logs: what each is worth by true return, or by the evidence where there is no truth.
-
-    Every cell is an `mbrl run`, whose evidence, curves and models are kept; learners whose other settings are equal
-    share one, and its simulators. The same command goes on where an earlier one ended.
-
-    Args:
-        data: Minari ids of the logs, with commas between them.
-        learners: names of the configurations that come with mbrl, or YAML files, with commas between them.
-        env: a true environment for each log, with commas between them, and - for a log without one.
-        seeds: such as [0,1,2]; a number is the mean over them.
-        updates: of every learner; what its configuration says if not given. Candidates keep their own.
-        episodes: to play in the true environment, for each policy.
-        folder: where the table, the picture and the runs are kept, MBRL_HOME/comparisons/latest if not given.
-    """
-    from mbrl import contest
-
-    more = [f"--trial.episodes={episodes}", *([] if updates is None else [f"--rehearsal.updates={updates}"])]
-    return contest.hold(contest.contest(data, env, learners, seeds, more, folder))
 
 
 def bench(
