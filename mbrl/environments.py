@@ -80,6 +80,23 @@ def check_fits(env_id: str, obs_dim: int, action_dim: int, discrete: bool, whose
         raise ValueError(f"the environment {env_id!r} has {_dims(*here)}, and {whose} has {_dims(*there)}")
 
 
+def longest(env_id: str) -> int:
+    """Steps after which this environment cuts an episode.
+
+    Raises:
+        ValueError: nothing cuts its episodes, or as `make` does.
+    """
+    env = make(env_id)
+    env.close()
+    steps = None if env.spec is None else env.spec.max_episode_steps
+    if steps is None:
+        raise ValueError(
+            f"nothing cuts an episode of {env_id!r}, so that no budget of steps can be kept: register it with"
+            " max_episode_steps"
+        )
+    return steps
+
+
 def _dims(obs_dim: int, action_dim: int, discrete: bool) -> str:
     return f"observations [{obs_dim}] and " + (
         f"{action_dim} discrete actions" if discrete else f"actions [{action_dim}]"

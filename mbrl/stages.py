@@ -1,7 +1,8 @@
 """One function per command; its signature is its configuration and its --help.
 
 What a command needs beyond that is imported inside it, so that --help and a misspelt setting answer soon. Those that
-decide about registered policies stand in `mbrl.custody`, those that say what policies are worth in `mbrl.trials`.
+decide about registered policies stand in `mbrl.custody`, those that say what policies are worth in `mbrl.trials`, and the
+one that acts in a true environment in `mbrl.finetuning`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from mbrl.core import Dynamics, Learner, Spec
 from mbrl.custody import copy, delete, history, promote, rollback
+from mbrl.finetuning import finetune
 from mbrl.settings import Candidate, Data, Fit, Imitation, OtherLog, Rehearsal, Trial, Uncertainty, World
 from mbrl.trials import compare, evaluate, select
 
@@ -32,6 +34,7 @@ __all__ = [
     "delete",
     "demo",
     "evaluate",
+    "finetune",
     "history",
     "import_",
     "promote",

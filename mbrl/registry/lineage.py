@@ -25,6 +25,9 @@ class Lineage:
     data_fingerprint: str  # hex SHA-256 over the whole content
     simulator: str | None = None  # NAME-simulator/VERSION that a policy was rehearsed in
     data_history: int | None = None  # observations in each row, where these are windows; part of the fingerprint
+    finetuned_from: str | None = None  # NAME-policy/VERSION that a policy went on from in a true environment
+    true_env: str | None = None  # which one
+    true_steps: int | None = None  # taken there
 
     @classmethod
     def of(cls, data: TransitionDataset, simulator: str | None = None) -> Self:
@@ -32,7 +35,7 @@ class Lineage:
         return cls(data.id, data.fingerprint, simulator, data.history if data.history > 1 else None)
 
     def tags(self) -> dict[str, str]:
-        """`mbrl.data_id`, `mbrl.data_fingerprint`, `mbrl.simulator` for a policy, `mbrl.data_history` for windows."""
+        """`mbrl.data_id` and so on: `mbrl.` and the name of each field that says something."""
         return {f"mbrl.{k}": str(v) for k, v in asdict(self).items() if v is not None}
 
 

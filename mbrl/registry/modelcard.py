@@ -13,6 +13,7 @@ PAGES = {  # stage of a run: what its page has to show
     "card": "the simulator's report card (card.html)",
     "baseline": "the fit of behaviour cloning",
     "policy": "the rehearsal",
+    "finetuning": "the true episodes, and what the old and the new policy returned (true_returns.json)",
     "judge": "the fit of the second simulator",
     "evidence": "the evidence, its pictures and rollouts (evidence.json, returns.png, rollouts.png)",
 }
@@ -40,17 +41,18 @@ def model_card(facts: Facts) -> str:
     lines = [
         f"# {policy}, version {facts.version}",
         "",
-        f"A policy learned from logs alone by `{learner}`. It was never tried on the plant.",
+        f"A policy learned by `{learner}` from logs{_tried(tags)}.",
         "",
         "## Verdict",
         "",
-        *_verdict(facts.decision),
+        *_verdict(facts.decision, tags),
         "",
         "## Where it comes from",
         "",
         f"- Log: `{data}`, SHA-256 of its content `{fingerprint}`",
         f"- Rehearsed in: {_version(rehearsed)}" if rehearsed else "- Rehearsed in no simulator",
         f"- Made by: [the run]({_run(*facts.run)}), seed {facts.params.get('seed', 'unknown')}",
+        *([f"- Fine-tuned from: {_version(tags['mbrl.finetuned_from'])}"] if "mbrl.finetuned_from" in tags else []),
         *([f"- Copied from: {tags['mbrl.copied_from']}"] if "mbrl.copied_from" in tags else []),
     ]
     if "mbrl.trusted_horizon" in card:
@@ -84,7 +86,7 @@ def run_page(facts: Facts) -> str:
     lines = [
         f"# {facts.name}: {facts.decision.outcome}",
         "",
-        *_verdict(facts.decision),
+        *_verdict(facts.decision, facts.tags),
         "",
         "## What it made",
         "",
@@ -103,8 +105,16 @@ def run_page(facts: Facts) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _verdict(decision: Decision) -> list[str]:
+def _tried(tags: Mapping[str, str]) -> str:
+    if "mbrl.true_steps" not in tags:
+        return " alone. It was never tried on the plant"
+    return f" and from {tags['mbrl.true_steps']} steps in the true environment `{tags.get('mbrl.true_env')}`"
+
+
+def _verdict(decision: Decision, tags: Mapping[str, str]) -> list[str]:
     unit = "Gains and losses are in standard deviations of the logged returns."
+    if "mbrl.true_steps" in tags:
+        unit = "Gains are of true returns, in their own unit."
     told = [f"**{decision.outcome}** by the rules {decision.rules_version}.", "", unit, ""]
     told += [f"- {reason}" for reason in decision.reasons]
     where = f"`{decision.evidence}`, " if decision.evidence else ""

@@ -19,7 +19,7 @@ from mbrl.registry.twophase import RefusedError
 
 COPIED_TAG = "mbrl.copied_from"
 EXPERIMENT = "mbrl"
-LINEAGE = ("mbrl.data_id", "mbrl.data_fingerprint", "mbrl.data_history")
+LINEAGE = ("mbrl.data_id", "mbrl.data_fingerprint", "mbrl.data_history", "mbrl.true_env", "mbrl.true_steps")
 
 
 class Parcel(NamedTuple):

@@ -35,7 +35,7 @@ class Witnesses(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a policy version comes from, as far as it matters to those who judge it."""
+    """Where a policy version comes from, as far as it matters to those who judge it or go on with it."""
 
     label: str  # NAME-policy/3
     uri: str  # models:/NAME-policy/3
@@ -44,6 +44,8 @@ class Origin(NamedTuple):
     run_id: str  # of the run that has kept witnesses
     split: tuple[float, ...] | None  # None where that run does not say
     seed: int | None
+    simulator: str | None  # NAME-simulator/3 that it was rehearsed in
+    folder: Path | None  # of the run that made this version itself; None where that run says none
 
 
 def write(folder: Path, simulator: Simulator, cloning: Policy, card: Mapping[str, Any]) -> str:
@@ -121,16 +123,19 @@ def versions(name: str) -> list[str]:
 
 
 def origin(uri: str) -> Origin:
-    """Where a registered policy comes from; its witnesses are with its own run, or with that of its simulator.
+    """Where a registered policy comes from.
+
+    Its witnesses are with its own run, that of its simulator, or that of the version that it was fine-tuned from.
 
     Raises:
         StoreError: there is no such model, alias or version.
-        ValueError: the URI is malformed, or neither run has kept witnesses.
+        ValueError: the URI is malformed, or no such run has kept witnesses.
     """
     model, version = models.resolve(uri, "policy")
     client = MlflowClient(where := store.connect())
     with models.explained(client, where, model):
-        tags = client.get_model_version(model, version).tags
+        found = client.get_model_version(model, version)
+        tags, folder = found.tags, client.get_run(found.run_id).data.tags.get("mbrl.folder")
         run = _judged_by(client, model, version, tags)
     params = run.data.params
     split, seed = (yaml.safe_load(params[k]) if k in params else None for k in ("data.split", "seed"))
@@ -142,11 +147,13 @@ def origin(uri: str) -> Origin:
         str(run.info.run_id),
         None if split is None else tuple(split),
         seed,
+        tags.get("mbrl.simulator"),
+        None if folder is None else Path(folder),
     )
 
 
 def _judged_by(client: MlflowClient, model: str, version: str, tags: Mapping[str, str]) -> Run:
-    """The run that has kept witnesses: the policy's own, or the one that made the simulator that it rehearsed in."""
+    """The run that has kept witnesses: the policy's own, its simulator's, or that of what it was fine-tuned from."""
     own = client.get_run(client.get_model_version(model, version).run_id)
     if SEAL in own.data.tags:
         return own
@@ -155,6 +162,9 @@ def _judged_by(client: MlflowClient, model: str, version: str, tags: Mapping[str
         other = client.get_run(client.get_model_version(simulator, number).run_id)
         if SEAL in other.data.tags:
             return other
+    older, _, number = tags.get("mbrl.finetuned_from", "").partition("/")
+    if older:
+        return _judged_by(client, older, number, client.get_model_version(older, number).tags)
     raise ValueError(
         f"{model}/{version} has no second simulator to be judged in: neither its run nor that of the simulator it was"
         f" rehearsed in ({tags.get('mbrl.simulator', 'none')}) has kept one. Register it from an `mbrl run`, or with"
