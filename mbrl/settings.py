@@ -167,14 +167,14 @@ class Rehearsal:
             has an uncertainty, and 0 where it has none.
         halt: the uncertainty above which an imagined rollout goes no further, 1 being its quantile as above; null for
             rollouts that nothing halts.
-        halt_cost: null, and a halt is a truncation; else it ends the world, with a reward of so many spreads below the
-            log's lowest one.
+        halt_cost: null, and a halt is a truncation; else it ends the world in a state that pays so many spreads less
+            than the log's lowest reward for ever.
         rollout_every: updates between two batches of rollouts.
         rollout_starts: logged states that each batch of rollouts begins with.
         keep_rollouts: batches of rollouts that the ring buffer holds.
         average: updates over which the weights of the registered policy are averaged; null for the last weights.
         checkpoint_every: updates between two checkpoints.
-        precision: 32-true, or bf16-mixed where the processor multiplies bfloat16 faster.
+        precision: 32-true or bf16-mixed; auto is the latter where the processor multiplies bfloat16 faster.
     """
 
     updates: int = 100_000
@@ -189,7 +189,7 @@ class Rehearsal:
     keep_rollouts: int = 20
     average: int | None = None
     checkpoint_every: int = 10_000
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"
 
     def __post_init__(self) -> None:
         _at_least(1, "rehearsal", self, "updates", "batch_size", "rollout_every", "rollout_starts")

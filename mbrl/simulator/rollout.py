@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mbrl.core import Batch, Policy, World
 
+FOREVER = 100.0  # steps: what a reward that is paid for ever comes to at a discount of 0.99
 Cost = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs [B, ...] -> [B], or [M, B] by member
 
 
@@ -57,7 +58,7 @@ class Pessimism(NamedTuple):
             return cls(unit, halt)
         if not 0 <= halt_cost < math.inf:
             raise ValueError(f"halt_cost is {halt_cost}, expected 0 or more, or None for a world that goes on")
-        return cls(unit, halt, simulator.spec.reward_low - halt_cost * simulator.spec.reward_std)
+        return cls(unit, halt, FOREVER * (simulator.spec.reward_low - halt_cost * simulator.spec.reward_std))
 
     def __call__(self, reward: Tensor, terminated: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The reward that counts, whether the world counts as ended, and whether the rollout goes no further: [B]."""
@@ -97,9 +98,9 @@ def imagine(
     that the targets before it do read, the policy's own next one, without a target of its own: values that nothing
     corrects are what the edge of reach is made of (Sims et al. 2024), while this one step's error is bounded by the
     range that no prediction leaves. With a cost it is MOReL's halt (Kidambi et al. 2020, section 4, definition 2): the
-    step counts as terminated, and its reward is (lowest reward of the log) - halt_cost * (reward spread of the log).
-    The paper's halted world pays that for ever, so a log whose rewards are negative needs a cost that outweighs living
-    on: with a discount of 0.99 a hundred spreads are about what the paper's own penalties come to.
+    step counts as terminated, and its reward is what the halted world pays for ever, at a discount of 0.99: a hundred
+    times (lowest reward of the log) - halt_cost * (reward spread of the log). Paid once, a halt would be a way out of
+    any log whose rewards are negative.
 
     Args:
         policy: acts with noise.

@@ -20,7 +20,7 @@ from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
 from mbrl.training.checkpoint import Checkpoint, noted_interrupt
 
-PRECISIONS = ("32-true", "bf16-mixed")  # weights, targets and losses stay float32 in both
+PRECISIONS = ("32-true", "bf16-mixed", "auto")  # weights, targets and losses stay float32 in both
 STREAMS = ("rows", "start", "imagination", "update")  # each with a generator of its own
 
 
@@ -57,7 +57,7 @@ def fit_policy(
     checkpoint: Path | None = None,
     checkpoint_every: int = 10_000,
     accelerator: str = "cpu",
-    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true",
     log: Callable[[dict[str, Tensor], int], None] | None = None,
     log_every: int = 250,
     label: str = "policy",
@@ -82,7 +82,7 @@ def fit_policy(
         average: updates over which the weights of the reported policy are averaged; None for the last ones.
         checkpoint: a file, written every `checkpoint_every` updates, at Ctrl-C and at the end; if it exists, the run
             goes on from it.
-        accelerator, precision: of Fabric. One device.
+        accelerator, precision: of Fabric. One device. `auto` is bf16-mixed where its matmuls are in hardware.
         log: called with the learner's metrics (tensors) and the update's number.
         log_every: updates between two such calls.
         label: of the progress bar.
@@ -110,6 +110,8 @@ def fit_policy(
     worldless = simulator is None and (imagines or learner.plans)
     _check(learner, worldless, counts, real_ratio, precision, len(real.reward))
     pessimism = _pessimism(simulator if imagines else None, penalty, halt, halt_cost)
+    if precision == "auto":
+        precision = "bf16-mixed" if multiplies_bfloat16(accelerator) else "32-true"
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     device = fabric.device
     learner.to(device)
@@ -168,6 +170,13 @@ def fit_policy(
             used.cpu()
     policy = learner.policy if mean is None else mean.policy
     return PolicyReport(policy, updates, ring.written, time.perf_counter() - started, imagining)
+
+
+def multiplies_bfloat16(accelerator: str) -> bool:
+    """Whether the device has instructions for it; without them torch converts, and is slower than in float32."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.cpu._is_avx512_bf16_supported()
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _check(

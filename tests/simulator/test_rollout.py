@@ -110,7 +110,7 @@ def test_a_halt_with_a_cost_ends_the_world_with_the_lowest_reward_and_less() -> 
     batch = imagine(Half(SPEC), world(uncertain=True), START, 2, 3.0, generator(0, "x"), halt=1.1, halt_cost=5.0)
     assert batch.terminated[:, 2].all()
     assert batch.obs[:, 2, 0].tolist() == [-3, -3]
-    assert batch.reward[:, 2].tolist() == [-10 - 5 * 2] * 2  # lowest - cost x spread; the penalty is not added
+    assert batch.reward[:, 2].tolist() == [100 * (-10 - 5 * 2)] * 2  # lowest - cost x spread, for ever; no penalty
     plain = imagine(Half(SPEC), world(uncertain=True), START, 2, 3.0, generator(0, "x"))
     assert torch.equal(batch.reward[:, :2], plain.reward[:, :2])
     assert torch.equal(batch.terminated[:, :2], plain.terminated[:, :2])

@@ -202,7 +202,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
         ({"keep_rollouts": 0}, "keep_rollouts is 0"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0"),
         ({"log_every": 0}, "log_every is 0"),
-        ({"precision": "16-mixed"}, "precision is '16-mixed', expected one of 32-true, bf16-mixed"),
+        ({"precision": "16-mixed"}, "precision is '16-mixed', expected one of 32-true, bf16-mixed, auto"),
         ({"real_ratio": 1.5}, r"real_ratio is 1\.5"),
         ({}, "Spy learns from imagined rows"),
     ):
@@ -295,7 +295,7 @@ def test_rollouts_begin_in_logged_states_and_the_policy_dreams_in_eval_mode(monk
     assert not learner.training
 
 
-def test_precision_reaches_the_update() -> None:
+def test_precision_reaches_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
     class Asks(Spy):
         def update(
             self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
@@ -306,7 +306,10 @@ def test_precision_reaches_the_update() -> None:
     asked: list[bool] = []
     fit_policy(Asks(SPEC), ROWS, updates=1, real_ratio=1.0)
     fit_policy(Asks(SPEC), ROWS, updates=1, real_ratio=1.0, precision="bf16-mixed")
-    assert asked == [False, True]
+    for fast in True, False:
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        fit_policy(Asks(SPEC), ROWS, updates=1, real_ratio=1.0, precision="auto")
+    assert asked == [False, True, True, False]
 
 
 def test_streams_of_randomness_are_separate() -> None:
