@@ -13,16 +13,20 @@ from policies.awac import AWAC
 from policies.bc import BC
 from policies.bcq import BCQ
 from policies.combo import COMBO
+from policies.cql import CQL
 from policies.decision_transformer import DecisionTransformer
 from policies.discrete_bcq import DiscreteBCQ
+from policies.edac import EDAC
 from policies.iql import IQL
 from policies.mcts import MCTS
 from policies.mobile import MOBILE
 from policies.perturbed import Perturbed
 from policies.planning import Planning
 from policies.rambo import RAMBO
+from policies.rebrac import ReBRAC
 from policies.sac import SAC
 from policies.shooting import CEM, MPPI
+from policies.td3bc import TD3BC
 
 __all__ = [
     "AWAC",
@@ -30,14 +34,18 @@ __all__ = [
     "BCQ",
     "CEM",
     "COMBO",
+    "CQL",
+    "EDAC",
     "IQL",
     "MCTS",
     "MOBILE",
     "MPPI",
     "RAMBO",
     "SAC",
+    "TD3BC",
     "DecisionTransformer",
     "DiscreteBCQ",
     "Perturbed",
     "Planning",
+    "ReBRAC",
 ]

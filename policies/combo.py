@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -10,8 +9,7 @@ from torch import Tensor
 
 from mbrl.core import Batch, Learner, Policy, Spec, World
 from policies.actor_critic import ActorCritic, joined
-from policies.actors import Categorical
-from policies.functional import conservative_gap
+from policies.conservative import conservative_update
 
 
 class COMBO(Learner):
@@ -71,31 +69,4 @@ class COMBO(Learner):
         if not len(real.reward):
             raise ValueError("COMBO is conservative relative to logged rows and got none: raise real_ratio")
         batch = joined(real, imagined)
-        target = self.agent.target(batch, rng)
-        values = self.agent.critics(batch.obs, batch.action)
-        bellman = (values - target).square().mean(1).sum()
-        sampled, log_density = self._sampled(batch, rng)
-        gap = conservative_gap(sampled, log_density, values[:, : len(real.obs)])
-        self.agent.step("critics", bellman + self.conservatism * gap.sum())
-        metrics = self.agent.improve_actor(batch.obs, rng)
-        self.agent.follow()
-        return {"critic_loss": bellman.detach() / len(values), "gap": gap.detach().mean(), **metrics}
-
-    def _sampled(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Q-values [K, M, B] of sampled actions and the log density [M, B] of each."""
-        rows, dim = len(batch.obs), self.spec.action_dim
-        actor = self.agent.actor
-        if isinstance(actor, Categorical):
-            uniform = batch.obs.new_full((dim, rows), -math.log(dim))
-            return self.agent.critics.every(batch.obs).transpose(1, 2), uniform
-        obs = batch.obs.expand(self.samples, *batch.obs.shape)
-        with torch.no_grad():
-            unit = 2 * torch.rand(self.samples, rows, dim, generator=rng, device=obs.device) - 1
-            here, log_here = actor.sample(obs, rng)
-            there, log_there = actor.sample(batch.next_obs.expand_as(obs), rng)
-            action = torch.cat([actor.bounds.scale(unit), here, there])
-            uniform = unit.new_full((self.samples, rows), -dim * math.log(2))  # density 2^-A on [-1, 1]^A
-            log_density = torch.cat([uniform, log_here, log_there])
-        states = batch.obs.expand(3 * self.samples, *batch.obs.shape)
-        values = self.agent.critics(states.reshape(-1, states.shape[-1]), action.reshape(-1, dim))
-        return values.view(len(values), 3 * self.samples, rows), log_density
+        return conservative_update(self.agent, batch, len(real.reward), self.conservatism, self.samples, rng)

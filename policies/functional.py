@@ -63,6 +63,27 @@ def conservative_gap(sampled: Tensor, log_density: Tensor, logged: Tensor) -> Te
     return soft_maximum.mean(-1) - logged.mean(-1)
 
 
+def gradient_similarity(gradients: Tensor) -> Tensor:
+    """How alike the directions of K gradients [K, B, A] are: mean over B of sum_{i != j} cos(g_i, g_j) / (K - 1).
+
+    An et al. 2021, "Uncertainty-Based Offline Reinforcement Learning with Diversified Q-Ensemble", eq. 8: K where all
+    agree, 0 where they are at right angles, scalar. For unit vectors the sum over pairs is |sum_i u_i|^2 - K.
+    """
+    unit = F.normalize(gradients, dim=-1)
+    pairs = unit.sum(0).square().sum(-1) - unit.square().sum((0, -1))
+    return pairs.mean() / (len(gradients) - 1)
+
+
+def smoothed_action(action: Tensor, noise: Tensor, limit: float) -> Tensor:
+    """clip(action + clip(noise, -limit, limit), -1, 1), elementwise: Fujimoto et al. 2018, "TD3", eq. 14."""
+    return (action + noise.clamp(-limit, limit)).clamp(-1, 1)
+
+
+def relative_value(value: Tensor) -> Tensor:
+    """Q / mean |Q| of the batch [B], the mean a constant: Fujimoto & Gu 2021, "TD3+BC", eq. 5."""
+    return value / value.detach().abs().mean().clamp_min(1e-8)
+
+
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:
     """|expectile - 1(error < 0)| error^2, elementwise: 0.5 gives half the square, more weighs positive errors more.
 

@@ -123,10 +123,14 @@ class Critics(nn.Module):
         return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
 
     def forward(self, obs: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
-        """Q-values [K, B] of obs [B, O] and action [B, A]; `frozen` stops gradients at the weights, not the action."""
+        """Q-values [K, B] of obs [B, O] and action [B, A] or (Box) [K, B, A], each critic its own.
+
+        `frozen` stops gradients at the weights, not the action.
+        """
         if self.discrete:
             return (self.every(obs, frozen) * action).sum(-1)
-        x = torch.cat([self.standardise(obs), self.bounds.unscale(action)], -1)
+        state, unit = self.standardise(obs), self.bounds.unscale(action)
+        x = torch.cat([state.expand(*unit.shape[:-1], -1), unit], -1)
         return self._network(x, frozen).squeeze(-1)
 
     def every(self, obs: Tensor, frozen: bool = False) -> Tensor:
@@ -137,7 +141,7 @@ class Critics(nn.Module):
         layers = [
             (w.detach(), b.detach()) if frozen else (w, b) for w, b in zip(self.weights, self.biases, strict=True)
         ]
-        x = x.expand(self.count, *x.shape)
+        x = x.expand(self.count, *x.shape[-2:])
         for weight, bias in layers[:-1]:
             x = stacked_linear(x, weight, bias)
             x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.layer_norm else x, inplace=True)

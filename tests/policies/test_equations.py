@@ -10,6 +10,7 @@ from torch import Tensor
 from mbrl.bench import hopper_sized
 from mbrl.core import Batch, Spec, generator, seeded
 from policies import COMBO, SAC
+from policies.conservative import sampled_values
 from policies.functional import conservative_gap
 
 SPEC, ROWS = hopper_sized(64, 0)
@@ -105,7 +106,7 @@ def test_combo_s_actions_densities_and_rows(monkeypatch: pytest.MonkeyPatch) -> 
         return forward(obs, action, frozen)
 
     monkeypatch.setattr(critics, "forward", spy)
-    _, density = learner._sampled(ROWS, generator(0, "a"))
+    _, density = sampled_values(learner.agent, ROWS, 2, generator(0, "a"))
     obs, action = seen[0]
     assert torch.equal(obs, ROWS.obs.expand(6, -1, -1))  # every action is weighed at obs, whichever state it is from
     volume = learner.policy.bounds.log_volume()
@@ -120,7 +121,8 @@ def test_combo_s_gap_takes_logged_actions_only() -> None:
     real, dreamt = Batch(*(c[:40] for c in ROWS)), Batch(*(c[40:] for c in ROWS))
     twin.agent.target(ROWS, rng)  # an update draws these actions first
     with torch.no_grad():
-        expected = conservative_gap(*twin._sampled(ROWS, rng), twin.agent.critics(real.obs, real.action)).mean()
+        sampled = sampled_values(twin.agent, ROWS, 2, rng)
+        expected = conservative_gap(*sampled, twin.agent.critics(real.obs, real.action)).mean()
     assert learner.update(real, dreamt, generator(0, "b"))["gap"].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
