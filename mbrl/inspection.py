@@ -60,15 +60,33 @@ def keep(card: Card, label: str, record: RunLog, folder: Path, stem: str, own_lo
         OSError: the folder is not writable.
         StoreError: the store did not take it.
     """
-    card.numbers["about"]["simulator"] = label
-    page, numbers = folder / f"{stem}.html", json.dumps(card.numbers, indent=2, allow_nan=False) + "\n"
-    write_page(page, card)
-    record.text(page.read_text(), "card.html")
-    record.text(numbers, "card.json")
+    page, numbers = _written(card, label, record, folder / f"{stem}.html", "card")
     cards.bind(label, record.run_id, card.numbers, own_log)
     with files.replacing(folder / f"{stem}.json") as beside:  # last: its presence says that all of it is done
         beside.write_text(numbers)
     return page
+
+
+def keep_judge(card: Card, name: str, record: RunLog, folder: Path) -> Path:
+    """Write judge-card.html to `folder`, and log it to `record`, with its numbers: the second simulator of run `name`.
+
+    It has no version that this could be bound to: it is kept with the run, as a witness.
+
+    Raises:
+        OSError: the folder is not writable.
+        StoreError: the store did not take it.
+    """
+    return _written(card, f"the second simulator of {name}", record, folder / "judge-card.html", "judge-card")[0]
+
+
+def _written(card: Card, label: str, record: RunLog, page: Path, stem: str) -> tuple[Path, str]:
+    """The page, written and logged as STEM.html, and its numbers as JSON, logged as STEM.json."""
+    card.numbers["about"]["simulator"] = label
+    numbers = json.dumps(card.numbers, indent=2, allow_nan=False) + "\n"
+    write_page(page, card)
+    record.text(page.read_text(), f"{stem}.html")
+    record.text(numbers, f"{stem}.json")
+    return page, numbers
 
 
 def inspect(name: str, version: str | None, data_id: str | None, download: bool, seed: int) -> dict[str, Any]:

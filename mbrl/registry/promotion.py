@@ -202,7 +202,7 @@ def objections(registry: Registry, version: str, verdict: Entry | None, gated: b
                     f"{label} holds the files of {manifest.get('model')}: use `mbrl copy`, which keeps its lineage"
                 )
             else:
-                golden.check(folder)
+                golden.check(folder, label)
     except ValueError as error:
         found.append(str(error))
     return found

@@ -42,8 +42,10 @@ def write(policy: Policy, folder: Path, seed: int = 0) -> None:
     np.savez(folder / GOLDEN, obs=obs.numpy(), action=torch.stack(answers).numpy())
 
 
-def check(folder: Path) -> float:
+def check(folder: Path, label: str) -> float:
     """Ask the program in `folder` for its golden pairs again; the largest difference, as a share of an action's range.
+
+    `label` is what a message calls the program, whose folder may be a temporary one.
 
     Raises:
         ValueError: a file is missing, truncated or altered, or an answer differs by more than `TOLERANCE`.
@@ -65,7 +67,7 @@ def check(folder: Path) -> float:
     if not worst <= TOLERANCE:  # a comparison with NaN is false
         step, row = np.unravel_index(int(np.nanargmax(difference)), difference.shape)[:2]
         raise ValueError(
-            f"{folder / 'artifacts' / GOLDEN} is not reproduced: to observation {row} of step {step} the policy answers"
+            f"{label}: {GOLDEN} is not reproduced: to observation {row} of step {step} the policy answers"
             f" {found[step, row].tolist()}, and answered {wanted[step, row].tolist()} when it was registered"
         )
     return worst

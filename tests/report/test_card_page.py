@@ -7,53 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from dynamics_toys import Known, unit_spec
+from card_toys import mill_card
 
-from mbrl.core import generator
-from mbrl.data.dataset import TransitionDataset
 from mbrl.report import cardplots, style
 from mbrl.report.card import write_page
-from mbrl.simulator.card import Card, report_card
+from mbrl.simulator.card import Card
 from mbrl.simulator.openloop import OpenLoop
-from mbrl.simulator.simulator import Simulator
-
-ABOUT = {
-    "simulator": "mill-simulator/3",
-    "model": "dynamics.ProbabilisticEnsemble",
-    "members": 3,
-    "elites": 3,
-    "recalibration": "isotonic",
-    "fitted_on": "acme/mill-v0",
-    "fitted_on_fingerprint": "f" * 64,
-    "seed": 0,
-    "versions": {"torch": "2.13.0"},
-}
 
 
 @pytest.fixture(scope="module")
 def card() -> Card:
-    count, rng = 60, generator(0, "test")
-    obs = torch.randn(count, 1, generator=rng)
-    data = TransitionDataset.create(
-        "acme/mill-v0",
-        obs=obs,
-        action=torch.zeros_like(obs),
-        reward=obs[:, 0],
-        next_obs=obs + 2 + torch.randn(count, 1, generator=rng),
-        terminated=torch.arange(count) % 20 == 19,
-        truncated=torch.zeros(count, dtype=torch.bool),
-        episode=torch.arange(count) // 20,
-        discrete=False,
-        action_low=[-1.0],
-        action_high=[1.0],
-        channels=["<b>level</b> $\\x$"],
-        units=["m"],
-    )
-    spec = unit_spec(terminals=True)
-    simulator = Simulator(Known(spec, chances=(0.1, 0.2, 0.3)), spec)
-    simulator.calibrate(data.batch(data.rows(torch.tensor([0]))))
-    calibrated = torch.tensor([0])
-    return report_card(simulator, data, torch.tensor([1, 2]), calibrated_on=calibrated, seed=0, about=ABOUT, horizon=5)
+    return mill_card()
 
 
 class Tags(HTMLParser):
