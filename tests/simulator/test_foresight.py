@@ -23,20 +23,24 @@ def above_three(obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor)
 
 
 def known(spec: Spec | None = None, **settings: object) -> Simulator:
-    """Two of the three members of `Known` are elites, 0 and 2: on average obs + 2 and a reward of obs + 10."""
+    """All three members of `Known` are elites: on average obs + 2 and a reward of obs + 10."""
     spec = unit_spec() if spec is None else spec
     model = Known(spec, 3, std=0.7, chances=(0.1, 0.9, 0.5))
-    model.elites = torch.tensor([0, 2])
     return Simulator(model, spec, **settings)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def test_it_is_the_mean_of_the_elites_without_noise() -> None:
-    found = known().foresight()(ROWS, STILL)
+    foresight = known().foresight()
+    found = foresight(ROWS, STILL)
     assert found.next_obs.tolist() == [[2.5], [0.0]]
     assert found.reward.tolist() == [10.5, 8.0]
     assert found.terminated.tolist() == [0.0, 0.0]
     assert found.uncertainty.tolist() == [0.0, 0.0]
+    foresight.dynamics.elites = torch.tensor([2, 0])
+    assert foresight(ROWS, STILL).reward.tolist() == [10.5, 8.0]
+    foresight.dynamics.elites = torch.tensor([2])
+    assert foresight(ROWS, STILL).next_obs.tolist() == [[3.5], [1.0]]
 
 
 @torch.no_grad()
@@ -48,7 +52,7 @@ def test_the_end_is_a_probability_or_by_rule_and_doubt_is_in_its_unit() -> None:
         world.foresight()
     world.calibrate(rows)
     found = world.foresight()(ROWS, STILL)
-    assert found.terminated.tolist() == pytest.approx([0.3, 0.3])  # of 0.1 and 0.5
+    assert found.terminated.tolist() == pytest.approx([0.5, 0.5])  # of 0.1, 0.9 and 0.5
     assert found.uncertainty.tolist() == pytest.approx([0.5 / 4, -2.0 / 4])
     ruled = known(termination=above_three).foresight()(torch.tensor([[0.9], [1.1]]), STILL)
     assert ruled.terminated.tolist() == [0.0, 1.0]
