@@ -66,6 +66,9 @@ class Planning(Learner):
     def rehearsing(self) -> Policy:
         return self.inner.rehearsing
 
+    def study(self, real: Batch, ends: Tensor | None) -> Batch:
+        return self.inner.study(real, ends)
+
     def enter(self, simulator: World) -> World:
         """Plan in a copy of `simulator`, and rehearse where the inner learner does.
 

@@ -88,7 +88,7 @@ class Expectation(Foresight):
             raise RuntimeError("the uncertainty has no unit yet: call calibrate(holdout) before foresight()")
         made = cls(simulator.spec, stored.described(simulator))
         made.simulator.load_state_dict(simulator.state_dict())
-        return made.to(simulator.low.device).eval()
+        return made.to(simulator.low.device).requires_grad_(False).eval()
 
     def forward(self, obs: Tensor, action: Tensor) -> Foreseen:
         simulator = self.simulator
