@@ -194,7 +194,10 @@ def objections(registry: Registry, version: str, verdict: Entry | None, gated: b
         if gated and not decision.passed:
             found.append(f"the verdict on {label} is {decision.outcome!r}: {'; '.join(decision.reasons)}")
     elif gated:
-        found.append(f"{label} has no verdict in the ledger of {registry.name}: `mbrl run` and `mbrl copy` write one")
+        found.append(
+            f"{label} has no verdict in the ledger of {registry.name}: `mbrl run`, `mbrl finetune` and `mbrl copy` write"
+            " one"
+        )
     try:
         with models.fetched(registry.policy, version) as (folder, manifest):
             if manifest.get("model") != registry.policy:
