@@ -122,10 +122,11 @@ class Worlds:
             about = inspection.about(second, (data.id, data.fingerprint), seed)
             card = report_card(second, data, held, calibrated_on=stop, seed=self.seed, about=about)
             second.trusted_horizon = card.numbers["trusted_horizon"]["steps"]
+            page = inspection.keep_judge(card, self.name, desk.record, folder.path)
             recorded = witnesses.write(folder.path, second, cloning, card.numbers)
             witnesses.keep(desk.record, folder.path)
             folder.remember(witnesses_sha256=recorded)
-            tell("judge", card.numbers["verdict"]["sentence"])
+            tell("judge", f"{card.numbers['verdict']['sentence']}   {page}")
         return witnesses.read(folder.path, folder.facts["witnesses_sha256"])
 
     def _fitted(self, stage: str, model: Dynamics, learn: Tensor, held: Tensor, seed: int, desk: Desk) -> Simulator:
