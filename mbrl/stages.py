@@ -1,8 +1,8 @@
 """One function per command; its signature is its configuration and its --help.
 
 What a command needs beyond that is imported inside it, so that --help and a misspelt setting answer soon. Those that
-decide about registered policies stand in `mbrl.custody`, those that say what policies are worth in `mbrl.trials`, and the
-one that acts in a true environment in `mbrl.finetuning`.
+decide about registered policies stand in `mbrl.custody`, those that say what policies are worth in `mbrl.trials`, and
+the one that acts in a true environment in `mbrl.finetuning`.
 """
 
 from __future__ import annotations

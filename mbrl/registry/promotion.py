@@ -195,8 +195,8 @@ def objections(registry: Registry, version: str, verdict: Entry | None, gated: b
             found.append(f"the verdict on {label} is {decision.outcome!r}: {'; '.join(decision.reasons)}")
     elif gated:
         found.append(
-            f"{label} has no verdict in the ledger of {registry.name}: `mbrl run`, `mbrl finetune` and `mbrl copy` write"
-            " one"
+            f"{label} has no verdict in the ledger of {registry.name}: `mbrl run`, `mbrl finetune` and `mbrl copy`"
+            " write one"
         )
     try:
         with models.fetched(registry.policy, version) as (folder, manifest):
