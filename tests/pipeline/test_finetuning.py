@@ -163,6 +163,7 @@ def test_a_floor_above_the_old_policys_own_return_is_refused_before_learning(
         (["--version", "7"], "versions of toy-policy: [1]"),
         (["--episodes", "1"], "episodes is 1, expected at least 2"),
         (["--updates-per-step", "0"], "updates_per_step is 0, expected at least 1"),
+        (["--floor", "nan"], "floor is nan, expected a finite mean return"),
         (["--share", "1"], "share is 1.0, expected a number above 0 and below 1"),
     ],
 )
@@ -256,6 +257,13 @@ def test_nothing_is_registered_where_the_plant_fails(plant: type[Push]) -> None:
     experiment = client.get_experiment_by_name("mbrl")
     (run,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'toy fine-tuned'")
     assert run.info.status == "FAILED"
+
+
+def test_a_reward_that_is_no_number_ends_it(plant: type[Push]) -> None:
+    plant.since, plant.fee = 7, np.nan
+    status, answer, _ = spoken([*FOUR, "--steps", "1000"])
+    assert (status, plant.taken) == (1, 10)
+    assert f"'{ENV}' gave an episode whose return is nan" in answer["error"]
 
 
 def test_witnesses_of_a_version_without_a_simulator_are_those_of_what_it_was_fine_tuned_from(
