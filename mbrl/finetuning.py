@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -41,6 +42,8 @@ def finetune(
             raise ValueError(f"{setting} is {value}, expected at least {least}")
     if not 0 < share < 1:
         raise ValueError(f"share is {share}, expected a number above 0 and below 1")
+    if floor is not None and not math.isfinite(floor):
+        raise ValueError(f"floor is {floor}, expected a finite mean return")
     from mbrl.practice import Practice
 
     return Practice(name, version, env, steps, floor, episodes, updates_per_step, share, seed).run()

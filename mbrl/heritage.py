@@ -70,6 +70,8 @@ def inherit(name: str, version: str | None) -> Heritage:
         learner: Learner = build(content["config"], Learner, Spec.from_dict(content["spec"]))
     simulator = None
     if learner.plans or (learner.imagines and settings["real_ratio"] < 1):
+        if origin.simulator is None:
+            raise ValueError(f"{origin.label} names no simulator, and {type(learner).__name__} goes on in one only")
         simulator = models.load_simulator(f"models:/{origin.simulator}")
     _restore(learner, content, data, episodes, simulator)
     kept = content["average"] or learner.policy.state_dict()

@@ -100,7 +100,14 @@ class Practice:
             RunLog.open(EXPERIMENT, f"{self.name} fine-tuned") as record,
         ):
             folder.remember(run_id=record.run_id, name=self.name, finetuned_from=label)
-            record.params({**asdict(self), "learner": left.checkpoint["config"], "rehearsal": left.settings})
+            record.params(
+                {
+                    **asdict(self),
+                    "version": left.version,
+                    "learner": left.checkpoint["config"],
+                    "rehearsal": left.settings,
+                }
+            )
             record.tags({"mbrl.folder": str(path)})
             record.input(LoggedData(left.data), "training")
             with record.stage("finetuning") as stage:

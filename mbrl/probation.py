@@ -100,5 +100,8 @@ class Probation:
         for episode in environments.record(self.env, driver, count, seed):
             driver.last = None
             self.spent += len(episode.rewards)
-            self.newest.append(float(episode.rewards.sum()))
-            yield episode, self.newest[-1]
+            value = float(episode.rewards.sum())
+            if not math.isfinite(value):
+                raise ValueError(f"{self.env!r} gave an episode whose return is {value}: no floor can be kept by that")
+            self.newest.append(value)
+            yield episode, value

@@ -46,10 +46,16 @@ def versions() -> list[int]:
     return sorted(int(v.version) for v in MlflowClient(store.connect()).search_model_versions("name = 'toy-policy'"))
 
 
+def curve(answer: dict[str, Any]) -> list[Any]:
+    client = MlflowClient(store.connect())
+    (stage,) = stages(client, client.get_run(answer["run_id"])).values()
+    return client.get_metric_history(stage.info.run_id, "true_return")
+
+
 def test_a_better_policy_is_registered_judged_and_not_promoted(
     plant: type[Push], worth: float, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(practice, "fit_policy", becoming(1.5))
+    monkeypatch.setattr(practice, "fit_policy", becoming(1.99))
     crown("toy", "1")
     before = environments.true_returns(acting(models.load_policy("models:/toy-policy/1")), ENV, 4, seed=0)
     plant.taken = 0
@@ -60,7 +66,7 @@ def test_a_better_policy_is_registered_judged_and_not_promoted(
     assert plant.starts[-4:] == plant.starts[-12:-8]  # the same starts for both
     assert len(set(plant.starts[-12:])) == 8
     assert answer["true_environment"]["old"]["value"] == pytest.approx(worth, rel=1e-6)
-    assert answer["true_environment"]["new"]["value"] == pytest.approx(7.5)
+    assert answer["true_environment"]["new"]["value"] == pytest.approx(9.95)
     assert (answer["finetuned_from"], answer["policy_version"], answer["handed_back"]) == ("1", "2", False)
     assert (answer["verdict"], answer["champion"], promotion.champion("toy")) == ("promote", "1", "1")
     assert (before < 7.5).all()  # or it would not be
@@ -80,9 +86,7 @@ def test_a_better_policy_is_registered_judged_and_not_promoted(
     assert verdict is not None
     assert chronicle.decision(verdict).rules_version == "true returns 1"
     run = client.get_run(answer["run_id"])
-    (stage,) = stages(client, run).values()
-    curve = client.get_metric_history(stage.info.run_id, "true_return")
-    assert [point.step for point in curve] == [25, 30, 35, 40]
+    assert [point.step for point in curve(answer)] == [25, 30, 35, 40]
     assert (run.info.status, run.data.params["steps"]) == ("FINISHED", "64")
     assert spoken(["history", "toy", "--verify"])[0] == 0
     assert promotion.promote("toy").after == "2"
@@ -98,7 +102,7 @@ def test_a_policy_that_gets_worse_is_handed_back(
     assert status == 0, told
     assert answer["handed_back"]
     assert "handed back" in told
-    returns = [point.value for point in _curve(answer)]
+    returns = [point.value for point in curve(answer)]
     assert returns[1:] == [-10.0] * (len(returns) - 1)
     assert len(returns) <= 4
     assert plant.taken == answer["steps"] == 20 + STEPS * len(returns)  # not one more step
@@ -107,12 +111,6 @@ def test_a_policy_that_gets_worse_is_handed_back(
     assert answer["updates"] == STEPS * (len(returns) - 2)  # of the weights that played the last good episode
     with pytest.raises(promotion.RefusedError, match="the verdict on toy-policy/2 is 'handed back'"):
         promotion.promote("toy", "2")
-
-
-def _curve(answer: dict[str, Any]) -> list[Any]:
-    client = MlflowClient(store.connect())
-    (stage,) = stages(client, client.get_run(answer["run_id"])).values()
-    return client.get_metric_history(stage.info.run_id, "true_return")
 
 
 def test_nothing_is_registered_where_the_floor_breaks_before_anything_was_learned(
@@ -165,6 +163,7 @@ def test_a_floor_above_the_old_policys_own_return_is_refused_before_learning(
         (["--version", "7"], "versions of toy-policy: [1]"),
         (["--episodes", "1"], "episodes is 1, expected at least 2"),
         (["--updates-per-step", "0"], "updates_per_step is 0, expected at least 1"),
+        (["--floor", "nan"], "floor is nan, expected a finite mean return"),
         (["--share", "1"], "share is 1.0, expected a number above 0 and below 1"),
     ],
 )
@@ -258,6 +257,13 @@ def test_nothing_is_registered_where_the_plant_fails(plant: type[Push]) -> None:
     experiment = client.get_experiment_by_name("mbrl")
     (run,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'toy fine-tuned'")
     assert run.info.status == "FAILED"
+
+
+def test_a_reward_that_is_no_number_ends_it(plant: type[Push]) -> None:
+    plant.since, plant.fee = 7, np.nan
+    status, answer, _ = spoken([*FOUR, "--steps", "1000"])
+    assert (status, plant.taken) == (1, 10)
+    assert f"'{ENV}' gave an episode whose return is nan" in answer["error"]
 
 
 def test_witnesses_of_a_version_without_a_simulator_are_those_of_what_it_was_fine_tuned_from(
