@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from mbrl.core import Batch, Dynamics, Prediction, Spec, generator
 from mbrl.simulator.foreign import foreign_actions
-from mbrl.simulator.recalibration import FLOOR, Residuals, moments, outcome, residuals, unit
+from mbrl.simulator.recalibration import FLOOR, Method, Residuals, moments, outcome, residuals, unit
 from mbrl.simulator.recall import in_parts
 
 CALIBRATION_ROWS = 8192  # predicted at once, which bounds the memory of a calibration
@@ -77,3 +77,19 @@ def doubt_unit(raw: Tensor, quantile: float) -> Tensor:
         raise ValueError(f"the uncertainty of {bad} of {rows} held-out transitions is not finite: the model diverged")
     rank = max(1, math.ceil(round(quantile * rows, 6)))
     return raw.kthvalue(rank).values.clamp_min(FLOOR)
+
+
+def check_settings(margin: float, quantile: float, recalibration: str, trusted_horizon: int | None) -> None:
+    """Refuse what a simulator cannot be made with.
+
+    Raises:
+        ValueError: one of them is out of range, or there is no such recalibration.
+    """
+    if not margin >= 0:
+        raise ValueError(f"margin is {margin}, expected a fraction of the log's range, 0 or more")
+    if not 0 < quantile <= 1:
+        raise ValueError(f"quantile is {quantile}, expected more than 0 and at most 1")
+    if recalibration not in get_args(Method):
+        raise ValueError(f"recalibration is {recalibration!r}, expected one of {', '.join(get_args(Method))}")
+    if trusted_horizon is not None and trusted_horizon < 0:
+        raise ValueError(f"trusted_horizon is {trusted_horizon}, expected 0 or more steps, or None if not known")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Self, get_args
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from mbrl.core import Batch, Dynamics, Foresight, Memory, Prediction, Spec, Step, World
 from mbrl.data.dataset import TransitionDataset
-from mbrl.simulator.calibration import check_structure, doubt_unit, measure
+from mbrl.simulator.calibration import check_settings, check_structure, doubt_unit, measure
 from mbrl.simulator.dealing import Deal, deal, own, own_among_all, own_states
 from mbrl.simulator.filling import Filling
 from mbrl.simulator.recalibration import Forecast, Method, Recalibration, mixture_log_density, moments, outcome, unit
@@ -80,14 +80,7 @@ class Simulator(World):
         computed: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        if not margin >= 0:
-            raise ValueError(f"margin is {margin}, expected a fraction of the log's range, 0 or more")
-        if not 0 < quantile <= 1:
-            raise ValueError(f"quantile is {quantile}, expected more than 0 and at most 1")
-        if recalibration not in get_args(Method):
-            raise ValueError(f"recalibration is {recalibration!r}, expected one of {', '.join(get_args(Method))}")
-        if trusted_horizon is not None and trusted_horizon < 0:
-            raise ValueError(f"trusted_horizon is {trusted_horizon}, expected 0 or more steps, or None if not known")
+        check_settings(margin, quantile, recalibration, trusted_horizon)
         self.dynamics = dynamics
         self.spec = spec
         self.uncertainty = uncertainty
