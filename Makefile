@@ -15,11 +15,11 @@ help:
 demo: $(STAMP)
 	$(BIN)/mbrl demo
 
-# One thread: small tensors on shared cores are many times slower with more.
+# One thread: small tensors on shared cores are many times slower with more. Two processes, file by file.
 test: export OMP_NUM_THREADS := 1
 test: export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -163,7 +163,7 @@ def test_a_floor_above_the_old_policys_own_return_is_refused_before_learning(
         (["--version", "7"], "versions of toy-policy: [1]"),
         (["--episodes", "1"], "episodes is 1, expected at least 2"),
         (["--updates-per-step", "0"], "updates_per_step is 0, expected at least 1"),
-        (["--floor", "nan"], "floor is nan, expected a finite mean return"),
+        (["--floor", ".nan"], "floor is nan, expected a finite mean return"),
         (["--share", "1"], "share is 1.0, expected a number above 0 and below 1"),
     ],
 )
