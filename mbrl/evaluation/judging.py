@@ -25,13 +25,15 @@ class Score(NamedTuple):
     regret_3: float | None  # the same of the best of the three that it thinks best
     absolute_error: float | None  # mean, in the unit of the values
     coverage: float | None  # share of its lower bounds that are not above the true value
+    rank_of_all: float | None  # Spearman's over all policies, those without a value ranked below all others
 
 
 def score(truth: Mapping[str, float], estimates: Mapping[str, Estimate]) -> Score:
     """Hold a judge's estimates against the truth; both by policy, in one unit and at one discount.
 
     A policy that the judge gave no finite value for counts as one that it would not choose: it is left out of the rank
-    correlation, the error and the coverage, but may be the best that the regret is measured from. Policies that it
+    correlation, the error and the coverage, but may be the best that the regret is measured from; `rank_of_all` has it
+    last, as those do who choose by these estimates. Policies that it
     cannot tell apart are chosen in the order that is worst for it. An infinite lower bound covers.
 
     Raises:
@@ -45,10 +47,11 @@ def score(truth: Mapping[str, float], estimates: Mapping[str, Estimate]) -> Scor
         raise ValueError(f"there is no true value of {', '.join(foreign)}")
     valued = [name for name in truth if name in estimates and math.isfinite(estimates[name].value)]
     if not valued:
-        return Score(0, None, None, None, None, None)
+        return Score(0, None, None, None, None, None, None)
     true = np.array([truth[name] for name in valued])
     said = np.array([estimates[name].value for name in valued])
     low = np.array([estimates[name].low for name in valued])
+    everyone = [estimates[name].value if name in valued else said.min() - 1 for name in truth]
     best, worst = max(truth.values()), min(truth.values())
     order = np.lexsort((true, -said))
     left = {k: float((best - true[order[:k]].max()) / (best - worst)) if best > worst else None for k in (1, 3)}
@@ -59,4 +62,5 @@ def score(truth: Mapping[str, float], estimates: Mapping[str, Estimate]) -> Scor
         regret_3=left[3],
         absolute_error=float(np.abs(said - true).mean()),
         coverage=float((low <= true).mean()),
+        rank_of_all=spearman(torch.tensor(everyone), torch.tensor(list(truth.values()))),
     )

@@ -16,7 +16,7 @@ def said(**values: float) -> dict[str, Estimate]:
 
 
 def test_a_judge_that_is_right() -> None:
-    assert score(TRUTH, said(**TRUTH)) == Score(4, 1.0, 0.0, 0.0, 0.0, 1.0)
+    assert score(TRUTH, said(**TRUTH)) == Score(4, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0)
 
 
 def test_a_judge_that_takes_the_second_worst_for_the_best() -> None:
@@ -26,7 +26,7 @@ def test_a_judge_that_takes_the_second_worst_for_the_best() -> None:
     its bound of b, 8, is above 1.
     """
     found = score(TRUTH, said(a=0, b=9, c=2, d=4))
-    assert found == Score(4, pytest.approx(0.4), 0.75, 0.0, 2.0, 0.75)
+    assert found == Score(4, pytest.approx(0.4), 0.75, 0.0, 2.0, 0.75, pytest.approx(0.4))
 
 
 def test_a_judge_that_has_it_upside_down() -> None:
@@ -40,13 +40,14 @@ def test_what_cannot_be_told_apart_is_chosen_as_badly_as_can_be() -> None:
 
 
 def test_a_policy_without_an_estimate_is_not_chosen_and_the_regret_counts_it() -> None:
+    """Of all, c and d share the lowest rank: 3, 4, 1.5 and 1.5 against 1 to 4, whose correlation is -3.5 / sqrt(4.5 x 5)."""
     found = score(TRUTH, said(a=0, b=1, c=math.nan))
-    assert found == Score(2, pytest.approx(1.0), 0.75, 0.75, 0.0, 1.0)
-    assert score(TRUTH, {}) == Score(0, None, None, None, None, None)
+    assert found == Score(2, pytest.approx(1.0), 0.75, 0.75, 0.0, 1.0, pytest.approx(-3.5 / math.sqrt(4.5 * 5)))
+    assert score(TRUTH, {}) == Score(0, None, None, None, None, None, None)
 
 
 def test_policies_of_one_value_have_no_regret() -> None:
-    assert score({"a": 1.0, "b": 1.0}, said(a=1, b=2)) == Score(2, None, None, None, 0.5, 1.0)
+    assert score({"a": 1.0, "b": 1.0}, said(a=1, b=2)) == Score(2, None, None, None, 0.5, 1.0, None)
 
 
 def test_a_bound_without_end_covers() -> None:
