@@ -40,7 +40,7 @@ def test_what_cannot_be_told_apart_is_chosen_as_badly_as_can_be() -> None:
 
 
 def test_a_policy_without_an_estimate_is_not_chosen_and_the_regret_counts_it() -> None:
-    """Of all, c and d share the lowest rank: 3, 4, 1.5 and 1.5 against 1 to 4, whose correlation is -3.5 / sqrt(4.5 x 5)."""
+    """Of all, c and d share the lowest rank: 3, 4, 1.5, 1.5 against 1 to 4 correlate with -3.5 / sqrt(4.5 x 5)."""
     found = score(TRUTH, said(a=0, b=1, c=math.nan))
     assert found == Score(2, pytest.approx(1.0), 0.75, 0.75, 0.0, 1.0, pytest.approx(-3.5 / math.sqrt(4.5 * 5)))
     assert score(TRUTH, {}) == Score(0, None, None, None, None, None, None)
