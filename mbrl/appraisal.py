@@ -50,7 +50,7 @@ class Case(NamedTuple):
 
     def score(self, label: str, rules: Rules) -> Estimate | None:
         """The combined gain over the log in spreads; None where a kind gave no estimate."""
-        return combined_gain(self.heard, label, rules.combination(over_log=False, fewer=bool(self.heard.repeats)))
+        return combined_gain(self.heard, label, rules.ranking)
 
 
 def named(policy: str) -> list[str]:

@@ -126,8 +126,7 @@ class Assessment:
             content = {"evidence": plain(evidence), "verdict": verdict.to_dict(), "rules": self.rules.to_dict()}
             file = "evidence.json" if len(entrants) == 1 else f"evidence-{name}.json"
             digest, path = stage.dict(content, file), f"runs:/{stage.run_id}/{file}"
-            how = self.rules.combination(over_log=False, fewer=bool(heard.repeats))
-            gain = combined_gain(heard, name, how)
+            gain = combined_gain(heard, name, self.rules.ranking)
             of[name] = Finding(evidence, verdict, gain, path, digest)
         logged = spread_over(data.returns().unsqueeze(0).cpu().numpy(), self.rules.level)
         promotable = {name: found.verdict.promote for name, found in of.items()}

@@ -7,8 +7,8 @@ from mbrl.registry.rules import Rules
 RULES = Rules(
     version="test",
     kinds=("model", "fqe"),
-    combination_over_log="median",
-    combination_over_policies="lowest",
+    combination="median",
+    ranking="lowest",
     level=0.9,
     least_gain_over_log=0.0,
     least_gain_over_cloning=0.0,

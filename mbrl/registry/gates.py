@@ -128,8 +128,8 @@ def _combined(evidence: Evidence, rules: Rules) -> dict[str, Estimate]:
     kinds = _deciding(evidence, rules)
     views, fewer = {kind: evidence.views[kind] for kind in kinds}, len(kinds) < len(rules.kinds)
     others = [other for other in FLOORS if all(other in view.gains for view in views.values())]
-    how = {o: rules.combination(o == LOG, fewer) for o in others}
-    return {o: combine({k: view.standard(o) for k, view in views.items()}, how[o]) for o in others}
+    how = rules.deciding(fewer)
+    return {o: combine({k: view.standard(o) for k, view in views.items()}, how) for o in others}
 
 
 def _deciding(evidence: Evidence, rules: Rules) -> tuple[str, ...]:

@@ -39,8 +39,8 @@ class Rules:
 
     version: str
     kinds: tuple[str, ...]
-    combination_over_log: Combination
-    combination_over_policies: Combination
+    combination: Combination
+    ranking: Combination
     level: float
     least_gain_over_log: float
     least_gain_over_cloning: float
@@ -64,7 +64,7 @@ class Rules:
             self._names("grades") and set(self.grades) <= set(GRADES), "grades", self.grades, f"some of {list(GRADES)}"
         )
         choices = get_args(Combination)
-        for name in ("combination_over_log", "combination_over_policies"):
+        for name in ("combination", "ranking"):
             value = getattr(self, name)
             _expect(value in choices, name, value, f"one of {', '.join(choices)}")
         _expect(
@@ -88,11 +88,9 @@ class Rules:
         """Of the two-sided interval whose ends are the one-sided bounds of `level`."""
         return 2 * self.level - 1
 
-    def combination(self, over_log: bool, fewer: bool) -> Combination:
+    def deciding(self, fewer: bool) -> Combination:
         """How the kinds are combined; the lowest where some were left out as repeating another, so each has a veto."""
-        if fewer:
-            return "lowest"
-        return self.combination_over_log if over_log else self.combination_over_policies
+        return "lowest" if fewer else self.combination
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and YAML."""
