@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrl.allocator import keep_freed_memory
+from mbrl.allocator import give_back, keep_freed_memory
 
 ROOT = Path(__file__).parent.parent
 CHURN = """
@@ -25,6 +25,22 @@ churn()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+SPREAD = """
+from mbrl.allocator import give_back, keep_freed_memory
+def pages():
+    return int(open("/proc/self/statm").read().split()[1])
+keep_freed_memory()
+begun = pages()
+blocks = [bytearray(100_000) for _ in range(4000)]
+for block in blocks:
+    block[::4096] = bytes(len(block[::4096]))
+kept = blocks[::20]
+del blocks, block
+print(pages() - begun)
+assert give_back()
+print(pages() - begun)
+"""
+
 
 def page_faults(mode: str) -> int:
     command, env = [sys.executable, "-c", CHURN, mode], {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -41,3 +57,13 @@ def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Musl())
     assert not keep_freed_memory()
+    assert not give_back()
+
+
+def test_what_is_free_between_what_is_kept_goes_back() -> None:
+    """Of 4,000 blocks of 100 kB, 98,000 pages, every twentieth is kept."""
+    command, env = [sys.executable, "-c", SPREAD], {**os.environ, "PYTHONPATH": str(ROOT)}
+    told = subprocess.run(command, capture_output=True, check=True, text=True, env=env).stdout
+    before, after = map(int, told.split())
+    assert before > 80_000
+    assert after < 20_000

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mbrl.allocator import give_back
 from mbrl.core import Policy
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.combining import Combination, combine
@@ -109,6 +110,7 @@ def _opinion(bench: Bench, policies: Mapping[str, Policy], kind: Kind) -> Opinio
             answers[name] = kind.answer(bench, policy)
         except Refused as reason:
             refused[name] = str(reason)
+        give_back()  # of many policies' rollouts and fits
     gamma = bench.gamma if kind.discounted else 1.0
     return Opinion(gamma, float(bench.returns(gamma).std()), bench.level, log, answers, refused)
 
