@@ -68,7 +68,8 @@ class Shooting(Planner):
             raise ValueError(f"std is {std} and colour is {colour}, expected a std above 0 and a colour of 0 or more")
         self.std, self.colour = std, colour
         self.counts = [max(least, round(candidates * decay**-k)) for k in range(rounds)]
-        noise = None if outlook is None else self._drawn(generator(0, "candidates"))
+        drawn = None if outlook is None else self._drawn(generator(0, "candidates"))
+        noise = None if drawn is None else drawn.clone(memory_format=torch.contiguous_format)  # a file wants no view
         self.register_buffer("noise", noise)
 
     @property
