@@ -113,7 +113,8 @@ class Pipeline:
         entrants, rows = {}, {}
         for name, report in reports.items():
             rehearsed = own if self._rehearses(learners[name], self.candidates[name].rehearsal) else None
-            lineage = Lineage.of(data, rehearsed and f"{self.name}-simulator/{rehearsed.version}")
+            path = learners[name].config["class_path"]
+            lineage = Lineage.of(data, rehearsed and f"{self.name}-simulator/{rehearsed.version}", path)
             fact = f"{_stage(name)}_version"
             version = desk.register(fact, models.log_policy, report.policy, self.name, lineage)
             entrants[name] = Entrant(report.policy, version)

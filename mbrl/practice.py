@@ -201,7 +201,7 @@ class Practice:
             return None
         self._keep(left, standing, desk.folder)
         lineage = replace(
-            Lineage.of(left.data, left.origin.simulator),
+            Lineage.of(left.data, left.origin.simulator, left.learner.config["class_path"]),
             finetuned_from=label,
             true_env=self.env,
             true_steps=practised.spent,

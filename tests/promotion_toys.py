@@ -40,9 +40,9 @@ def fill(name: str = "toy") -> None:
     To save time 3 has the files of 1, 4 those of 2, and both simulators the same ones.
     """
     with RunLog.open("mbrl", "a run") as log:
-        log.params({"seed": 7, "learner": {"class_path": "registry_toys.Line"}})
+        log.params({"seed": 7})
         models.log_simulator(log, simulator(), name, LINEAGE)
-        first = Lineage(LINEAGE.data_id, LINEAGE.data_fingerprint, f"{name}-simulator/1")
+        first = Lineage(LINEAGE.data_id, LINEAGE.data_fingerprint, f"{name}-simulator/1", learner="registry_toys.Line")
         for gain in (0.5, 2.0):
             models.log_policy(log, Line(spec(), gain), name, first)
         client = MlflowClient(store.connect())

@@ -25,14 +25,15 @@ class Lineage:
     data_fingerprint: str  # hex SHA-256 over the whole content
     simulator: str | None = None  # NAME-simulator/VERSION that a policy was rehearsed in
     data_history: int | None = None  # observations in each row, where these are windows; part of the fingerprint
+    learner: str | None = None  # dotted path of what made a policy
     finetuned_from: str | None = None  # NAME-policy/VERSION that a policy went on from in a true environment
     true_env: str | None = None  # which one
     true_steps: int | None = None  # taken there
 
     @classmethod
-    def of(cls, data: TransitionDataset, simulator: str | None = None) -> Self:
-        """What is made of this data (and, for a policy, in this simulator)."""
-        return cls(data.id, data.fingerprint, simulator, data.history if data.history > 1 else None)
+    def of(cls, data: TransitionDataset, simulator: str | None = None, learner: str | None = None) -> Self:
+        """What is made of this data (and, for a policy, in this simulator and by this learner)."""
+        return cls(data.id, data.fingerprint, simulator, data.history if data.history > 1 else None, learner)
 
     def tags(self) -> dict[str, str]:
         """`mbrl.data_id` and so on: `mbrl.` and the name of each field that says something."""

@@ -35,7 +35,7 @@ class Facts(NamedTuple):
 def model_card(facts: Facts) -> str:
     """The description of the version."""
     policy, tags, card = f"{facts.name}-policy", facts.tags, facts.simulator
-    learner = facts.params.get("learner.class_path", "unknown")
+    learner = tags.get("mbrl.learner", "unknown")
     data, fingerprint = tags.get("mbrl.data_id", "unknown"), tags.get("mbrl.data_fingerprint", "unknown")
     rehearsed = tags.get("mbrl.simulator")
     lines = [

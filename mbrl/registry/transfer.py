@@ -19,7 +19,9 @@ from mbrl.registry.twophase import RefusedError
 
 COPIED_TAG = "mbrl.copied_from"
 EXPERIMENT = "mbrl"
-LINEAGE = ("mbrl.data_id", "mbrl.data_fingerprint", "mbrl.data_history", "mbrl.true_env", "mbrl.true_steps")
+LINEAGE = tuple(
+    f"mbrl.{name}" for name in ("data_id", "data_fingerprint", "data_history", "learner", "true_env", "true_steps")
+)
 
 
 class Parcel(NamedTuple):

@@ -85,9 +85,14 @@ def test_a_model_card_says_what_is_known_and_no_more():
         "boiler",
         "7",
         Decision("harmful", "3", "a" * 64, ("it loses",), "runs:/r/evidence.json"),
-        {"mbrl.data_id": "acme/boiler-v0", "mbrl.data_fingerprint": "f" * 64, "mbrl.simulator": "boiler-simulator/2"},
+        {
+            "mbrl.data_id": "acme/boiler-v0",
+            "mbrl.data_fingerprint": "f" * 64,
+            "mbrl.simulator": "boiler-simulator/2",
+            "mbrl.learner": "policies.SAC",
+        },
         {"mbrl.trusted_horizon": "12", "mbrl.coverage_90": "0.91", "mbrl.card_grade": "good"},
-        {"seed": "5", "learner.class_path": "policies.SAC"},
+        {"seed": "5"},
         ("1", "abc"),
         {"evidence": "def"},
     )
