@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -28,8 +29,9 @@ class Toy(Dynamics):
         del hidden
         return self.weight.squeeze(-1) + 0 * batch.reward.sum(-1)
 
+    @abstractmethod
     def happens(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        """The next observation and the reward."""
 
     def predict(
         self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
