@@ -162,6 +162,8 @@ class Rehearsal:
         updates: number of updates of the learner.
         batch_size: rows an update, logged and imagined together.
         real_ratio: the logged share of these rows; 1 means no imagination.
+        best: the share of the log that logged rows are drawn from, by rows: the episodes of the highest return; 1 for
+            all of it.
         horizon: steps of an imagined rollout; null for the trusted horizon of the simulator's report card, at least 1.
         penalty: what uncertainty 1 costs, in units of the reward's spread in the log; null for 1 where the simulator
             has an uncertainty, and 0 where it has none.
@@ -180,6 +182,7 @@ class Rehearsal:
     updates: int = 100_000
     batch_size: int = 256
     real_ratio: float = 0.5
+    best: float = 1.0
     horizon: int | None = 5
     penalty: float | None = None
     halt: float | None = None
@@ -198,6 +201,7 @@ class Rehearsal:
                 _at_least(1, "rehearsal", self, name)
         _at_least(1, "rehearsal", self, "keep_rollouts", "checkpoint_every")
         _expect(0 <= self.real_ratio <= 1, "rehearsal.real_ratio", self.real_ratio, "a share from 0 to 1")
+        _expect(0 < self.best <= 1, "rehearsal.best", self.best, "a share above 0 and at most 1")
         for name in ("penalty", "halt_cost"):
             value = getattr(self, name)
             _expect(value is None or 0 <= value < math.inf, f"rehearsal.{name}", value, "0 or more")

@@ -24,9 +24,11 @@ def test_a_rollout_without_steps_is_refused() -> None:
         ({"halt": float("nan")}, "halt is nan"),
         ({"halt": 1.0, "halt_cost": -1.0}, "halt_cost is -1.0, expected 0 or more"),
         ({"halt_cost": 1.0}, "halt_cost is 1.0, expected null, as rehearsal.halt is null too"),
+        ({"best": 0.0}, "best is 0.0, expected a share above 0 and at most 1"),
+        ({"best": 10.0}, "best is 10.0, expected a share"),
     ],
 )
-def test_pessimism_out_of_range_is_refused(settings: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=rf"rehearsal\.{message}"):
         Rehearsal(**settings)
 

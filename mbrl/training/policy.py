@@ -19,6 +19,7 @@ from mbrl.simulator.simulator import Simulator
 from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
 from mbrl.training.checkpoint import Checkpoint, noted_interrupt
+from mbrl.training.filtering import best_rows
 
 PRECISIONS = ("32-true", "bf16-mixed", "auto")  # weights, targets and losses stay float32 in both
 STREAMS = ("rows", "start", "imagination", "update")  # each with a generator of its own
@@ -46,6 +47,7 @@ def fit_policy(
     updates: int = 100_000,
     batch_size: int = 256,
     real_ratio: float = 0.5,
+    best: float = 1.0,
     horizon: int = 5,
     penalty: float | None = None,
     halt: float | None = None,
@@ -69,11 +71,13 @@ def fit_policy(
         real: logged transitions [N, ...], training split only.
         simulator: None where the learner imagines nothing. Where a channel is exogenous, it has to replay the log that
             the rows are of: `simulator.replaying(data, episodes)`.
-        ends: [N] bool, the last row of each episode, for learners that read whole episodes (`Learner.study`).
+        ends: [N] bool, the last row of each episode, for `best` and for learners that read whole episodes
+            (`Learner.study`).
         seed: of row choice, start states, imagination and the learner's own noise, a stream each.
         updates: in all, those before a resumption included.
         batch_size: rows an update, logged and imagined together.
         real_ratio: the logged share of them; 1 means no imagination.
+        best: the share of the logged rows that these are drawn from, see `best_rows`; imagination begins at any row.
         horizon, halt, halt_cost: of `imagine`.
         penalty: of `imagine`; None: 1 where the simulator has an uncertainty, and 0 where it has none.
         rollout_every: updates between two batches of imagined rollouts.
@@ -116,14 +120,23 @@ def fit_policy(
     device = fabric.device
     learner.to(device)
     real = Batch(*(column.to(device) for column in real))
-    lessons = learner.study(real, None if ends is None else ends.to(device))
+    ends = None if ends is None else ends.to(device)
+    pool = best_rows(real.reward, ends, best)
+    lessons = learner.study(real, ends)
     real_rows = round(batch_size * real_ratio) if imagines else batch_size
     ring = Ring(learner.spec, rollout_starts * horizon * keep_rollouts if imagines else 1, device)
     rngs = {name: generator(seed, f"{label}/{name}", device) for name in STREAMS}
     settings: dict[str, Any] = {
         k: v for k, v in counts.items() if k not in ("updates", "checkpoint_every", "log_every")
     }
-    settings |= {"seed": seed, "real_ratio": real_ratio, **pessimism, "precision": precision, "average": average}
+    settings |= {
+        "seed": seed,
+        "real_ratio": real_ratio,
+        "best": best,
+        **pessimism,
+        "precision": precision,
+        "average": average,
+    }
     settings |= {"label": label, "rows": len(real.reward), "device": device.type}
     world: World | None = None
     if used is not None:
@@ -145,8 +158,9 @@ def fit_policy(
                     ring.add(imagine(learner.rehearsing, world, start, horizon, rng=rng, rows=index, **pessimism))
                     learner.train()
                     imagining += time.perf_counter() - begun
-                chosen = torch.randint(len(lessons.reward), (real_rows,), generator=rngs["rows"], device=device)
-                logged = rows_at(lessons, chosen)
+                size = len(lessons.reward) if pool is None else len(pool)
+                chosen = torch.randint(size, (real_rows,), generator=rngs["rows"], device=device)
+                logged = rows_at(lessons, chosen if pool is None else pool[chosen])
                 dreamt = ring.sample(batch_size - real_rows, rngs["rows"]) if imagines else None
                 with fabric.autocast():
                     metrics = learner.update(logged, dreamt, rngs["update"], world)
