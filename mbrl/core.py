@@ -71,23 +71,40 @@ class Described(nn.Module, ABC):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        signature = inspect.signature(cls.__init__)
-        bound = signature.bind_partial(self, *args, **kwargs)
+        bound = signature(cls).bind_partial(*args, **kwargs)
         bound.apply_defaults()
-        init_args: dict[str, Any] = {}
-        for name, value in list(bound.arguments.items())[1:]:  # without self
-            kind = signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_POSITIONAL:
-                raise TypeError(f"{cls.__qualname__}.__init__ takes *{name}, which no YAML can name: give it names")
-            init_args |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
         init_args = {
             k: list(v) if isinstance(v, tuple) else copy.deepcopy(v)  # YAML and JSON have no tuples
-            for k, v in init_args.items()
+            for k, v in bound.arguments.items()
             if not isinstance(v, Spec)
         }
         config = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
         object.__setattr__(self, "config", config)  # before nn.Module.__init__, whose __setattr__ needs its tables
         return self
+
+
+def signature(cls: type[Described]) -> inspect.Signature:
+    """The arguments of `cls(...)`, each by its name.
+
+    The **kwargs of an __init__ stand for those arguments of the next __init__ in the MRO that it does not name itself:
+    it has to pass them all on, as they are. A default is the first one on the way.
+
+    Raises:
+        TypeError: an __init__ takes *args.
+    """
+    named: dict[str, inspect.Parameter] = {}
+    owners = [c for c in cls.__mro__ if issubclass(c, Described) and "__init__" in vars(c)]
+    for owner in owners:
+        _, *parameters = inspect.signature(owner.__init__).parameters.values()  # without self
+        kinds = {p.kind: p.name for p in parameters}
+        if name := kinds.get(inspect.Parameter.VAR_POSITIONAL):
+            raise TypeError(f"{owner.__qualname__}.__init__ takes *{name}, which no YAML can name: give it names")
+        for p in parameters:
+            if p.kind is not inspect.Parameter.VAR_KEYWORD:
+                named.setdefault(p.name, p if owner is owners[0] else p.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+    return inspect.Signature(list(named.values()))
 
 
 class Dynamics(Described):
@@ -261,7 +278,7 @@ class Learner(Described):
         """
 
 
-def build(config: Mapping[str, Any], base: type, spec: Spec) -> Any:
+def build(config: Mapping[str, Any], base: type[Described], spec: Spec) -> Any:
     """Instantiate the plug-in that `config` names by dotted path.
 
     Raises:
@@ -277,7 +294,7 @@ def build(config: Mapping[str, Any], base: type, spec: Spec) -> Any:
             f"class_path {path!r} is not a subclass of {base.__module__}.{base.__name__} that can be built"
         )
     try:
-        inspect.signature(cls).bind(spec, **init_args)
+        signature(cls).bind(spec, **init_args)
     except TypeError as error:
         raise ValueError(f"init_args {sorted(init_args)} do not fit {path}: {error}") from error
     plugin: Any = cls  # its own signature has been checked

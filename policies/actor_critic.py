@@ -1,4 +1,4 @@
-"""The parts that SAC and COMBO share: an actor, K critics with a slow copy, a temperature, and their optimisers."""
+"""What SAC, COMBO and others share: an actor, K critics with a slow copy, a temperature, and their optimisers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mbrl.core import Batch, Spec
+from mbrl.core import Batch, Learner, Policy, Spec
 from policies.actors import Categorical, TanhGaussian
 from policies.functional import bellman_target, descend, polyak_
 from policies.networks import Critics
@@ -31,14 +31,10 @@ class ActorCritic(nn.Module):
 
     Args:
         spec: of the log.
-        hidden: widths of the actor's and the critics' layers.
-        critics: how many; 2 is SAC, 10 and more SAC-N (An et al. 2021, "EDAC").
-        layer_norm: on the critics' hidden layers.
-        discount: per step.
-        tau: rate at which the slow critics follow.
-        entropy_target: of the policy, in nats; None means -A for Box actions and 0.5 log A for Discrete ones.
-        soft_backup: whether the Bellman target holds the entropy bonus.
+        See `SoftLearner` for the others.
     """
+
+    soft_backup: bool = True  # whether the Bellman target holds the entropy bonus
 
     def __init__(
         self,
@@ -53,10 +49,9 @@ class ActorCritic(nn.Module):
         critic_lr: float,
         temperature_lr: float,
         entropy_target: float | None,
-        soft_backup: bool,
     ) -> None:
         super().__init__()
-        self.discount, self.tau, self.soft_backup = discount, tau, soft_backup
+        self.discount, self.tau = discount, tau
         self.reward_scale = spec.reward_std
         actor = Categorical if spec.discrete else TanhGaussian
         self.actor: Categorical | TanhGaussian = actor(spec, tuple(hidden))
@@ -128,3 +123,52 @@ class ActorCritic(nn.Module):
     def follow(self) -> None:
         """Let the slow critics follow by one step."""
         polyak_(list(self.slow.parameters()), list(self.critics.parameters()), self.tau)
+
+
+class SoftLearner(Learner):
+    """A learner whose policy is the actor of an `ActorCritic`.
+
+    Args:
+        spec: of the log.
+        hidden: widths of the actor's and the critics' layers.
+        critics: how many; 2 is SAC, 10 and more SAC-N (An et al. 2021, "EDAC").
+        layer_norm: on the critics' hidden layers.
+        discount: per step.
+        tau: rate at which the slow critics follow.
+        actor_lr: learning rate of the actor.
+        critic_lr: learning rate of the critics.
+        temperature_lr: learning rate of the temperature.
+        entropy_target: of the policy, in nats; None means -A for Box actions and 0.5 log A for Discrete ones.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        hidden: Sequence[int] = (256, 256),
+        critics: int = 2,
+        layer_norm: bool = False,
+        discount: float = 0.99,
+        tau: float = 0.005,
+        actor_lr: float = 1e-4,
+        critic_lr: float = 3e-4,
+        temperature_lr: float = 1e-4,
+        entropy_target: float | None = None,
+    ) -> None:
+        super().__init__(spec)
+        self.agent = ActorCritic(
+            spec,
+            hidden=hidden,
+            critics=critics,
+            layer_norm=layer_norm,
+            discount=discount,
+            tau=tau,
+            actor_lr=actor_lr,
+            critic_lr=critic_lr,
+            temperature_lr=temperature_lr,
+            entropy_target=entropy_target,
+        )
+        self.optimizers = dict(self.agent.optimizers)
+
+    @property
+    def policy(self) -> Policy:
+        return self.agent.actor

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Learner, Policy, Spec, World
-from policies.actor_critic import ActorCritic, joined
+from mbrl.core import Batch, Spec, World
+from policies.actor_critic import SoftLearner, joined
 from policies.conservative import conservative_update
 
 
-class COMBO(Learner):
+class COMBO(SoftLearner):
     """Conservative offline model-based policy optimisation (Yu et al. 2021, eq. 2 and 3).
 
     The critics' loss is the Bellman error on logged and imagined rows plus `conservatism` times
@@ -20,47 +21,25 @@ class COMBO(Learner):
     Sampled actions: uniform ones and the policy's at obs and at next_obs, importance-weighted by their density.
     For Discrete actions the sum over all choices is exact and nothing is sampled.
 
+    The arguments that are not here are those of `SoftLearner`.
+
     Args:
         conservatism: weight of the gap, in units of the log's reward spread.
         samples: actions of each of the three kinds.
-        See `ActorCritic` for the others.
     """
 
     def __init__(
         self,
         spec: Spec,
+        *,
         hidden: Sequence[int] = (256, 256, 256),
         conservatism: float = 1.0,
         samples: int = 10,
-        critics: int = 2,
-        layer_norm: bool = False,
-        discount: float = 0.99,
-        tau: float = 0.005,
-        actor_lr: float = 1e-4,
-        critic_lr: float = 3e-4,
-        temperature_lr: float = 1e-4,
-        entropy_target: float | None = None,
+        **agent: Any,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, hidden=hidden, **agent)
         self.conservatism, self.samples = conservatism, samples
-        self.agent = ActorCritic(
-            spec,
-            hidden=hidden,
-            critics=critics,
-            layer_norm=layer_norm,
-            discount=discount,
-            tau=tau,
-            actor_lr=actor_lr,
-            critic_lr=critic_lr,
-            temperature_lr=temperature_lr,
-            entropy_target=entropy_target,
-            soft_backup=False,
-        )
-        self.optimizers = self.agent.optimizers
-
-    @property
-    def policy(self) -> Policy:
-        return self.agent.actor
+        self.agent.soft_backup = False
 
     def update(
         self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Learner, Policy, Spec, World
-from policies.actor_critic import ActorCritic
+from mbrl.core import Batch, Spec, World
+from policies.actor_critic import SoftLearner
 from policies.conservative import conservative_update
 
 
-class CQL(Learner):
+class CQL(SoftLearner):
     """Conservative Q-learning (Kumar et al. 2020), CQL(H), eq. 4: `COMBO` on logged rows alone.
 
     The critics' loss is the Bellman error plus `conservatism` times (logsumexp of Q over actions - mean Q of the logged
@@ -20,10 +21,11 @@ class CQL(Learner):
     is exact. The actor and its temperature are soft actor-critic's, with a backup that holds no entropy. The weight is
     fixed; the paper's Lagrangian form is not here.
 
+    The arguments that are not here are those of `SoftLearner`.
+
     Args:
         conservatism: weight of the gap, for rewards of spread 1; the more, the nearer the policy stays to the log.
         samples: actions of each of three kinds: uniform, the actor's at obs and at next_obs. Box only.
-        See `ActorCritic` for the others.
     """
 
     imagines = False
@@ -31,38 +33,15 @@ class CQL(Learner):
     def __init__(
         self,
         spec: Spec,
+        *,
         hidden: Sequence[int] = (256, 256, 256),
         conservatism: float = 5.0,
         samples: int = 10,
-        critics: int = 2,
-        layer_norm: bool = False,
-        discount: float = 0.99,
-        tau: float = 0.005,
-        actor_lr: float = 1e-4,
-        critic_lr: float = 3e-4,
-        temperature_lr: float = 1e-4,
-        entropy_target: float | None = None,
+        **agent: Any,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, hidden=hidden, **agent)
         self.conservatism, self.samples = conservatism, samples
-        self.agent = ActorCritic(
-            spec,
-            hidden=hidden,
-            critics=critics,
-            layer_norm=layer_norm,
-            discount=discount,
-            tau=tau,
-            actor_lr=actor_lr,
-            critic_lr=critic_lr,
-            temperature_lr=temperature_lr,
-            entropy_target=entropy_target,
-            soft_backup=False,
-        )
-        self.optimizers = self.agent.optimizers
-
-    @property
-    def policy(self) -> Policy:
-        return self.agent.actor
+        self.agent.soft_backup = False
 
     def update(
         self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None

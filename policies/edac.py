@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Learner, Policy, Spec, World
-from policies.actor_critic import ActorCritic, joined
+from mbrl.core import Batch, Spec, World
+from policies.actor_critic import SoftLearner, joined
 from policies.actors import require
 from policies.functional import gradient_similarity
 
 
-class EDAC(Learner):
+class EDAC(SoftLearner):
     """Ensemble-diversified actor-critic (An et al. 2021, "Uncertainty-Based Offline Reinforcement Learning with
     Diversified Q-Ensemble", algorithm 1). Box actions only.
 
@@ -22,10 +23,11 @@ class EDAC(Learner):
     that these lack. Gradients are those in [-1, 1] units of the actions. On imagined rows, too, and without a penalty,
     it is RAVL (Sims et al. 2024, "The Edge-of-Reach Problem in Offline Model-Based Reinforcement Learning").
 
+    The arguments that are not here are those of `SoftLearner`.
+
     Args:
         diversity: eta of the paper; 0 is SAC-N, for which `SAC` with as many critics is quicker.
         critics: 2 or more; the paper has 10 to 50 with diversity and up to 500 without.
-        See `ActorCritic` for the others.
 
     Raises:
         ValueError: the log's actions are Discrete, `critics` is below 2, or `diversity` is negative.
@@ -34,42 +36,23 @@ class EDAC(Learner):
     def __init__(
         self,
         spec: Spec,
+        *,
         hidden: Sequence[int] = (256, 256, 256),
         diversity: float = 1.0,
         critics: int = 10,
-        layer_norm: bool = False,
-        discount: float = 0.99,
-        tau: float = 0.005,
         actor_lr: float = 3e-4,
-        critic_lr: float = 3e-4,
         temperature_lr: float = 3e-4,
-        entropy_target: float | None = None,
+        **agent: Any,
     ) -> None:
-        super().__init__(spec)
         require(spec, False, "EDAC", "policies.SAC with critics: 10, or policies.CQL")
         if critics < 2:
             raise ValueError(f"critics is {critics}, expected 2 or more: one alone has no other to differ from")
         if not diversity >= 0:
             raise ValueError(f"diversity is {diversity}, expected 0 (SAC-N) or more")
-        self.diversity = diversity
-        self.agent = ActorCritic(
-            spec,
-            hidden=hidden,
-            critics=critics,
-            layer_norm=layer_norm,
-            discount=discount,
-            tau=tau,
-            actor_lr=actor_lr,
-            critic_lr=critic_lr,
-            temperature_lr=temperature_lr,
-            entropy_target=entropy_target,
-            soft_backup=True,
+        super().__init__(
+            spec, hidden=hidden, critics=critics, actor_lr=actor_lr, temperature_lr=temperature_lr, **agent
         )
-        self.optimizers = self.agent.optimizers
-
-    @property
-    def policy(self) -> Policy:
-        return self.agent.actor
+        self.diversity = diversity
 
     def update(
         self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Learner, Policy, Spec, World
-from policies.actor_critic import ActorCritic, joined
+from mbrl.core import Batch, Spec, World
+from policies.actor_critic import SoftLearner, joined
 from policies.functional import bellman_inconsistency
 from policies.successors import check_spec, check_world
 
 
-class MOBILE(Learner):
+class MOBILE(SoftLearner):
     """Model-Bellman inconsistency penalised offline policy optimisation (Sun et al. 2023, eq. 7 and algorithm 1).
 
     SAC without an entropy bonus in its targets, on logged and imagined rows. The targets of the imagined ones are
@@ -22,55 +22,25 @@ class MOBILE(Learner):
     Disagreement about what does not matter for the return costs nothing. A target may be negative: the authors' code
     clamps it at zero, which no plant with negative returns can be learned with.
 
+    The arguments that are not here are those of `SoftLearner`.
+
     Args:
         beta: weight of U, without a unit; the authors take 0.1 to 5, by task.
         samples: successors of each elite model.
-        See `ActorCritic` for the others.
 
     Raises:
         ValueError: beta is negative, samples is below 1, or a channel is exogenous; later, the world remembers.
     """
 
-    def __init__(
-        self,
-        spec: Spec,
-        hidden: Sequence[int] = (256, 256),
-        beta: float = 1.0,
-        samples: int = 10,
-        critics: int = 2,
-        layer_norm: bool = False,
-        discount: float = 0.99,
-        tau: float = 0.005,
-        actor_lr: float = 1e-4,
-        critic_lr: float = 3e-4,
-        temperature_lr: float = 1e-4,
-        entropy_target: float | None = None,
-    ) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: Spec, *, beta: float = 1.0, samples: int = 10, **agent: Any) -> None:
         check_spec("MOBILE", spec)
         if not beta >= 0:
             raise ValueError(f"beta is {beta}, expected 0 (no pessimism) or more")
         if samples < 1:
             raise ValueError(f"samples is {samples}, expected at least 1 successor of each model")
+        super().__init__(spec, **agent)
         self.beta, self.samples = beta, samples
-        self.agent = ActorCritic(
-            spec,
-            hidden=hidden,
-            critics=critics,
-            layer_norm=layer_norm,
-            discount=discount,
-            tau=tau,
-            actor_lr=actor_lr,
-            critic_lr=critic_lr,
-            temperature_lr=temperature_lr,
-            entropy_target=entropy_target,
-            soft_backup=False,
-        )
-        self.optimizers = self.agent.optimizers
-
-    @property
-    def policy(self) -> Policy:
-        return self.agent.actor
+        self.agent.soft_backup = False
 
     def enter(self, simulator: World) -> World:
         check_world("MOBILE", simulator)

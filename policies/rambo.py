@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from mbrl.core import Batch, Learner, Policy, Spec, World
-from policies.actor_critic import ActorCritic, joined
+from mbrl.core import Batch, Spec, World
+from policies.actor_critic import SoftLearner, joined
 from policies.functional import adversarial_loss, bellman_target, descend
 from policies.successors import check_spec, check_world
 
 
-class RAMBO(Learner):
+class RAMBO(SoftLearner):
     """Robust adversarial model-based offline RL (Rigter et al. 2022, eq. 9 and algorithm 1): a zero-sum game.
 
     SAC on logged and imagined rows, in a copy of the simulator whose model learns on: down the loss of its own fit on
@@ -24,11 +24,13 @@ class RAMBO(Learner):
     A = r + discount V(s') - Q(s, a) by the slow critics. One step of the model goes with each of the policy's, which
     is the paper's proportion (1000 of each in turn). Its pre-training of the actor by imitation is left out.
 
+    The arguments that are not here are those of `SoftLearner`.
+
     Args:
         adversary: weight of a standardised advantage times nats, relative to the loss of the fit summed over the
             members (twice the negative log-likelihood of a channel, as in the authors' code): the paper's lambda.
         model_lr: learning rate of the model.
-        See `ActorCritic` for the others.
+        soft_backup: whether the Bellman target holds the entropy bonus.
 
     Raises:
         ValueError: adversary is negative, or a channel is exogenous; later, the world remembers, or its model states
@@ -38,43 +40,19 @@ class RAMBO(Learner):
     def __init__(
         self,
         spec: Spec,
-        hidden: Sequence[int] = (256, 256),
+        *,
         adversary: float = 3e-4,
         model_lr: float = 3e-4,
-        critics: int = 2,
-        layer_norm: bool = False,
-        discount: float = 0.99,
-        tau: float = 0.005,
-        actor_lr: float = 1e-4,
-        critic_lr: float = 3e-4,
-        temperature_lr: float = 1e-4,
-        entropy_target: float | None = None,
         soft_backup: bool = True,
+        **agent: Any,
     ) -> None:
-        super().__init__(spec)
         check_spec("RAMBO", spec)
         if not adversary >= 0:
             raise ValueError(f"adversary is {adversary}, expected 0 (a model that only fits the log) or more")
+        super().__init__(spec, **agent)
         self.adversary, self.model_lr = adversary, model_lr
+        self.agent.soft_backup = soft_backup
         self.world: World | None = None
-        self.agent = ActorCritic(
-            spec,
-            hidden=hidden,
-            critics=critics,
-            layer_norm=layer_norm,
-            discount=discount,
-            tau=tau,
-            actor_lr=actor_lr,
-            critic_lr=critic_lr,
-            temperature_lr=temperature_lr,
-            entropy_target=entropy_target,
-            soft_backup=soft_backup,
-        )
-        self.optimizers = dict(self.agent.optimizers)
-
-    @property
-    def policy(self) -> Policy:
-        return self.agent.actor
 
     def enter(self, simulator: World) -> World:
         check_world("RAMBO", simulator)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from mbrl.core import Batch, Learner, Policy, Spec, World
+from mbrl.core import Batch, Spec, World
 from policies.actors import Deterministic, require
 from policies.functional import descend
-from policies.td3 import DelayedActorCritic
+from policies.td3 import DelayedLearner
 
 
-class ReBRAC(Learner):
+class ReBRAC(DelayedLearner):
     """ReBRAC (Tarasov et al. 2023, "Revisiting the Minimalist Approach to Offline Reinforcement Learning", eq. 4).
     Box actions.
 
@@ -31,61 +32,38 @@ class ReBRAC(Learner):
     An update is `delay` steps of the critics, each on its share of the rows, and one of the actor: see
     `DelayedActorCritic`. The paper's million steps on 1024 rows are 500,000 updates with a batch_size of 2048.
 
+    The arguments that are not here are those of `DelayedLearner`.
+
     Args:
         actor_penalty: beta_1 of the paper, which chooses it for each data set, from 0.0005 to 1.
         critic_penalty: beta_2, from 0 to 0.5 there, here for rewards of spread 1.
-        See `DelayedActorCritic` for the others.
+        behaviour_lr: learning rate of the network that imitates the log.
 
     Raises:
         ValueError: the log's actions are Discrete, a penalty is negative, or `delay` is below 1.
     """
 
-    imagines = False
-
     def __init__(
         self,
         spec: Spec,
+        *,
         hidden: Sequence[int] = (256, 256, 256),
         actor_penalty: float = 0.05,
         critic_penalty: float = 0.01,
-        critics: int = 2,
         layer_norm: bool = True,
-        discount: float = 0.99,
-        tau: float = 0.005,
-        delay: int = 2,
-        noise: float = 0.2,
-        noise_limit: float = 0.5,
         actor_lr: float = 1e-3,
         critic_lr: float = 1e-3,
         behaviour_lr: float = 1e-3,
+        **agent: Any,
     ) -> None:
-        super().__init__(spec)
         require(spec, False, "ReBRAC", "policies.CQL or policies.SAC")
         for name, value in (("actor_penalty", actor_penalty), ("critic_penalty", critic_penalty)):
             if not value >= 0:
                 raise ValueError(f"{name} is {value}, expected 0 (none) or more")
+        super().__init__(spec, hidden=hidden, layer_norm=layer_norm, actor_lr=actor_lr, critic_lr=critic_lr, **agent)
         self.actor_penalty, self.critic_penalty = actor_penalty, critic_penalty
-        self.agent = DelayedActorCritic(
-            spec,
-            hidden=hidden,
-            critics=critics,
-            layer_norm=layer_norm,
-            discount=discount,
-            tau=tau,
-            delay=delay,
-            noise=noise,
-            noise_limit=noise_limit,
-            actor_lr=actor_lr,
-            critic_lr=critic_lr,
-        )
         self.behaviour = Deterministic(spec, tuple(hidden))
-        self.optimizers = self.agent.optimizers | {
-            "behaviour": Adam(self.behaviour.parameters(), behaviour_lr, fused=True)
-        }
-
-    @property
-    def policy(self) -> Policy:
-        return self.agent.actor
+        self.optimizers["behaviour"] = Adam(self.behaviour.parameters(), behaviour_lr, fused=True)
 
     def update(
         self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None

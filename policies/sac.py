@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Learner, Policy, Spec, World
-from policies.actor_critic import ActorCritic, joined
+from mbrl.core import Batch, Spec, World
+from policies.actor_critic import SoftLearner, joined
 
 
-class SAC(Learner):
+class SAC(SoftLearner):
     """SAC (Haarnoja et al. 2018); MOPO (Yu et al. 2020, algorithm 2) when the rig penalises imagined rewards.
 
-    Actor: tanh-Gaussian for Box actions, categorical for Discrete ones. See `ActorCritic` for the arguments.
+    Actor: tanh-Gaussian for Box actions, categorical for Discrete ones. The arguments that are not here
+    are those of `SoftLearner`.
+
+    Args:
+        soft_backup: whether the Bellman target holds the entropy bonus.
     """
 
-    def __init__(
-        self,
-        spec: Spec,
-        hidden: Sequence[int] = (256, 256),
-        critics: int = 2,
-        layer_norm: bool = False,
-        discount: float = 0.99,
-        tau: float = 0.005,
-        actor_lr: float = 1e-4,
-        critic_lr: float = 3e-4,
-        temperature_lr: float = 1e-4,
-        entropy_target: float | None = None,
-        soft_backup: bool = True,
-    ) -> None:
-        super().__init__(spec)
-        self.agent = ActorCritic(
-            spec,
-            hidden=hidden,
-            critics=critics,
-            layer_norm=layer_norm,
-            discount=discount,
-            tau=tau,
-            actor_lr=actor_lr,
-            critic_lr=critic_lr,
-            temperature_lr=temperature_lr,
-            entropy_target=entropy_target,
-            soft_backup=soft_backup,
-        )
-        self.optimizers = self.agent.optimizers
-
-    @property
-    def policy(self) -> Policy:
-        return self.agent.actor
+    def __init__(self, spec: Spec, *, soft_backup: bool = True, **agent: Any) -> None:
+        super().__init__(spec, **agent)
+        self.agent.soft_backup = soft_backup
 
     def update(
         self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None

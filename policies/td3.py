@@ -1,4 +1,4 @@
-"""The parts that TD3+BC and ReBRAC share: a deterministic actor, K critics, slow copies of both."""
+"""What TD3+BC and ReBRAC share: a deterministic actor, K critics, slow copies of both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mbrl.core import Batch, Spec
+from mbrl.core import Batch, Learner, Policy, Spec
 from policies.actors import Deterministic
 from policies.functional import bellman_target, descend, polyak_, relative_value, smoothed_action
 from policies.networks import Critics
@@ -26,13 +26,7 @@ class DelayedActorCritic(nn.Module):
 
     Args:
         spec: of the log, with Box actions.
-        hidden: widths of the actor's and the critics' layers.
-        critics: how many; the smallest value counts.
-        layer_norm: on the critics' hidden layers.
-        discount: per step.
-        tau: rate at which the slow copies follow, once an update.
-        delay: critic steps for each step of the actor, at least 1.
-        noise, noise_limit: standard deviation and bound of the noise that smooths the slow actor's action.
+        See `DelayedLearner` for the others.
 
     Raises:
         ValueError: `delay` is below 1.
@@ -111,3 +105,60 @@ class DelayedActorCritic(nn.Module):
         """Let the slow copies follow by one step."""
         for slow, quick in ((self.slow_actor, self.actor), (self.slow_critics, self.critics)):
             polyak_(list(slow.parameters()), list(quick.parameters()), self.tau)
+
+
+class DelayedLearner(Learner):
+    """A learner from logged rows alone, whose policy is the actor of a `DelayedActorCritic`.
+
+    Args:
+        spec: of the log, with Box actions.
+        hidden: widths of the actor's and the critics' layers.
+        critics: how many; the smallest value counts.
+        layer_norm: on the critics' hidden layers.
+        discount: per step.
+        tau: rate at which the slow copies follow, once an update.
+        delay: critic steps for each step of the actor, at least 1.
+        noise: standard deviation of the noise that smooths the slow actor's action.
+        noise_limit: bound of that noise.
+        actor_lr: learning rate of the actor.
+        critic_lr: learning rate of the critics.
+
+    Raises:
+        ValueError: `delay` is below 1.
+    """
+
+    imagines = False
+
+    def __init__(
+        self,
+        spec: Spec,
+        hidden: Sequence[int] = (256, 256),
+        critics: int = 2,
+        layer_norm: bool = False,
+        discount: float = 0.99,
+        tau: float = 0.005,
+        delay: int = 2,
+        noise: float = 0.2,
+        noise_limit: float = 0.5,
+        actor_lr: float = 3e-4,
+        critic_lr: float = 3e-4,
+    ) -> None:
+        super().__init__(spec)
+        self.agent = DelayedActorCritic(
+            spec,
+            hidden=hidden,
+            critics=critics,
+            layer_norm=layer_norm,
+            discount=discount,
+            tau=tau,
+            delay=delay,
+            noise=noise,
+            noise_limit=noise_limit,
+            actor_lr=actor_lr,
+            critic_lr=critic_lr,
+        )
+        self.optimizers = dict(self.agent.optimizers)
+
+    @property
+    def policy(self) -> Policy:
+        return self.agent.actor

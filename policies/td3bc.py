@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Learner, Policy, Spec, World
+from mbrl.core import Batch, Spec, World
 from policies.actors import require
-from policies.td3 import DelayedActorCritic
+from policies.td3 import DelayedLearner
 
 
-class TD3BC(Learner):
+class TD3BC(DelayedLearner):
     """TD3+BC (Fujimoto & Gu 2021, "A Minimalist Approach to Offline Reinforcement Learning", eq. 3 to 5). Box actions.
 
     The actor's loss is -lambda Q(s, pi(s)) + |pi(s) - a|^2 / A with lambda = alpha / mean |Q|, a constant in each
@@ -22,54 +22,21 @@ class TD3BC(Learner):
     An update is `delay` steps of the critics, each on its share of the rows, and one of the actor: see
     `DelayedActorCritic`. The paper's million steps on 256 rows are 500,000 updates with a batch_size of 512.
 
+    The arguments that are not here are those of `DelayedLearner`.
+
     Args:
         alpha: weight of the value against imitation; 0 is behaviour cloning.
-        See `DelayedActorCritic` for the others.
 
     Raises:
         ValueError: the log's actions are Discrete, `alpha` is negative, or `delay` is below 1.
     """
 
-    imagines = False
-
-    def __init__(
-        self,
-        spec: Spec,
-        hidden: Sequence[int] = (256, 256),
-        alpha: float = 2.5,
-        critics: int = 2,
-        layer_norm: bool = False,
-        discount: float = 0.99,
-        tau: float = 0.005,
-        delay: int = 2,
-        noise: float = 0.2,
-        noise_limit: float = 0.5,
-        actor_lr: float = 3e-4,
-        critic_lr: float = 3e-4,
-    ) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: Spec, *, alpha: float = 2.5, **agent: Any) -> None:
         require(spec, False, "TD3BC", "policies.CQL or policies.SAC")
         if not alpha >= 0:
             raise ValueError(f"alpha is {alpha}, expected 0 (imitation) or more")
+        super().__init__(spec, **agent)
         self.alpha = alpha
-        self.agent = DelayedActorCritic(
-            spec,
-            hidden=hidden,
-            critics=critics,
-            layer_norm=layer_norm,
-            discount=discount,
-            tau=tau,
-            delay=delay,
-            noise=noise,
-            noise_limit=noise_limit,
-            actor_lr=actor_lr,
-            critic_lr=critic_lr,
-        )
-        self.optimizers = self.agent.optimizers
-
-    @property
-    def policy(self) -> Policy:
-        return self.agent.actor
 
     def update(
         self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None

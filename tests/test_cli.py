@@ -90,6 +90,7 @@ WRONG = [  # arguments of `mbrl run`, and what the message must name
     (["--dynamics", "policies.SAC"], ['"dynamics"', "policies.SAC", "Dynamics"]),
     (["--learner.init_args.hiden", "3"], ['"learner"', "'hiden'"]),
     (["--learner.init_args.critics", "many"], ['"learner"', "critics", "many"]),
+    (["--learner", "policies.COMBO", "--learner.init_args.soft_backup", "true"], ['"learner"', "'soft_backup'"]),
     (["--simulator.uncertainty", "dynamics.uncertainty.nope"], ['"simulator.uncertainty"', "nope"]),
     (["--simulator.uncertainty", "os.system"], ['"simulator.uncertainty"', "os.system", "not allowed"]),
     (["--config", "nowhere.yaml"], ['"config"', "nowhere.yaml"]),

@@ -135,14 +135,37 @@ def test_what_no_yaml_can_name_is_refused_at_once() -> None:
 
 
 def test_the_description_is_no_alias_of_the_caller_s_list() -> None:
-    class Layered(Constant):
-        def __init__(self, spec: Spec, layers: list[int], **extra: int) -> None:
-            super().__init__(spec)
-
     layers = [8]
-    config = Layered(SPEC, layers, depth=2).config
+    config = Constant(SPEC, layers=layers).config
     layers.append(16)
-    assert config["init_args"] == {"layers": [8], "depth": 2}
+    assert config["init_args"] == {"value": 0.25, "layers": [8]}
+
+
+class Wider(Constant):
+    def __init__(self, spec: Spec, width: int, *, value: float = 2.0, **constant: Any) -> None:
+        super().__init__(spec, value=value, **constant)
+        self.width = width
+
+
+class Widest(Wider):
+    def __init__(self, spec: Spec, **wider: Any) -> None:
+        super().__init__(spec, **wider)
+
+
+def test_config_holds_what_an_init_leaves_to_the_next_one() -> None:
+    assert Wider(SPEC, 3).config["init_args"] == {"width": 3, "value": 2.0, "layers": None}  # 0.25 is not reached
+    given = Widest(SPEC, width=4, layers=(8, 8))
+    assert given.config["init_args"] == {"width": 4, "value": 2.0, "layers": [8, 8]}
+    assert given.row.tolist() == [2.0]
+    again = build(given.config, Policy, SPEC)
+    assert (type(again), again.width, again.config) == (Widest, 4, given.config)
+    assert copy.deepcopy(given).config == given.config
+
+
+@pytest.mark.parametrize("cls", [Constant, Wider, Widest])
+def test_an_argument_that_no_init_names_is_refused(cls: Any) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wdith'"):
+        cls(SPEC, wdith=3)
 
 
 def test_abstract_nouns_have_no_instances() -> None:
@@ -250,10 +273,13 @@ def test_seeded_puts_the_global_state_back_after_an_error() -> None:
 
 def test_build_names_what_does_not_fit() -> None:
     path = f"{Constant.__module__}.Constant"
+    widest = f"{__name__}.Widest"
     for config, message in (
         ({"init_args": {}}, "has no class_path"),
         ({"class_path": "mbrl.core.Policy"}, "is not a subclass of mbrl.core.Policy that can be built"),
         ({"class_path": path, "init_args": {"wdith": 3}}, "wdith"),
+        ({"class_path": widest, "init_args": {"width": 3, "wdith": 3}}, "unexpected keyword argument 'wdith'"),
+        ({"class_path": widest, "init_args": {}}, "missing a required.* argument: 'width'"),
     ):
         with pytest.raises(ValueError, match=message):
             build(config, Policy, SPEC)

@@ -1,13 +1,14 @@
 """Every learner honours its contract, and solves a problem whose answer is known."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from mbrl.core import Batch, Learner, Spec, generator, seeded
 from mbrl.testing import check_learner, no_host_reads
-from policies import BC, COMBO, SAC
+from policies import BC, COMBO, CQL, EDAC, MOBILE, RAMBO, SAC, TD3BC, ReBRAC
 
 Problem = Callable[[bool], tuple[Spec, Batch]]
 SMALL = {"hidden": (32, 32)}
@@ -25,6 +26,37 @@ MADE = {
 def test_contract(name: str, discrete: bool, problem: Problem) -> None:
     cls, arguments = MADE[name]
     check_learner(lambda spec: cls(spec, **arguments), problem(discrete)[0])
+
+
+def test_the_arguments_that_learners_share_arrive_and_are_remembered(problem: Problem) -> None:
+    own: dict[type[Learner], set[str]] = {
+        SAC: {"soft_backup"},
+        COMBO: {"conservatism", "samples"},
+        CQL: {"conservatism", "samples"},
+        EDAC: {"diversity"},
+        MOBILE: {"beta", "samples"},
+        RAMBO: {"adversary", "model_lr", "soft_backup"},
+        TD3BC: {"alpha"},
+        ReBRAC: {"actor_penalty", "critic_penalty", "behaviour_lr"},
+    }
+    shared = {"hidden", "critics", "layer_norm", "discount", "tau", "actor_lr", "critic_lr"}
+    soft, delayed = {"temperature_lr", "entropy_target"}, {"delay", "noise", "noise_limit"}
+    for cls, names in own.items():
+        family = delayed if cls in (TD3BC, ReBRAC) else soft
+        learner: Any = cls(problem(False)[0], hidden=(8,), critics=3, discount=0.5, critic_lr=0.25)
+        init_args = learner.config["init_args"]
+        assert set(init_args) == names | shared | family
+        assert (init_args["critics"], init_args["discount"], init_args["tau"]) == (3, 0.5, 0.005)
+        assert (learner.agent.critics.count, learner.agent.discount, learner.agent.tau) == (3, 0.5, 0.005)
+        assert [group["lr"] for group in learner.optimizers["critics"].param_groups] == [0.25]
+
+
+def test_the_bonus_is_in_the_target_where_the_paper_has_it(problem: Problem) -> None:
+    held = {SAC: True, RAMBO: True, EDAC: True, COMBO: False, CQL: False, MOBILE: False}
+    for cls, soft in held.items():
+        assert cls(problem(False)[0], hidden=(8,)).agent.soft_backup is soft
+    for cls in (SAC, RAMBO):
+        assert cls(problem(False)[0], hidden=(8,), soft_backup=False).agent.soft_backup is False
 
 
 def train(learner: Learner, rows: Batch, updates: int, batch: int = 128) -> None:
