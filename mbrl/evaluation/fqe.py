@@ -126,7 +126,7 @@ def fit_q(
     hidden: Sequence[int] = (64, 64),
     updates: int = 3000,
     batch: int = 256,
-    lr: float = 4e-3,
+    lr: float = 1e-3,
     tau: float = 0.02,
     horizon: int | None = None,
     seed: int = 0,
