@@ -14,7 +14,7 @@ from mbrl.registry.rules import Rules
 
 CANDIDATE, LOG, CLONING, CHAMPION = "candidate", "log", "behaviour cloning", "champion"
 TOLD = {CANDIDATE: "the candidate", LOG: "the log", CLONING: CLONING, CHAMPION: "the champion"}
-FLOORS = {LOG: "least_gain_over_log", CLONING: "least_gain_over_cloning", CHAMPION: "least_gain_over_champion"}
+FLOORS = {LOG: "least_gain_over_log", CHAMPION: "least_gain_over_champion"}
 
 Outcome = Literal["promote", "no evidence of improvement", "harmful"]
 
@@ -103,8 +103,9 @@ def decide(evidence: Evidence, rules: Rules) -> Verdict:
 
     Every number must be finite and every interval in order, whether a rule compares it or not; a kind that the rules
     ask for and that is missing, parts from several data sets, and a file that is not the one recorded, refuse as well.
-    A candidate is harmful where the upper bound of its combined gain over the log is below the rules' limit, and the
-    evidence itself is sound.
+    A candidate has to gain over the log and the champion, and nothing may say that imitation of the log does better. It
+    is harmful where the upper bound of its combined gain over the log is below the rules' limit, and the evidence
+    itself is sound.
     """
     faults = _faults(evidence, rules)
     gains = {} if faults else _combined(evidence, rules)
@@ -124,10 +125,10 @@ def decide(evidence: Evidence, rules: Rules) -> Verdict:
 
 
 def _combined(evidence: Evidence, rules: Rules) -> dict[str, Estimate]:
-    """The combined gain over each other that the rules have a floor for, in spreads."""
+    """The combined gain over each other that the rules have a limit for, in spreads."""
     kinds = _deciding(evidence, rules)
     views, fewer = {kind: evidence.views[kind] for kind in kinds}, len(kinds) < len(rules.kinds)
-    others = [other for other in FLOORS if all(other in view.gains for view in views.values())]
+    others = [other for other in (*FLOORS, CLONING) if all(other in view.gains for view in views.values())]
     how = rules.deciding(fewer)
     return {o: combine({k: view.standard(o) for k, view in views.items()}, how) for o in others}
 
@@ -217,6 +218,8 @@ def _gain_rules(evidence: Evidence, rules: Rules, gains: Mapping[str, Estimate])
             continue
         value = gains[other].low if other in gains else None
         table.append(Rule(name, value, "above", least, _passed(value is not None and value > least)))
+    high = gains[CLONING].high if CLONING in gains else None
+    table.append(_least(f"upper bound of the gain over {TOLD[CLONING]}", high, 0 - rules.most_loss_to_cloning))
     share = n = None
     if gains:
         views = {kind: evidence.views[kind] for kind in _deciding(evidence, rules)}

@@ -16,7 +16,7 @@ PACKAGED = Path(__file__).with_name("rules.yaml")
 GRADES = ("good", "with care", "poor")  # of a report card, best first
 NUMBERS = (  # 0 or more each
     "least_gain_over_log",
-    "least_gain_over_cloning",
+    "most_loss_to_cloning",
     "least_gain_over_champion",
     "harmful_loss",
     "least_agreement",
@@ -43,7 +43,7 @@ class Rules:
     ranking: Combination
     level: float
     least_gain_over_log: float
-    least_gain_over_cloning: float
+    most_loss_to_cloning: float
     least_gain_over_champion: float
     harmful_loss: float
     least_agreement: float
