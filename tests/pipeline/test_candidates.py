@@ -9,6 +9,7 @@ import yaml
 from mlflow import MlflowClient
 from pipeline_toys import PENDULUM, ROOT, spoken, stages
 
+from mbrl import files
 from mbrl.registry import models, store
 from mbrl.registry.rules import PACKAGED
 
@@ -48,8 +49,8 @@ def test_several_are_judged_side_by_side_and_the_run_can_be_repeated(tmp_path: P
     client = MlflowClient(store.connect())
     children = stages(client, client.get_run(answer["run_id"]))
     assert {"policy-imitation", "policy-mopo", "simulator", "judge"} <= set(children)
-    files = {file.path for file in client.list_artifacts(children["evidence"].info.run_id)}
-    assert {"evidence-imitation.json", "evidence-mopo.json"} <= files
+    kept = {file.path for file in client.list_artifacts(children["evidence"].info.run_id)}
+    assert {"evidence-imitation.json", "evidence-mopo.json"} <= kept
     assert str(client.get_model_version_by_alias("toy-policy", "candidate").version) == answer["policy_version"]
     status, history, _ = spoken(["history", "toy", "--verify"])
     assert status == 0
@@ -60,7 +61,8 @@ def test_several_are_judged_side_by_side_and_the_run_can_be_repeated(tmp_path: P
 
 
 def test_without_a_learner_that_rehearses_there_is_a_judge_and_no_other_simulator(tmp_path: Path) -> None:
-    status, answer, _ = spoken(config(tmp_path, {"imitation": SEVERAL["imitation"]}))
+    best = {"learner": BC, "rehearsal": {"updates": 30, "best": 0.5}}
+    status, answer, _ = spoken(config(tmp_path, {"imitation": best}))
     assert (status, answer["simulator_version"], answer["own_simulator"]) == (0, None, {})
     assert {path.name for path in Path(answer["folder"]).glob("*.ckpt")} == {
         "baseline.ckpt",
@@ -68,6 +70,7 @@ def test_without_a_learner_that_rehearses_there_is_a_judge_and_no_other_simulato
         "judge.ckpt",
         "witnesses.ckpt",
     }
+    assert files.load(Path(answer["folder"]) / "policy-imitation.ckpt")["settings"]["best"] == 0.5
     with pytest.raises(store.StoreError, match="toy-simulator"):
         models.load_simulator("models:/toy-simulator/1")
     assert json.loads((Path(answer["folder"]) / "result.json").read_text())["chosen"] == "imitation"
