@@ -1,4 +1,4 @@
-"""Several kinds of estimators, one answer: gains in units of the log's own spread, their middle, their least, or both.
+"""Several kinds of estimators, one answer: gains in units of the log's own spread, and the middle or the least of them.
 
 Kinds err in ways of their own: a simulator where its model is wrong, a fitted Q where it extrapolates, importance
 weights where few episodes carry all of the weight. What a majority of them sees is not the error of one.
@@ -13,11 +13,10 @@ import numpy as np
 
 from mbrl.evaluation.estimates import Estimate
 
-Combination = Literal["median", "lowest", "envelope"]
-REDUCTIONS: dict[Combination, Callable[[np.ndarray], np.ndarray]] = {  # of [K, 3]: value, low and high by kind
+Combination = Literal["median", "lowest"]
+REDUCTIONS: dict[Combination, Callable[[np.ndarray], np.ndarray]] = {
     "median": lambda rows: np.asarray(np.median(rows, axis=0)),
     "lowest": lambda rows: np.asarray(np.min(rows, axis=0)),
-    "envelope": lambda rows: np.array([rows[:, 0].mean(), rows[:, 1].min(), rows[:, 2].max()]),
 }
 
 
@@ -35,15 +34,13 @@ def in_spreads(gain: Estimate, spread: float) -> Estimate:
 def combine(gains: Mapping[str, Estimate], combination: Combination = "median") -> Estimate:
     """One gain from those of several kinds, each in spreads of the log's returns at its own discount.
 
-    Value, low and high are each the median of the kinds (of an even number, the mean of the middle two), or the lowest;
-    or the value is their mean, and the interval the least one that holds those of all.
+    Value, low and high are each the median of the kinds (of an even number, the mean of the middle two), or the lowest.
     In spreads, gains of different discounts have a sign and a scale in common; values never do, and are not mixed here.
 
     Args:
         gains: by kind.
-        combination: "median", which one kind that is wrong cannot move far; "lowest", the kind that thinks least of
-            the policy; or "envelope", to which two kinds that err alike are no majority: what they say together, as
-            far as none of them contradicts it.
+        combination: "median", which one kind that is wrong cannot move far, or "lowest", the kind that thinks least of
+            the policy.
 
     Returns:
         NaN where one of the gains is: nothing is left out in silence. `effective_n` is the smallest.
