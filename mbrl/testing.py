@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mbrl.core import Batch, Dynamics, Learner, Policy, Prediction, Spec, World, build, generator, seeded
 
 HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "allclose", "_unique2")
+ROUNDING = 1e-3  # in actions: a planner magnifies how a batch rounds (9e-5 seen), a mixed-up row is off by more
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 
 
@@ -228,7 +229,8 @@ def check_policy(policy: Policy) -> None:
                 assert bool((action.sum(-1) == 1).all() and (action.amax(-1) == 1).all()), f"{name}: not one-hot"
         assert torch.equal(mode, policy.act(obs, None)), "the mode differs between two calls"
         assert torch.equal(noisy, policy.act(obs, generator(0, "check"))), "equal generators, different actions"
-        assert torch.allclose(mode[3:4], policy.act(obs[3:4], None), atol=1e-5), "a row depends on its neighbours"
+        alone = policy.act(obs[3:4], None)
+        assert torch.allclose(mode[3:4], alone, atol=ROUNDING), "a row depends on its neighbours"
         log_prob = policy.log_prob(obs, noisy)
         if log_prob is not None:
             assert log_prob.shape == (7,), f"log_prob: shape {tuple(log_prob.shape)}, expected [7]"

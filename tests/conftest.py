@@ -1,4 +1,4 @@
-"""Every test has its own home, data sets and working folder, and one torch thread."""
+"""Every test has its own home, data sets and working folder, one torch thread and the same global draws."""
 
 import signal
 from collections.abc import Callable
@@ -20,6 +20,7 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # weights that a test makes itself are the same in every run
 
 
 def logged(lengths: tuple[int, ...] = (4, 3, 5), seed: int = 0) -> dict[str, np.ndarray]:
