@@ -242,7 +242,8 @@ class Pipeline:
         """Rehearse one candidate."""
         rehearsal = self.candidates[name].rehearsal
         needed = own if self._rehearses(learner, rehearsal) else None
-        settings = vars(rehearsal) | {"horizon": rehearsal.steps(needed.trusted if needed else 0)}
+        rows = len(log.data.rows(log.episodes.learn))
+        settings = rehearsal.settled(rows, needed.trusted if needed else 0)
         planned = learner.config["init_args"].get("horizon") if learner.plans else None
         if needed is not None and planned is not None and planned > needed.trusted:
             told = f"{name} plans {planned} steps ahead, beyond the {needed.trusted} that the report card trusts"

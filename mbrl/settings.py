@@ -20,6 +20,8 @@ Termination = Callable[..., Any]
 Structure = Callable[..., Any]
 Cost = Callable[..., Any]
 
+FEWEST = 10_000  # updates of a learner whose number of updates follows the log's rows: a network needs so many at least
+
 
 def _expect(good: bool, name: str, value: object, expected: str) -> None:
     if not good:  # false of NaN as well, whatever the comparison
@@ -159,7 +161,9 @@ class Rehearsal:
     """How long and on what the policy is improved.
 
     Args:
-        updates: number of updates of the learner.
+        updates: number of updates of the learner, at most.
+        passes: fewer updates on a small log: as many as give each of its rows this many places in a batch, on average,
+            but no fewer than 10,000; null for `updates` on every log.
         batch_size: rows an update, logged and imagined together.
         real_ratio: the logged share of these rows; 1 means no imagination.
         best: the share of the log that logged rows are drawn from, by rows: the episodes of the highest return; 1 for
@@ -180,6 +184,7 @@ class Rehearsal:
     """
 
     updates: int = 100_000
+    passes: float | None = None
     batch_size: int = 256
     real_ratio: float = 0.5
     best: float = 1.0
@@ -202,6 +207,7 @@ class Rehearsal:
         _at_least(1, "rehearsal", self, "keep_rollouts", "checkpoint_every")
         _expect(0 <= self.real_ratio <= 1, "rehearsal.real_ratio", self.real_ratio, "a share from 0 to 1")
         _expect(0 < self.best <= 1, "rehearsal.best", self.best, "a share above 0 and at most 1")
+        _expect(self.passes is None or 0 < self.passes < math.inf, "rehearsal.passes", self.passes, "a number above 0")
         for name in ("penalty", "halt_cost"):
             value = getattr(self, name)
             _expect(value is None or 0 <= value < math.inf, f"rehearsal.{name}", value, "0 or more")
@@ -235,6 +241,14 @@ class Rehearsal:
                 f"{first} and simulator.uncertainty is null: name one, such as"
                 " dynamics.uncertainty.max_aleatoric, or leave it out"
             )
+
+    def settled(self, rows: int, trusted: int) -> dict[str, Any]:
+        """The settings of `fit_policy` on a log of so many rows, in a simulator whose trusted horizon is `trusted`."""
+        settings = vars(self) | {"horizon": self.steps(trusted)}
+        passes = settings.pop("passes")
+        if passes is not None:
+            settings["updates"] = min(self.updates, max(FEWEST, math.ceil(passes * rows / self.batch_size)))
+        return settings
 
     def steps(self, trusted: int) -> int:
         """The steps of a rollout in a simulator whose trusted horizon is `trusted`."""

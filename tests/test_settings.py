@@ -11,6 +11,16 @@ def test_a_rollout_is_as_long_as_it_is_set_or_as_it_is_trusted() -> None:
     assert Rehearsal(horizon=None).steps(0) == 1
 
 
+def test_updates_follow_the_rows_between_a_least_and_a_most() -> None:
+    rehearsal = Rehearsal(updates=60_000, passes=200, batch_size=256)
+    assert rehearsal.settled(70_000, 0)["updates"] == 54_688  # 200 x 70,000 / 256, rounded up
+    assert rehearsal.settled(140_000, 0)["updates"] == 60_000
+    assert rehearsal.settled(300, 0)["updates"] == 10_000
+    assert Rehearsal(updates=500, passes=200).settled(300, 0)["updates"] == 500
+    assert Rehearsal(updates=500).settled(10**6, 0)["updates"] == 500
+    assert "passes" not in rehearsal.settled(300, 0)
+
+
 def test_a_rollout_without_steps_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rehearsal\.horizon is 0, expected at least 1"):
         Rehearsal(horizon=0)
@@ -24,6 +34,8 @@ def test_a_rollout_without_steps_is_refused() -> None:
         ({"halt": float("nan")}, "halt is nan"),
         ({"halt": 1.0, "halt_cost": -1.0}, "halt_cost is -1.0, expected 0 or more"),
         ({"halt_cost": 1.0}, "halt_cost is 1.0, expected null, as rehearsal.halt is null too"),
+        ({"passes": 0.0}, "passes is 0.0, expected a number above 0"),
+        ({"passes": float("inf")}, "passes is inf"),
         ({"best": 0.0}, "best is 0.0, expected a share above 0 and at most 1"),
         ({"best": 10.0}, "best is 10.0, expected a share"),
     ],

@@ -12,6 +12,7 @@ from mbrl.core import Batch, Spec, generator, seeded
 from policies import COMBO, SAC
 from policies.conservative import sampled_values
 from policies.functional import conservative_gap
+from policies.networks import Critics, Trunk
 
 SPEC, ROWS = hopper_sized(64, 0)
 WIDE = replace(SPEC, action_low=(0.0, -3.0, -1.0), action_high=(4.0, 1.0, 9.0))
@@ -129,6 +130,21 @@ def test_combo_s_gap_takes_logged_actions_only() -> None:
 def test_combo_without_logged_rows_says_so() -> None:
     with pytest.raises(ValueError, match="COMBO is conservative relative to logged rows and got none"):
         made(COMBO).update(Batch(*(c[:0] for c in ROWS)), ROWS, generator(0, "a"))
+
+
+def test_mixed_precision_tells_a_millimetre_at_a_metre() -> None:
+    critics = Critics(replace(SPEC, obs_mean=(0.0,) * 11, obs_std=(1.0,) * 11), 2, (4,), layer_norm=False)
+    trunk = Trunk(2, (4,), 1)
+    for name, weight in [*critics.named_parameters(), *trunk.named_parameters()]:
+        torch.nn.init.constant_(weight, 0.0 if "bias" in name else 1.0)
+    with torch.no_grad():
+        critics.weights[0][:, 1], trunk.hidden[0].weight[:, 1] = -1.0, -1.0  # both say 4 relu(x_0 - x_1)
+    obs = torch.zeros(1, 11)
+    obs[:, 0], obs[:, 1] = 1.0, 0.999
+    with torch.autocast("cpu", torch.bfloat16):
+        value, out = critics(obs, torch.zeros(1, 3)), trunk(obs[:, :2])
+    assert value[:, 0].tolist() == pytest.approx([0.004, 0.004], rel=1e-2)  # rounded first: 0.0, or 0.0156
+    assert out.item() == pytest.approx(0.004, rel=1e-2)
 
 
 @pytest.mark.parametrize("cls", [SAC, COMBO])
