@@ -98,20 +98,23 @@ def soft_clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return low + softplus(x - low)
 
 
-def gaussian_nll(mean: Tensor, log_var: Tensor, target: Tensor) -> Tensor:
+def gaussian_nll(mean: Tensor, log_var: Tensor, target: Tensor, beta: Tensor | None = None) -> Tensor:
     """Twice the Gaussian negative log-likelihood without its constant, averaged over rows and channels.
 
-    The loss of PETS (Chua et al. 2018, equation 1), as MOPO and its descendants scale it.
+    The loss of PETS (Chua et al. 2018, equation 1), as MOPO and its descendants scale it; with `beta` that of Seitzer
+    et al. 2022, equation 5: every term is weighted by the predicted variance, as a constant, to the power beta.
 
     Args:
         mean: [E, B, D].
         log_var: [E, B, D].
         target: [E, B, D].
+        beta: [D], from 0 (the likelihood) to 1 (the mean learns as from its squared error).
 
     Returns:
         [E].
     """
-    return ((mean - target).square() * (-log_var).exp() + log_var).mean((-2, -1))
+    loss = (mean - target).square() * (-log_var).exp() + log_var
+    return (loss if beta is None else loss * (beta * log_var.detach()).exp()).mean((-2, -1))
 
 
 def squared_error(mean: Tensor, target: Tensor) -> Tensor:

@@ -51,8 +51,11 @@ class GaussianMLP(nn.Module):
     Every member has bounds of its own for its log-variance, which the loss draws together (PETS, Chua et al. 2018,
     appendix A.1). The reward has a network of its own, unless it has no layers: in a common one, the likelihood of a
     plant with little noise weighs an error of the observation thousands of times an error of the reward, which is then
-    hardly learned (Seitzer et al. 2022, "On the Pitfalls of Heteroscedastic Uncertainty Estimation", say why).
+    hardly learned (Seitzer et al. 2022, "On the Pitfalls of Heteroscedastic Uncertainty Estimation", say why). For the
+    same reason that network has their loss, with their beta of 0.5: likelihood alone explains a sharp peak as noise.
     """
+
+    beta: Tensor | None  # [C], see `functional.gaussian_nll`
 
     def __init__(
         self, members: int, sizes: Sequence[int], channels: int, layer_norm: bool, reward_network: Sequence[int]
@@ -65,6 +68,8 @@ class GaussianMLP(nn.Module):
             if reward_network
             else None
         )
+        beta = torch.tensor([0.0] * outputs + [0.5]) if reward_network else None
+        self.register_buffer("beta", beta, persistent=False)
         self.max_logvar = nn.Parameter(torch.full((members, 1, channels), 0.5))
         self.min_logvar = nn.Parameter(torch.full((members, 1, channels), -10.0))
 
@@ -84,7 +89,7 @@ class GaussianMLP(nn.Module):
     def loss(self, x: Tensor, target: Tensor, coef: float) -> Tensor:
         """Negative log-likelihood of targets [E, B, C], and `coef` times the width of the bounds: [E]."""
         mean, logvar = self(x)
-        return functional.gaussian_nll(mean, logvar, target) + coef * self._width()
+        return functional.gaussian_nll(mean, logvar, target, self.beta) + coef * self._width()
 
     def _width(self) -> Tensor:
         return (self.max_logvar - self.min_logvar).sum((-2, -1))

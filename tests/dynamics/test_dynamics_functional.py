@@ -84,6 +84,17 @@ def test_gaussian_nll_by_hand() -> None:
     assert functional.gaussian_nll(mean, log_var, target).tolist() == pytest.approx([0.5])
 
 
+def test_beta_weighs_a_row_by_its_predicted_variance_and_no_gradient_flows_there() -> None:
+    mean = torch.tensor([[[1.0, 1.0]]], requires_grad=True)
+    log_var = torch.full((1, 1, 2), math.log(4.0), requires_grad=True)
+    loss = functional.gaussian_nll(mean, log_var, torch.zeros(1, 1, 2), torch.tensor([0.0, 0.5]))
+    term = 1 / 4 + math.log(4)
+    assert loss.item() == pytest.approx((term + 2 * term) / 2)  # the std is 2
+    by_mean, by_log_var = torch.autograd.grad(loss.sum(), (mean, log_var))
+    assert by_mean.flatten().tolist() == pytest.approx([2 / 4 / 2, 2 * 2 / 4 / 2])
+    assert by_log_var.flatten().tolist() == pytest.approx([(1 - 1 / 4) / 2, 2 * (1 - 1 / 4) / 2])
+
+
 def test_gaussian_nll_is_least_at_the_true_variance() -> None:
     error = torch.tensor([[[3.0]]])
     losses = [functional.gaussian_nll(error, torch.tensor([[[math.log(v)]]]), 0 * error).item() for v in (8, 9, 10)]
