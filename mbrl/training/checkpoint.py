@@ -63,7 +63,7 @@ class Checkpoint:
                 "ring": self.ring.state(),
                 "rng": {name: rng.get_state() for name, rng in self.rngs.items()},
                 "updates": updates,
-                "average": None if self.average is None else self.average.policy.state_dict(),
+                "average": None if self.average is None else self.average.module.state_dict(),
             }
             files.save(self.path, content)
 
@@ -84,7 +84,7 @@ class Checkpoint:
         for name, optimizer in self.learner.optimizers.items():
             optimizer.load_state_dict(content["optimizers"][name])
         if self.average is not None:
-            self.average.policy.load_state_dict(content["average"])
+            self.average.module.load_state_dict(content["average"])
         self.ring.restore(content["ring"])
         for name, rng in self.rngs.items():
             rng.set_state(content["rng"][name])

@@ -59,10 +59,11 @@ def fit_dynamics(
 ) -> FitReport:
     """Train every member on its own bootstrap of the training episodes, in place; keep each member's best weights.
 
-    After every epoch each member is scored on the held-out rows, `multistep` steps ahead. A member whose score has not
-    improved by `min_improvement` for `patience` epochs is done: its best weights are final, whatever the others do.
-    When all are done, every member gets its own best weights back, and the best of them become `dynamics.elites`, as
-    many as before.
+    After every epoch each member is scored on the held-out rows, `multistep` steps ahead, with its weights averaged
+    over about this epoch. A member whose score has not improved by `min_improvement` for `patience` epochs is done:
+    its best weights are final, whatever the others do (of several that are as good but for `min_improvement`, the
+    last: variances are learned after means). When all are done, every member gets its own best weights back, and
+    the best of them become `dynamics.elites`, as many as before.
 
     With `multistep` h above 1 the loss adds the error of following the model's own mean for up to h steps along the
     logged actions (`Lookahead.loss`), for any model, through its `predict`. An update then costs two

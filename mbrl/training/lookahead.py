@@ -16,6 +16,7 @@ from mbrl.training.bootstrap import Runs
 
 MARGIN = 0.1  # how far a followed state may leave the log's range, as a share of it: what simulators do by default
 FLOOR = 1e-8  # of a channel's mean squared error: what float32 can tell apart from exact
+NEGLIGIBLE = 1e-4  # squared error that is as good as none beside a channel that is less well known: 1 % of the spread
 SCORE_ROWS = 8192  # predicted at once, which bounds the memory of a score
 
 
@@ -101,15 +102,16 @@ class Lookahead(nn.Module):
                 f"predict of {name} passes no gradient on, and a multi-step fit learns through it: leave its means"
                 " attached (no torch.no_grad, no detach), or set multistep to 1"
             )
-        return _mean_log(torch.where(valid.unsqueeze(-1), squares, 0.0).sum(-3), valid.sum(-2))
+        return _mean_log(torch.where(valid.unsqueeze(-1), squares, 0.0).sum(-3), valid.sum(-2), FLOOR)
 
     @torch.no_grad()
     def score(self, dynamics: Dynamics, runs: Runs, recall: Recall | None = None) -> Tensor:
         """Error of each member on held-out runs [S, h, ...], [E]: how well its typical channel is known.
 
-        The geometric mean, over channels and steps, of the mean squared error in units of the log's spread: neither a
-        channel of large scale nor one that nobody can predict (noise, a set-point that jumps) decides, and an
-        improvement by 1 % is one by 1 % of the average channel. With h above 1 it is what the fit minimises, the first
+        The geometric mean, over channels and steps, of `NEGLIGIBLE` and the mean squared error in units of the log's
+        spread: neither a channel of large scale nor one that nobody can predict (noise, a set-point that jumps)
+        decides, nor one that is known almost exactly (a position, from the speed), and an improvement by 1 % is one by
+        1 % of the average channel. With h above 1 it is what the fit minimises, the first
         step included: weights that are best one step ahead need not be the best to follow.
         """
         lines = max(1, SCORE_ROWS // self.horizon)
@@ -121,11 +123,11 @@ class Lookahead(nn.Module):
             hidden = None if recall is None else recall(dynamics, index)
             squares = self.squares(dynamics, Runs(rows, valid), hidden)
             total += torch.where(valid.unsqueeze(-1), squares, 0.0).sum(-3)
-        return _mean_log(total, runs.valid.sum(-2)).exp()
+        return _mean_log(total, runs.valid.sum(-2), NEGLIGIBLE).exp()
 
 
-def _mean_log(total: Tensor, count: Tensor) -> Tensor:
-    """log(total / count), averaged over channels and, by count, over steps: [E, h, C] and [E, h] or [h] -> [E]."""
+def _mean_log(total: Tensor, count: Tensor, least: float) -> Tensor:
+    """log(least + total / count), averaged over channels and, by count, steps: [E, h, C] and [E, h] or [h] -> [E]."""
     error = total / count.clamp_min(1).unsqueeze(-1)
     share = count / count.sum(-1, keepdim=True).clamp_min(1)
-    return (share * error.clamp_min(FLOOR).log().mean(-1)).sum(-1)
+    return (share * (error + least).log().mean(-1)).sum(-1)

@@ -182,7 +182,7 @@ def fit_policy(
         learner.eval()
         if used is not None:
             used.cpu()
-    policy = learner.policy if mean is None else mean.policy
+    policy = learner.policy if mean is None else mean.module
     return PolicyReport(policy, updates, ring.written, time.perf_counter() - started, imagining)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mbrl.core import Batch, Dynamics, generator
 from mbrl.simulator.recall import recalling
+from mbrl.training.averaging import Average
 from mbrl.training.bootstrap import BootstrapBatches, Dealt, Runs
 from mbrl.training.lookahead import Lookahead
 from mbrl.training.recurrence import remembered_loss
@@ -38,12 +39,17 @@ class Shell(pl.LightningModule):
     The loss of an update is the model's own on all rows, which are one step each, and with `multistep` above 1 the
     multi-step one on the same rows as runs: for any model, as that asks for nothing but `predict`.
 
+    What is scored after an epoch, and kept, is the average of the weights over about an epoch. The last weights walk
+    around it, and a channel that is known almost exactly (a sum of others, say) doubles its error from one epoch to the
+    next, which hides what is still being learned of the others.
+
     Everything that decides how a fit goes on is a buffer, so that a checkpoint of the state dict is a whole one.
     """
 
     epochs: Tensor  # [] long: finished ones
     updates: Tensor  # [] long: in these
-    score: Tensor  # [E] best so far
+    score: Tensor  # [E] of the weights that are kept
+    least: Tensor  # [E] best so far
     reference: Tensor  # [E] the score from which the next improvement counts
     stale: Tensor  # [E] long: epochs since the last improvement that counted
 
@@ -53,13 +59,15 @@ class Shell(pl.LightningModule):
         super().__init__()
         self.dynamics = dynamics
         self.lookahead = Lookahead(dynamics.spec, settings.multistep)
-        self.best = copy.deepcopy(dynamics).requires_grad_(False)
+        self.mean = Average(dynamics, math.ceil(len(train.obs) / settings.batch_size))
+        self.averaged, self.best = self.mean.module.train(), copy.deepcopy(dynamics).requires_grad_(False)
         self.rows, self.episode, self.holdout, self.held, self.settings = train, episode, holdout, held, settings
         self.report: Log | None = None
         members = dynamics.members
         self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.register_buffer("score", torch.full((members,), math.inf))
+        self.register_buffer("least", torch.full((members,), math.inf))
         self.register_buffer("reference", torch.full((members,), math.inf))
         self.register_buffer("stale", torch.zeros(members, dtype=torch.long))
 
@@ -108,12 +116,15 @@ class Shell(pl.LightningModule):
             loss = loss + self.settings.multistep_weight * self.lookahead.loss(self.dynamics, batch.runs).sum()
         return loss
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.mean.follow(self.dynamics, self.trainer.global_step)
+
     def on_train_epoch_end(self) -> None:
-        self.dynamics.eval()
+        self.averaged.eval()
         rows = Batch(*(column[:, 0] for column in self.holdout.rows))  # runs of one row, where a model remembers
-        recall = recalling(self.dynamics, rows, self.held)
-        score = self.lookahead.score(self.dynamics, self.holdout, recall)
-        self.dynamics.train()
+        recall = recalling(self.averaged, rows, self.held)
+        score = self.lookahead.score(self.averaged, self.holdout, recall)
+        self.averaged.train()  # Lightning warns of a part that is not
         self._keep_best(score)
         self.epochs += 1
         self.updates += len(self.batches)
@@ -124,9 +135,11 @@ class Shell(pl.LightningModule):
 
     @torch.no_grad()
     def _keep_best(self, score: Tensor) -> None:
-        training = self.stale < self.settings.patience
-        better = training & (score < self.score)  # never true of NaN
-        for kept, now in zip(self.best.parameters(), self.dynamics.parameters(), strict=True):
+        """The last weights with the best score, but for what is no improvement: variances are learned after means."""
+        training, slack = self.stale < self.settings.patience, 1 + self.settings.min_improvement
+        self.least = torch.where(training & (score < self.least), score, self.least)  # never true of NaN
+        better = training & (score <= slack * self.least)
+        for kept, now in zip(self.best.parameters(), self.averaged.parameters(), strict=True):
             kept[better] = now[better]
         self.score = torch.where(better, score, self.score)
         counts = training & (score < (1 - self.settings.min_improvement) * self.reference)

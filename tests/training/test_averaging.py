@@ -27,9 +27,9 @@ def test_the_first_weights_are_averaged_evenly_and_later_ones_exponentially() ->
     for done, value in enumerate((3.0, 6.0, 9.0, 12.0), start=1):
         weight.data.fill_(value)
         average.follow(policy, done)
-        told.append(float(next(average.policy.parameters()).flatten()[0]))
+        told.append(float(next(average.module.parameters()).flatten()[0]))
     assert told == pytest.approx([3.0, 4.5, 6.75, 9.375])
-    assert not any(p.requires_grad for p in average.policy.parameters())
+    assert not any(p.requires_grad for p in average.module.parameters())
 
 
 def test_a_fit_reports_the_average_and_leaves_the_learner_its_own_weights() -> None:

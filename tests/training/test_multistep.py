@@ -14,7 +14,7 @@ from dynamics import ProbabilisticEnsemble
 from mbrl.core import Batch, Dynamics, Prediction, Spec, seeded
 from mbrl.training.bootstrap import Runs, held_runs
 from mbrl.training.dynamics import FitReport, fit_dynamics
-from mbrl.training.lookahead import Lookahead
+from mbrl.training.lookahead import NEGLIGIBLE, Lookahead
 
 
 class Slope(Dynamics):
@@ -95,7 +95,9 @@ def test_holdout_score_by_hand_two_steps_ahead() -> None:
     runs = runs_of([1.0, 1.0, 2.0], [1.0, 3.0, 1.0], 2, [0, 0, 1])
     first, second = (1 + 9) / 2 / 16, 1 / 16
     score = Lookahead(unit_spec(), 2).score(Slope(unit_spec()), runs)
-    expected = math.exp((2 * (math.log(first) + math.log(1e-8)) / 2 + (math.log(second) + math.log(1e-8)) / 2) / 3)
+    nothing = math.log(NEGLIGIBLE)
+    logs = math.log(first + NEGLIGIBLE) + nothing, math.log(second + NEGLIGIBLE) + nothing
+    expected = math.exp((2 * logs[0] / 2 + logs[1] / 2) / 3)
     assert score[0].item() == pytest.approx(expected, rel=1e-4)
 
 

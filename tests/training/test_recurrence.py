@@ -17,7 +17,7 @@ from mbrl.simulator.recall import Recall
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.bootstrap import BootstrapBatches, Runs, held_runs
 from mbrl.training.dynamics import fit_dynamics
-from mbrl.training.lookahead import Lookahead
+from mbrl.training.lookahead import NEGLIGIBLE, Lookahead
 from mbrl.training.recurrence import remembered_loss, states
 
 LENGTHS = torch.tensor([7, 1, 12, 3, 20, 7])
@@ -113,7 +113,7 @@ def test_holdout_score_by_hand_uses_the_states() -> None:
     score = Lookahead(model.spec, 1).score(model, runs, recall)
     errors = [0.0, 0.5, 0.75, 1.25, 0.0, 0.0, 1.5, 1.75]  # of member 1, which says twice the state
     mean = sum(e * e for e in errors) / 8
-    assert score.tolist() == pytest.approx([1e-8, math.sqrt(mean * 1e-8)], rel=1e-4)
+    assert score.tolist() == pytest.approx([NEGLIGIBLE, math.sqrt((mean + NEGLIGIBLE) * NEGLIGIBLE)], rel=1e-4)
 
 
 def test_what_cannot_be_fitted_is_refused() -> None:
