@@ -51,7 +51,7 @@ def test_the_arguments_that_learners_share_arrive_and_are_remembered(problem: Pr
     own: dict[type[Learner], set[str]] = {
         SAC: {"soft_backup"},
         COMBO: {"conservatism", "samples"},
-        CQL: {"conservatism", "samples"},
+        CQL: {"conservatism", "samples", "threshold", "conservatism_lr"},
         EDAC: {"diversity"},
         MOBILE: {"beta", "samples"},
         RAMBO: {"adversary", "model_lr", "soft_backup"},
