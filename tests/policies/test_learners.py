@@ -56,7 +56,7 @@ def test_the_arguments_that_learners_share_arrive_and_are_remembered(problem: Pr
         MOBILE: {"beta", "samples"},
         RAMBO: {"adversary", "model_lr", "soft_backup"},
         TD3BC: {"alpha"},
-        ReBRAC: {"actor_penalty", "critic_penalty", "behaviour_lr"},
+        ReBRAC: {"actor_penalty", "critic_penalty"},
     }
     shared = {"hidden", "critics", "layer_norm", "discount", "tau", "actor_lr", "critic_lr"}
     soft, delayed = {"temperature_lr", "entropy_target"}, {"delay", "noise", "noise_limit"}
