@@ -54,7 +54,7 @@ def test_the_arguments_that_learners_share_arrive_and_are_remembered(problem: Pr
         CQL: {"conservatism", "samples", "threshold", "conservatism_lr"},
         EDAC: {"diversity"},
         MOBILE: {"beta", "samples"},
-        RAMBO: {"adversary", "model_lr", "soft_backup"},
+        RAMBO: {"adversary", "model_lr", "soft_backup", "imitation"},
         TD3BC: {"alpha"},
         ReBRAC: {"actor_penalty", "critic_penalty"},
     }
