@@ -245,11 +245,12 @@ class Learner(Described):
         return self.policy
 
     def study(self, real: Batch, ends: Tensor | None) -> Batch:
-        """The rows that those of `update` are drawn from; called once, before the first update.
+        """What `update` is given is drawn from here; called once, before the first update.
 
         The logged rows as they are, if not overridden. Here a learner that needs more than single transitions makes it
-        of the log, and returns rows of the same kind, in which `reward` may be what it has made of the rewards. What it
-        has to remember goes into buffers. May read from the device.
+        of the log, and returns a lesson for each row, in their order: a row of the same kind, in which `reward` may be
+        what it has made of the rewards, or K rows, so that columns are [N, K, ...] and `update` is given [B, K, ...].
+        What it has to remember goes into buffers. May read from the device.
 
         Args:
             real: logged rows [N, ...], episode after episode, each in the order of time.

@@ -250,7 +250,7 @@ def check_learner(factory: Callable[[Spec], Learner], spec: Spec, simulator: Wor
     """
     real, imagined = rows_for(spec, 12, 0), rows_for(spec, 9, 1)
     untouched = None if simulator is None else copy.deepcopy(simulator.state_dict())
-    (first, world), (second, _) = (_updated(factory, spec, real, imagined, simulator) for _ in range(2))
+    (first, lessons, world), (second, _, _) = (_updated(factory, spec, real, imagined, simulator) for _ in range(2))
     for name, value in (untouched or {}).items():
         same = simulator is None or torch.equal(value, simulator.state_dict()[name])
         assert same, f"the learner changed {name} of the simulator: `enter` has to make a copy of its own"
@@ -266,13 +266,13 @@ def check_learner(factory: Callable[[Spec], Learner], spec: Spec, simulator: Wor
     assert first.optimizers, "optimizers is empty, so nothing of them would be in a checkpoint"
     state = torch.random.get_rng_state()
     with no_host_reads():
-        metrics = first.update(real, imagined, generator(1, "check"), world)
+        metrics = first.update(lessons, imagined, generator(1, "check"), world)
     assert torch.equal(state, torch.random.get_rng_state()), "update draws from torch's global generator"
     for name, value in metrics.items():
         assert isinstance(value, Tensor), f"metric {name} is {type(value).__name__}, expected a tensor"
         assert value.numel() == 1, f"metric {name} has shape {tuple(value.shape)}, expected a scalar"
         assert not value.requires_grad, f"metric {name} is not detached"
-    if not _resumes(first, spec, real, imagined, simulator, world):
+    if not _resumes(first, spec, lessons, imagined, simulator, world):
         raise AssertionError(
             "a learner restored from state_dict and optimizers goes on differently: keep all state there"
         )
@@ -280,7 +280,7 @@ def check_learner(factory: Callable[[Spec], Learner], spec: Spec, simulator: Wor
 
 
 def _resumes(
-    learner: Learner, spec: Spec, real: Batch, imagined: Batch, simulator: World | None, world: World | None
+    learner: Learner, spec: Spec, lessons: Batch, imagined: Batch, simulator: World | None, world: World | None
 ) -> bool:
     twin = build(learner.config, Learner, spec)
     other = None if simulator is None else twin.enter(simulator)
@@ -290,7 +290,7 @@ def _resumes(
     told = []
     for one, its_world in (learner, world), (twin, other):
         rng = generator(2, "check")
-        told += [one.update(real, imagined, rng, its_world) for _ in range(3)]
+        told += [one.update(lessons, imagined, rng, its_world) for _ in range(3)]
     weights = all(torch.equal(v, twin.state_dict()[k]) for k, v in learner.state_dict().items())
     metrics = all(torch.equal(v, b[k]) for a, b in zip(told[:3], told[3:], strict=True) for k, v in a.items())
     return weights and metrics
@@ -298,15 +298,17 @@ def _resumes(
 
 def _updated(
     factory: Callable[[Spec], Learner], spec: Spec, real: Batch, imagined: Batch, simulator: World | None
-) -> tuple[Learner, World | None]:
+) -> tuple[Learner, Batch, World | None]:
     with seeded(0, "check"):
         learner = factory(spec)
     ends = real.terminated | (torch.arange(len(real.reward)) % 6 == 5)
     lessons = learner.study(real, ends)
+    several = lessons.reward.shape[1:]
     for name, given, found in zip(Batch._fields, real, lessons, strict=True):
-        assert found.shape[1:] == given.shape[1:], f"study gives {name} of {list(found.shape)}, not {list(given.shape)}"
+        expected = [len(real.reward), *several, *given.shape[1:]]
+        assert list(found.shape) == expected, f"study gives {name} of {list(found.shape)}, expected {expected}"
     world = None if simulator is None else learner.enter(simulator)
     rng = generator(0, "check")
     for _ in range(2):
         learner.update(lessons, imagined, rng, world)
-    return learner, world
+    return learner, lessons, world

@@ -10,6 +10,7 @@ if getattr(mbrl, "__dist__", None) != "offline-mbrl":
     )
 
 from policies.awac import AWAC
+from policies.awr import AWR
 from policies.bc import BC
 from policies.bcq import BCQ
 from policies.combo import COMBO
@@ -30,6 +31,7 @@ from policies.td3bc import TD3BC
 
 __all__ = [
     "AWAC",
+    "AWR",
     "BC",
     "BCQ",
     "CEM",

@@ -91,17 +91,26 @@ class ActorCritic(nn.Module):
         value = self.value(batch.next_obs, rng)
         return bellman_target(batch.reward / self.reward_scale, batch.terminated, value, self.discount)
 
-    def improve(self, batch: Batch, target: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """One step of everything: of the critics towards targets [B], of the actor, and of the slow critics."""
+    def improve(
+        self, batch: Batch, target: Tensor, rng: torch.Generator, instead: tuple[Tensor, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """One step of everything: of the critics towards targets [B], of the actor (see `improve_actor` for `instead`),
+        and of the slow critics.
+        """
         values = self.critics(batch.obs, batch.action)
         loss = (values - target).square().mean(1).sum()
         self.step("critics", loss)
-        metrics = self.improve_actor(batch.obs, rng)
+        metrics = self.improve_actor(batch.obs, rng, instead)
         self.follow()
         return {"critic_loss": loss.detach() / len(values), "value": values.detach().mean(), **metrics}
 
-    def improve_actor(self, obs: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """One step of the actor and of the temperature on observations [B, O]."""
+    def improve_actor(
+        self, obs: Tensor, rng: torch.Generator, instead: tuple[Tensor, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """One step of the actor and of the temperature on observations [B, O].
+
+        `instead`: whether (bool, scalar) the step is down this loss (scalar), and not down soft actor-critic's.
+        """
         temperature = self.log_temperature.detach().exp()
         if isinstance(self.actor, Categorical):
             log_probs = self.actor.log_probs(obs)
@@ -113,7 +122,8 @@ class ActorCritic(nn.Module):
             value, entropy = self.critics(obs, action, frozen=True).amin(0), -log_prob
         mean_entropy = entropy.detach().mean()
         excess = self.log_temperature * (mean_entropy - self.entropy_target)  # no weight is in both terms
-        self.step("actor", excess - (value + temperature * entropy).mean())
+        loss = excess - (value + temperature * entropy).mean()
+        self.step("actor", loss if instead is None else torch.where(*instead, loss))
         return {"entropy": mean_entropy, "temperature": temperature, "actor_value": value.detach().mean()}
 
     def step(self, name: str, loss: Tensor) -> None:

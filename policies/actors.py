@@ -67,8 +67,9 @@ class TanhGaussian(Policy):
 class Gaussian(Policy):
     """A Gaussian about a squashed mean with one spread for all observations; actions are clipped to the bounds.
 
-    The actor of AWAC and IQL (Nair et al. 2020; Kostrikov et al. 2022, appendix B). Unlike the squashed Gaussian's, its
-    density is moderate for actions on the bounds, of which logs are full, so that no such row outweighs the others.
+    The actor of AWR, AWAC and IQL (Peng et al. 2019; Nair et al. 2020; Kostrikov et al. 2022, appendix B). Unlike the
+    squashed Gaussian's, its density is moderate for actions on the bounds, of which logs are full, so that no such row
+    outweighs the others.
     """
 
     def __init__(self, spec: Spec, hidden: Sequence[int] = (256, 256), layer_norm: bool = False) -> None:

@@ -22,9 +22,9 @@ class AWAC(Learner):
     policy at hand. Actor (eq. 13): imitation of logged actions weighted by exp(beta A), where A is min_k Q_k(s, a)
     minus the same of an action drawn from the actor; for Discrete actions both expectations over the actor are exact.
 
-    Advantage-weighted regression (Peng et al. 2019), its ancestor, weighs in the same way, but by logged returns minus
-    a fitted V, so it improves on the log's policy by one step. IQL has Q-functions too, but never asks them about an
-    action that was not logged.
+    `AWR`, its ancestor, weighs in the same way, but by logged returns less a fitted V, so its weights are those of one
+    step away from the log's policy, however long it learns; the critics here follow the policy on its way. IQL has
+    Q-functions too, but never asks them about an action that was not logged.
 
     Rewards are divided by their spread in the log. Weights are clipped, where the paper's code divides them by their
     sum in the batch.

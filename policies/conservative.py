@@ -14,7 +14,7 @@ from policies.functional import conservative_gap
 
 
 def conservative_update(
-    agent: ActorCritic, batch: Batch, logged: int, conservatism: float, samples: int, rng: torch.Generator
+    agent: ActorCritic, batch: Batch, logged: int, conservatism: Tensor | float, samples: int, rng: torch.Generator
 ) -> dict[str, Tensor]:
     """One step of the critics, of the actor and of the slow critics.
 
@@ -26,7 +26,7 @@ def conservative_update(
         agent: its critics are changed in place.
         batch: logged rows first.
         logged: how many these are, at least 1.
-        conservatism: weight of the gap, in units of the log's reward spread.
+        conservatism: weight of the gap, in units of the log's reward spread; a scalar, taken as a constant.
         samples: actions of each of the three kinds, see `sampled_values`.
         rng: of the actions.
     """

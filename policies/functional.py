@@ -44,7 +44,7 @@ def sample_categorical(logits: Tensor, rng: torch.Generator) -> Tensor:
     return (logits - torch.log(-torch.log(uniform))).argmax(-1)
 
 
-def bellman_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: float) -> Tensor:
+def bellman_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: Tensor | float) -> Tensor:
     """r + discount * V(s') where the world goes on, r where it ended (terminated, not truncated): [B]."""
     return reward + discount * torch.where(terminated, 0.0, next_value)
 
@@ -109,6 +109,11 @@ def advantage_weighted(log_prob: Tensor, advantage: Tensor, beta: float, largest
     return -(weight * log_prob).mean()
 
 
+def standardised(x: Tensor) -> Tensor:
+    """x [B] less its mean over the batch, in units of its standard deviation there."""
+    return (x - x.mean()) / (x.std(correction=0) + 1e-6)
+
+
 def soft_minimum(values: Tensor, weight: float) -> Tensor:
     """weight min_k + (1 - weight) max_k of values [K, ...]: [...]. Fujimoto et al. 2019, "Off-Policy Deep Reinforcement
     Learning without Exploration", eq. 13.
@@ -129,6 +134,21 @@ def likely(log_probs: Tensor, threshold: float) -> Tensor:
     return (log_probs - log_probs.amax(-1, keepdim=True)).exp() >= threshold
 
 
+def discounted_sums(reward: Tensor, ends: Tensor, discount: float, beyond: Tensor) -> Tensor:
+    """sum_k discount^k r_{t+k} to the end of the episode, plus discount^n of what lies `beyond` its n rows: [N].
+
+    Args:
+        reward: [N], in the order of time, episode after episode.
+        ends: [N] bool, the last row of each episode.
+        discount: per step.
+        beyond: [N], of which those of last rows count.
+    """
+    found, ahead = reward.double().tolist(), 0.0
+    for row, (last, after) in reversed(list(enumerate(zip(ends.tolist(), beyond.tolist(), strict=True)))):
+        ahead = found[row] = found[row] + discount * (after if last else ahead)
+    return reward.new_tensor(found)
+
+
 def returns_to_go(reward: Tensor, terminated: Tensor, ends: Tensor, discount: float) -> Tensor:
     """Discounted sum of the rewards from each row on, [N], of rows in the order of time, episode after episode.
 
@@ -145,10 +165,7 @@ def returns_to_go(reward: Tensor, terminated: Tensor, ends: Tensor, discount: fl
     count = torch.bincount(episode)
     mean = rewards.new_zeros(len(count)).index_add_(0, episode, rewards) / count
     beyond = torch.where(terminated, 0.0, mean[episode] / (1 - discount))
-    found, ahead = rewards.tolist(), 0.0
-    for row, (last, after) in reversed(list(enumerate(zip(ends.tolist(), beyond.tolist(), strict=True)))):
-        ahead = found[row] = found[row] + discount * (after if last else ahead)
-    return reward.new_tensor(found)
+    return discounted_sums(reward, ends, discount, beyond)
 
 
 def descend(optimizer: Optimizer, loss: Tensor) -> None:
@@ -173,9 +190,7 @@ def adversarial_loss(log_density: Tensor, advantage: Tensor) -> Tensor:
     Rigter et al. 2022, "RAMBO-RL", proposition 2, the score-function gradient of the policy's value. Advantages [B] are
     constants, and standardised over the batch, as in the authors' code.
     """
-    constant = advantage.detach()
-    standard = (constant - constant.mean()) / (constant.std(correction=0) + 1e-6)
-    return (standard * log_density).mean()
+    return (standardised(advantage.detach()) * log_density).mean()
 
 
 @torch.no_grad()

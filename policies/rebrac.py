@@ -7,27 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
 
 from mbrl.core import Batch, Spec, World
-from policies.actors import Deterministic, require
-from policies.functional import descend
+from policies.actors import require
 from policies.td3 import DelayedLearner
 
 
 class ReBRAC(DelayedLearner):
-    """ReBRAC (Tarasov et al. 2023, "Revisiting the Minimalist Approach to Offline Reinforcement Learning", eq. 4).
+    """ReBRAC (Tarasov et al. 2023, "Revisiting the Minimalist Approach to Offline Reinforcement Learning", eq. 3, 4).
     Box actions.
 
     TD3+BC with deeper networks, LayerNorm in the critics, larger batches, and two penalties in place of one. Actor:
     actor_penalty |pi(s) - a|^2 - Q(s, pi(s)) / mean |Q|. Critics: their target is
-    r + discount (min_k slow Q_k(s', a') - critic_penalty |a' - b(s')|^2), a' the slow actor's smoothed action.
-
-    In the paper b(s') is the action that was logged at s'. A transition has none, and there is none where a log was cut
-    off; here b is the mean logged action at s', from a network that imitates the log beside the others, on the same
-    rows. In expectation over the logged actions at s' the two squared distances differ by the variance of these, on
-    which the policy has no influence: the paper's penalty also makes states dear in which the log is varied, this one
-    does not.
+    r + discount (min_k slow Q_k(s', a') - critic_penalty |a' - b|^2), a' the slow actor's smoothed action and b the
+    action that was logged at s', in the next row of the episode. A row with which the world ended needs none; the last
+    row of an episode that was cut has none, and is left out, as in the authors' data.
 
     An update is `delay` steps of the critics, each on its share of the rows, and one of the actor: see
     `DelayedActorCritic`. The paper's million steps on 1024 rows are 500,000 updates with a batch_size of 2048.
@@ -37,7 +31,6 @@ class ReBRAC(DelayedLearner):
     Args:
         actor_penalty: beta_1 of the paper, which chooses it for each data set, from 0.0005 to 1.
         critic_penalty: beta_2, from 0 to 0.5 there, here for rewards of spread 1.
-        behaviour_lr: learning rate of the network that imitates the log.
 
     Raises:
         ValueError: the log's actions are Discrete, a penalty is negative, or `delay` is below 1.
@@ -53,7 +46,6 @@ class ReBRAC(DelayedLearner):
         layer_norm: bool = True,
         actor_lr: float = 1e-3,
         critic_lr: float = 1e-3,
-        behaviour_lr: float = 1e-3,
         **agent: Any,
     ) -> None:
         require(spec, False, "ReBRAC", "policies.CQL or policies.SAC")
@@ -62,25 +54,39 @@ class ReBRAC(DelayedLearner):
                 raise ValueError(f"{name} is {value}, expected 0 (none) or more")
         super().__init__(spec, hidden=hidden, layer_norm=layer_norm, actor_lr=actor_lr, critic_lr=critic_lr, **agent)
         self.actor_penalty, self.critic_penalty = actor_penalty, critic_penalty
-        self.behaviour = Deterministic(spec, tuple(hidden))
-        self.optimizers["behaviour"] = Adam(self.behaviour.parameters(), behaviour_lr, fused=True)
+
+    def study(self, real: Batch, ends: Tensor | None) -> Batch:
+        """Of each row two [N, 2, ...]: itself and the next one of its episode; after a terminated one, itself again.
+
+        In the place of the last row of an episode that was cut stands the lesson of the row before it: the nearest one
+        in the log that has a lesson, where an episode is a single row.
+
+        Raises:
+            ValueError: no `ends`, or no row is followed by another.
+        """
+        if ends is None:
+            raise ValueError("ReBRAC reads the next logged action: give `ends`, the last row of each episode")
+        usable = ~ends | real.terminated
+        if not bool(usable.any()):
+            raise ValueError(
+                "every episode of this log is one row that was cut, so no next action was logged: use policies.TD3BC"
+            )
+        row = torch.arange(len(ends), device=ends.device)
+        row = torch.where(usable, row, usable.long().argmax()).cummax(0).values
+        following = torch.where(ends[row], row, row + 1)
+        return Batch(*(torch.stack([column[row], column[following]], 1) for column in real))
 
     def update(
         self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
     ) -> dict[str, Tensor]:
         del imagined, simulator
-        behaviour_loss = self._distance(real.obs, self.agent.critics.bounds.unscale(real.action)).mean()
-        descend(self.optimizers["behaviour"], behaviour_loss)
-        shares = self.agent.shares(real)
-        for share in shares:
+        rows = Batch(*(column[:, 0] for column in real))
+        shares = self.agent.shares(rows)
+        logged = self.agent.critics.bounds.unscale(real.action[:, 1]).chunk(self.agent.delay)
+        for share, following in zip(shares, logged, strict=True):
             after = self.agent.next_action(share.next_obs, rng)
-            with torch.no_grad():
-                distance = self._distance(share.next_obs, after)
+            distance = (after - following).square().sum(-1)
             metrics = self.agent.improve_critics(share, after, self.critic_penalty * distance)
         metrics |= self.agent.improve_actor(shares[-1], 1.0, self.actor_penalty)
         self.agent.follow()
-        return {**metrics, "next_distance": distance.mean(), "behaviour_loss": behaviour_loss.detach()}
-
-    def _distance(self, obs: Tensor, action: Tensor) -> Tensor:
-        """|action - b(obs)|^2 [B] of actions [B, A] in [-1, 1] units."""
-        return (self.agent.critics.bounds.unscale(self.behaviour.act(obs, None)) - action).square().sum(-1)
+        return {**metrics, "next_distance": distance.mean()}

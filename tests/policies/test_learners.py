@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mbrl.core import Batch, Learner, Spec, generator, seeded
+from mbrl.core import Batch, Learner, Spec, generator, rows_at, seeded
 from mbrl.testing import check_learner, no_host_reads
 from policies import BC, COMBO, CQL, EDAC, MOBILE, RAMBO, SAC, TD3BC, ReBRAC
 
@@ -28,16 +28,35 @@ def test_contract(name: str, discrete: bool, problem: Problem) -> None:
     check_learner(lambda spec: cls(spec, **arguments), problem(discrete)[0])
 
 
+@pytest.mark.parametrize(
+    ("lessons", "told"),
+    [
+        (lambda rows: rows_at(rows, torch.arange(5)), r"\[5, 2\], expected \[12, 2\]"),
+        (
+            lambda rows: rows_at(rows, torch.zeros(12, 3).long())._replace(obs=rows.obs),
+            r"\[12, 2\], expected \[12, 3, 2\]",
+        ),
+    ],
+    ids=["rows left out", "a column of single rows"],
+)
+def test_lessons_of_another_shape_are_told(
+    lessons: Callable[[Batch], Batch], told: str, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BC, "study", lambda self, real, ends: lessons(real))
+    with pytest.raises(AssertionError, match=f"study gives obs of {told}"):
+        check_learner(lambda spec: BC(spec, hidden=(8,)), problem(False)[0])
+
+
 def test_the_arguments_that_learners_share_arrive_and_are_remembered(problem: Problem) -> None:
     own: dict[type[Learner], set[str]] = {
         SAC: {"soft_backup"},
         COMBO: {"conservatism", "samples"},
-        CQL: {"conservatism", "samples"},
+        CQL: {"conservatism", "samples", "threshold", "conservatism_lr"},
         EDAC: {"diversity"},
         MOBILE: {"beta", "samples"},
-        RAMBO: {"adversary", "model_lr", "soft_backup"},
+        RAMBO: {"adversary", "model_lr", "soft_backup", "imitation"},
         TD3BC: {"alpha"},
-        ReBRAC: {"actor_penalty", "critic_penalty", "behaviour_lr"},
+        ReBRAC: {"actor_penalty", "critic_penalty"},
     }
     shared = {"hidden", "critics", "layer_norm", "discount", "tau", "actor_lr", "critic_lr"}
     soft, delayed = {"temperature_lr", "entropy_target"}, {"delay", "noise", "noise_limit"}

@@ -1,7 +1,10 @@
 """RAMBO: the model learns on, against the policy, in a copy of the simulator."""
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from policies import RAMBO
 from policies.functional import adversarial_loss
 
 Problem = Callable[[bool], tuple[Spec, Batch]]
-FAST = {"hidden": (32, 32), "actor_lr": 3e-3, "critic_lr": 3e-3, "temperature_lr": 3e-3}
+FAST: dict[str, Any] = {"hidden": (32, 32), "actor_lr": 3e-3, "critic_lr": 3e-3, "temperature_lr": 3e-3}
 
 
 @pytest.mark.parametrize("discrete", [False, True], ids=["box", "discrete"])
@@ -25,6 +28,14 @@ def test_contract(discrete: bool, problem: Problem) -> None:
     with seeded(0, "world"):
         model = ProbabilisticEnsemble(spec, members=2, elites=2, hidden=8, layers=1)
     check_learner(lambda spec: RAMBO(spec, hidden=(16,)), spec, Simulator(model, spec))
+
+
+@pytest.mark.parametrize("discrete", [False, True], ids=["box", "discrete"])
+def test_contract_across_the_end_of_imitation(discrete: bool, problem: Problem) -> None:
+    spec, _ = problem(discrete)
+    with seeded(0, "world"):
+        model = ProbabilisticEnsemble(spec, members=2, elites=2, hidden=8, layers=1)
+    check_learner(lambda spec: RAMBO(spec, hidden=(16,), imitation=4), spec, Simulator(model, spec))
 
 
 def test_the_adversarial_loss_by_hand() -> None:
@@ -85,10 +96,79 @@ def test_the_bandit_is_solved_from_uniform_actions_and_its_world(discrete: bool,
         assert (answer - rows.obs).square().sum(-1).mean() < 0.1  # the logged actions are 1.1 away
 
 
+def test_the_imitation_loss_by_hand(problem: Problem) -> None:
+    """Of a policy about 0 with a log std of -1.5: at 0, and at a bound of 3, which counts as 0.99 of it."""
+    spec, rows = problem(False)
+    learner = RAMBO(replace(spec, action_low=(-3.0, -3.0), action_high=(3.0, 3.0)), hidden=(8,))
+    choices = RAMBO(problem(True)[0], hidden=(8,))
+    with torch.no_grad():
+        for weight in [*learner.policy.parameters(), *choices.policy.parameters()]:
+            weight.zero_()
+        two = Batch(*(column[:2] for column in rows))
+        found = learner.imitation_loss(two._replace(action=torch.tensor([[0.0, 0.0], [3.0, 0.0]])))
+        even = choices.imitation_loss(two._replace(action=torch.eye(2)))
+    peak = 1.5 - math.log(2 * math.pi) / 2 - math.log(3)  # log density of a channel at 0
+    bound = peak - 0.5 * (math.atanh(0.99) / math.exp(-1.5)) ** 2 - math.log(1 - 0.99**2)
+    assert float(found) == pytest.approx(-(3 * peak + bound) / 2, rel=1e-4)
+    assert float(even) == pytest.approx(math.log(2))
+
+
+def restored(learner: RAMBO, **arguments: Any) -> RAMBO:
+    """Another learner, in the state of this one."""
+    twin = RAMBO(learner.spec, **FAST, **arguments)
+    twin.enter(bandit_world(learner.spec))
+    twin.load_state_dict(learner.state_dict())
+    for name, optimizer in learner.optimizers.items():
+        twin.optimizers[name].load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    return twin
+
+
+def test_the_game_begins_when_imitation_is_over(problem: Problem) -> None:
+    """Two updates are of imitation, without an adversary; the third is that of a learner that never imitates."""
+    spec, rows = problem(False)
+    part = Batch(*(column[:64] for column in rows))
+    with seeded(0, "test"):
+        learner = RAMBO(spec, **FAST, adversary=1.0, imitation=2)
+    learner.enter(bandit_world(spec))
+    temperature = learner.agent.log_temperature.detach().clone()
+    for number in range(2):
+        peaceful, loss = restored(learner, adversary=0.0, imitation=9), learner.imitation_loss(part)
+        expected = torch.autograd.grad(loss, list(learner.policy.parameters()))
+        for one in (learner, peaceful):
+            one.update(part, part, generator(number, "a"))
+        assert all(torch.equal(v, peaceful.state_dict()[k]) for k, v in learner.state_dict().items())
+        for parameter, gradient in zip(learner.policy.parameters(), expected, strict=True):
+            assert parameter.grad is not None
+            assert torch.allclose(parameter.grad, gradient, atol=1e-6)
+        assert torch.equal(learner.agent.log_temperature, temperature)
+    at_once = restored(learner, adversary=1.0)
+    for one in (learner, at_once):
+        one.update(part, part, generator(2, "a"))
+    assert all(torch.equal(v, at_once.state_dict()[k]) for k, v in learner.state_dict().items())
+    assert not torch.equal(learner.agent.log_temperature, temperature)
+    assert int(learner.updates) == 3
+
+
+@pytest.mark.parametrize("discrete", [False, True], ids=["box", "discrete"])
+def test_imitation_makes_the_log_s_policy_whatever_it_earns(discrete: bool, problem: Problem) -> None:
+    """The logged action is the worst of the bandit: the opposite of the observation, or its smaller coordinate."""
+    spec, rows = problem(discrete)
+    worst = torch.eye(2)[rows.obs.argmin(-1)] if discrete else -rows.obs
+    rows = rows._replace(action=worst, reward=torch.zeros_like(rows.reward))
+    with seeded(0, "test"):
+        learner = RAMBO(spec, **FAST, imitation=200)
+    settings = {"batch_size": 128, "horizon": 1, "rollout_every": 50, "rollout_starts": 200}
+    fit_policy(learner, rows, bandit_world(spec), updates=200, **settings)
+    wanted = worst.argmax(-1) if discrete else worst
+    assert (learner.policy(rows.obs) - wanted).abs().float().mean() < 0.08
+
+
 def test_bad_arguments(problem: Problem) -> None:
     spec, rows = problem(False)
     with pytest.raises(ValueError, match="adversary is -1"):
         RAMBO(spec, adversary=-1.0)
+    with pytest.raises(ValueError, match="imitation is -1, expected a number of updates"):
+        RAMBO(spec, imitation=-1)
     with pytest.raises(ValueError, match=r"RAMBO asks .*channels \[1\] are exogenous"):
         RAMBO(replace(spec, exogenous=(1,), predicted=(0,)))
     learner = RAMBO(spec, **FAST)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mixed_logs import mixed, true_return
+from mixed_logs import STEPS, mixed, true_return
 
 from mbrl.bench import hopper_sized
 from mbrl.core import Batch, Learner, Spec, generator, seeded
@@ -118,20 +118,50 @@ def test_diversity_drives_gradients_apart_and_none_is_sac_n() -> None:
 
 @pytest.mark.parametrize("penalty", [0.0, 2.0])
 def test_targets_of_both_td3_learners(penalty: float) -> None:
-    """r / std + discount (min_k slow Q(s', a') - penalty |a' - b(s')|^2) while the world goes on, without noise."""
-    ends = ROWS._replace(terminated=torch.arange(64) % 2 == 0)
-    learner = made(ReBRAC, critic_penalty=penalty, noise=0.0, delay=1, behaviour_lr=0.0, discount=0.8)
+    """r / std + discount (min_k slow Q(s', a') - penalty |a' - b|^2) while the world goes on, b logged in the next row.
+
+    Without noise; every fourth row terminates, the last one of each half is cut.
+    """
+    terminated, ends = torch.arange(64) % 4 == 0, torch.arange(64) % 32 == 31
+    rows = ROWS._replace(terminated=terminated)
+    learner = made(ReBRAC, critic_penalty=penalty, noise=0.0, delay=1, discount=0.8)
     agent = learner.agent
     with torch.no_grad():
         for weight in (*agent.slow_actor.parameters(), *agent.slow_critics.parameters()):
             weight += 0.2
-        after, usual = agent.slow_actor.act(ends.next_obs, None), learner.behaviour.act(ends.next_obs, None)
+        after, usual = agent.slow_actor.act(rows.next_obs, None), rows.action.roll(-1, 0)
         distance = ((after - usual) / torch.tensor([2.0, 2.0, 5.0])).square().sum(-1)
-        future = agent.slow_critics(ends.next_obs, after).min(0).values - penalty * distance
-        target = ends.reward / WIDE.reward_std + 0.8 * (1 - ends.terminated.float()) * future
-        expected = (agent.critics(ends.obs, ends.action) - target).square().mean()
-    found = learner.update(ends, None, generator(0, "a"))["critic_loss"]
-    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+        future = agent.slow_critics(rows.next_obs, after).min(0).values - penalty * distance
+        target = rows.reward / WIDE.reward_std + 0.8 * (1 - rows.terminated.float()) * future
+        error = (agent.critics(rows.obs, rows.action) - target).square().mean(0)
+    error[[31, 63]] = error[[30, 62]]  # of the rows before those that were cut
+    lessons = learner.study(rows, ends | terminated)
+    found = learner.update(lessons, None, generator(0, "a"))["critic_loss"]
+    assert float(found) == pytest.approx(float(error.mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ends", "terminated", "row", "following"),
+    [
+        ([2, 5], 2, [0, 1, 2, 3, 4, 4], [1, 2, 2, 4, 5, 5]),  # the first is over, the second was cut
+        ([0, 2, 3, 4, 6], 4, [1, 1, 1, 1, 4, 5, 5], [2, 2, 2, 2, 4, 6, 6]),  # rows 0 and 3 are episodes that were cut
+    ],
+    ids=["longer episodes", "single rows"],
+)
+def test_rebrac_s_lessons(ends: list[int], terminated: int, row: list[int], following: list[int]) -> None:
+    places = torch.arange(len(row))
+    real = Batch(*(column[: len(row)] for column in ROWS))._replace(terminated=places == terminated)
+    lessons = made(ReBRAC).study(real, torch.isin(places, torch.tensor(ends)))
+    for found, column in zip(lessons, real, strict=True):
+        assert torch.equal(found, torch.stack([column[row], column[following]], 1))
+
+
+def test_rebrac_needs_a_next_action() -> None:
+    with pytest.raises(ValueError, match="ReBRAC reads the next logged action: give `ends`"):
+        made(ReBRAC).study(ROWS, None)
+    never = torch.zeros(64, dtype=torch.bool)
+    with pytest.raises(ValueError, match="every episode of this log is one row that was cut"):
+        made(ReBRAC).study(ROWS._replace(terminated=never), ~never)
 
 
 @pytest.mark.parametrize("delay", [1, 2, 3])
@@ -174,7 +204,8 @@ def test_a_mixed_log_is_left_behind(cls: Any) -> None:
     """Imitation gets -7, doing nothing -2.7, the best -0.08."""
     spec, rows = mixed(False)
     learner = made(cls, spec, **FAST, **OURS[cls], discount=0.9)
-    fit_policy(learner, rows, updates=250, batch_size=256, real_ratio=1.0)
+    ends = torch.arange(len(rows.reward)) % STEPS == STEPS - 1
+    fit_policy(learner, rows, ends=ends, updates=250, batch_size=256, real_ratio=1.0)
     assert true_return(learner.policy) > -2.0
 
 
