@@ -6,12 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from mbrl.__main__ import config_file, main
+from mbrl.report import style
+from mbrl.simulator import card
 
 ROOT = Path(__file__).resolve().parents[1]
+DOT = b"\x89PNG\r\n\x1a\n"  # as a picture begins
 DEBUG = ["run", "--config", str(config_file("debug.yaml")), "--rehearsal.updates", "300"]
 PENDULUM = [*DEBUG, "--data.id", "toy/pendulum-v0", "--name", "toy"]
 
@@ -21,6 +26,22 @@ def spoken(arguments: list[str]) -> tuple[int, dict[str, Any], str]:
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         status = main([*arguments, "--json"])
     return status, json.loads(out.getvalue()), err.getvalue()
+
+
+def small_cards(patch: pytest.MonkeyPatch) -> None:
+    """Report cards that follow a few particles from a few states; as many as a user gets are a second of each fit."""
+    patch.setattr(card, "STARTS", 30)
+    patch.setattr(card, "PARTICLES", 20)
+
+
+def dots(patch: pytest.MonkeyPatch, but: str = "") -> None:
+    """Dots for pictures, which are a quarter of a toy run, except for those of that name."""
+    drawn = style.write
+
+    def dot(figure: Figure, path: Path) -> None:
+        drawn(figure, path) if path.name == but else path.write_bytes(DOT)
+
+    patch.setattr(style, "write", dot)
 
 
 def stages(client: MlflowClient, parent: Run) -> dict[str, Run]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in pairs)
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize(("room", "fit", "when"), [(worlds, "fit_dynamics", 1), (pipeline, "fit_policy", 250)])
 def test_ctrl_c_is_graceful_and_the_run_goes_on_where_it_was(
     room: ModuleType,
@@ -102,6 +104,7 @@ def test_a_killed_run_goes_on_to_the_same_policy(whole: tuple[Path, dict[str, An
 
 
 def test_two_runs_can_start_at_once_on_an_empty_home(tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "home")
     outputs = [tmp_path / "one", tmp_path / "two"]
     processes = [started([*PENDULUM, "--seed", str(k)], output) for k, output in enumerate(outputs)]
     for process, output in zip(processes, outputs, strict=True):
