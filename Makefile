@@ -15,11 +15,12 @@ help:
 demo: $(STAMP)
 	$(BIN)/mbrl demo
 
-# One thread: small tensors on shared cores are many times slower with more. Two processes, file by file.
+# One thread: small tensors on shared cores are many times slower with more. Two processes, file by file in the order of
+# collection: sorted by their number of tests, whole runs, which are few and long, would come last and leave one idle.
 test: export OMP_NUM_THREADS := 1
 test: export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

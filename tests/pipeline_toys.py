@@ -3,15 +3,25 @@
 import contextlib
 import io
 import json
+import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from mbrl.__main__ import config_file, main
+from mbrl.registry import store
+from mbrl.report import style
+from mbrl.simulator import card
 
 ROOT = Path(__file__).resolve().parents[1]
+DOT = b"\x89PNG\r\n\x1a\n"  # as a picture begins
 DEBUG = ["run", "--config", str(config_file("debug.yaml")), "--rehearsal.updates", "300"]
 PENDULUM = [*DEBUG, "--data.id", "toy/pendulum-v0", "--name", "toy"]
 
@@ -21,6 +31,37 @@ def spoken(arguments: list[str]) -> tuple[int, dict[str, Any], str]:
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         status = main([*arguments, "--json"])
     return status, json.loads(out.getvalue()), err.getvalue()
+
+
+def apart(arguments: list[str], environ: Mapping[str, str], output: Path) -> None:
+    """Run a command as the whole of a process of its own, all that it prints going to a file; pictures are dots."""
+    os.environ.clear()
+    os.environ.update(environ)
+    with output.open("wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "LOCK_SECONDS", 240.0)  # as others may be busy on the machine
+        small_cards(patch)
+        dots(patch)
+        sys.exit(main(arguments))
+
+
+def small_cards(patch: pytest.MonkeyPatch) -> None:
+    """Report cards that follow a few particles from a few states; as many as a user gets are a second of each fit."""
+    patch.setattr(card, "STARTS", 30)
+    patch.setattr(card, "PARTICLES", 20)
+
+
+def dots(patch: pytest.MonkeyPatch, but: str = "") -> None:
+    """Dots for pictures, which are a quarter of a toy run, except for those of that name."""
+    drawn = style.write
+
+    def dot(figure: Figure, path: Path) -> None:
+        drawn(figure, path) if path.name == but else path.write_bytes(DOT)
+
+    patch.setattr(style, "write", dot)
 
 
 def stages(client: MlflowClient, parent: Run) -> dict[str, Run]:

@@ -178,19 +178,6 @@ def crown(name: str, version: str) -> None:
     promotion.promote(name, version)
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs. Creating one takes a second, copying it a few milliseconds."""
-    from mbrl.registry import store
-
-    folder = tmp_path_factory.mktemp("template")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setenv("MBRL_HOME", str(folder))
-        store.connect()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def home(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An `MBRL_HOME` of the test's own with an empty store in it."""

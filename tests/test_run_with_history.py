@@ -1,7 +1,5 @@
 """A run with `data.history`, of Discrete actions and terminals, from the log to the policy in use."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,10 @@ import pyarrow.parquet
 import pytest
 import torch
 from mlflow import MlflowClient
+from pipeline_toys import small_cards, spoken
 
 from mbrl import environments
-from mbrl.__main__ import config_file, main
+from mbrl.__main__ import config_file
 from mbrl.data import minari
 from mbrl.data.history import windowed
 from mbrl.registry import models, store
@@ -24,13 +23,6 @@ from mbrl.simulator.wrappers import HistoryWindow
 from mbrl.window import Window
 
 CARTPOLE = ["run", "--config", str(config_file("debug.yaml")), "--data.id", "toy/cartpole-v0", "--name", "toy"]
-
-
-def spoken(arguments: list[str]) -> tuple[int, dict[str, Any], str]:
-    """Run a command with --json: (exit status, its one JSON object, everything else that it printed)."""
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        status = main([*arguments, "--json"])
-    return status, json.loads(out.getvalue()), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MBRL_HOME", str(folder / "home"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
+    small_cards(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +44,7 @@ def whole(folder: Path) -> tuple[dict[str, Any], str]:
         patch.setenv("MBRL_HOME", str(folder / "home"))
         patch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        small_cards(patch)
         torch.set_num_threads(1)
         played = environments.record("CartPole-v1", lambda obs, rng: rng.integers(2), 16, seed=0)
         minari.write("toy/cartpole-v0", played, *environments.spaces("CartPole-v1"), env_id="CartPole-v1")

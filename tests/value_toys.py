@@ -40,7 +40,7 @@ def lqr_value(start: Tensor, gain: list[list[float]], gamma: float) -> Tensor:
     """Discounted value [S] of u = K x from start [S, 2]: -(x'Px + gamma / (1 - gamma) tr(P W))."""
     k, p = torch.tensor(gain).double(), torch.zeros(2, 2).double()
     closed = A + B @ k
-    for _ in range(3000):
+    for _ in range(300):  # the closed loop's eigenvalues are 0.8 at most: 0.64^300 is far below rounding
         p = torch.eye(2).double() + PRICE * k.T @ k + gamma * closed.T @ p @ closed
     x = start.double()
     return -((x @ p) * x).sum(-1) - gamma / (1 - gamma) * NOISE**2 * p.trace()

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -16,6 +17,12 @@ def clean() -> TransitionDataset:
     return plant()
 
 
+@cache
+def faulty(planted: str) -> Audit:
+    """The audit of the clean log with a fault of `FAULTS` in it; several tests read what the same one says."""
+    return audit(FAULTS[planted][1](plant()))
+
+
 def kinds(found: Audit) -> set[str]:
     return {finding.kind for finding in found.findings}
 
@@ -28,9 +35,8 @@ def test_a_clean_log_has_no_finding(clean: TransitionDataset) -> None:
 
 
 @pytest.mark.parametrize("planted", FAULTS)
-def test_each_planted_fault_is_found(planted: str, clean: TransitionDataset) -> None:
-    kind, plant_it = FAULTS[planted]
-    found = audit(plant_it(clean))
+def test_each_planted_fault_is_found(planted: str) -> None:
+    kind, found = FAULTS[planted][0], faulty(planted)
     assert kind in kinds(found)
     finding = next(f for f in found.findings if f.kind == kind)
     assert all((finding.found, finding.effect, finding.remedy))
@@ -49,10 +55,9 @@ def test_each_planted_fault_is_found(planted: str, clean: TransitionDataset) -> 
     ],
 )
 def test_a_finding_names_the_rows_and_the_channel(
-    planted: str, rows: tuple[int, ...], channels: tuple[str, ...], clean: TransitionDataset
+    planted: str, rows: tuple[int, ...], channels: tuple[str, ...]
 ) -> None:
-    kind, plant_it = FAULTS[planted]
-    finding = next(f for f in audit(plant_it(clean)).findings if f.kind == kind)
+    finding = next(f for f in faulty(planted).findings if f.kind == FAULTS[planted][0])
     assert finding.rows[: len(rows)] == rows
     assert finding.channels == channels
     assert finding.count >= len(finding.rows)
@@ -62,24 +67,23 @@ def test_a_set_point_is_not_a_sensor_that_hangs(clean: TransitionDataset) -> Non
     assert "stuck sensor" not in kinds(audit(sensor(clean, set_point)))
 
 
-def test_a_missing_end_is_found_where_it_is(clean: TransitionDataset) -> None:
-    finding = next(f for f in audit(merged(clean)).findings if f.kind == "missing end")
+def test_a_missing_end_is_found_where_it_is() -> None:
+    finding = next(f for f in faulty("ends that are not marked").findings if f.kind == "missing end")
     assert set(finding.rows) <= {239, 659, 1079, 1499, 1979}  # a start may happen to be near, so not all of them
     assert finding.count >= 2
 
 
-def test_an_odd_reward_is_found_where_it_is(clean: TransitionDataset) -> None:
-    found = audit(FAULTS["another reward for a while"][1](clean)).findings
+def test_an_odd_reward_is_found_where_it_is() -> None:
+    found = faulty("another reward for a while").findings
     (finding,) = (f for f in found if f.kind == "inconsistent reward")
     assert set(finding.rows) <= set(range(1210, 1230))
     assert finding.count >= 15
 
 
-def test_the_direction_of_a_shift_is_told(clean: TransitionDataset) -> None:
+def test_the_direction_of_a_shift_is_told() -> None:
     remedies = {}
     for planted in ("action a row late", "action a row early", "reward a row late"):
-        kind, plant_it = FAULTS[planted]
-        remedies[planted] = next(f for f in audit(plant_it(clean)).findings if f.kind == kind).remedy
+        remedies[planted] = next(f for f in faulty(planted).findings if f.kind == FAULTS[planted][0]).remedy
     assert "one row late" in remedies["action a row late"]
     assert "one row early" in remedies["action a row early"]
     assert "one row late" in remedies["reward a row late"]
@@ -89,7 +93,7 @@ def test_a_plant_that_answers_late_is_told_from_a_column_that_is_a_row_off() -> 
     finding = next(f for f in audit(plant(lag=0.65)).findings if f.kind == "shifted actions")
     assert finding.severity == "warning"
     assert "and less, as in a plant with a dead time" in finding.found
-    shifted = next(f for f in audit(FAULTS["action a row early"][1](plant())).findings if f.kind == "shifted actions")
+    shifted = next(f for f in faulty("action a row early").findings if f.kind == "shifted actions")
     assert shifted.severity == "serious"
 
 
@@ -141,8 +145,9 @@ def test_a_reward_that_nothing_explains_is_a_warning(clean: TransitionDataset) -
 def test_one_episode_cannot_be_split(clean: TransitionDataset) -> None:
     rows = torch.arange(STEPS)
     one = replace(clean, **{name: tensor[rows] for name, tensor in clean.tensors.items()})
-    assert "one episode" in kinds(audit(one))  # and the refits, for which it is too short, are left out
-    assert audit(one).freedom is None
+    found = audit(one)
+    assert "one episode" in kinds(found)
+    assert found.freedom is None  # the refits, for which it is too short, are left out
     long = replace(clean, episode=torch.zeros_like(clean.episode), truncated=torch.arange(len(clean)) == len(clean) - 1)
     assert "one episode" in kinds(audit(long))
 

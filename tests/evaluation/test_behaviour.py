@@ -122,7 +122,7 @@ def test_a_categorical_logger_has_its_probabilities():
 
 def test_a_fit_is_decided_by_its_seed_and_leaves_global_randomness_alone():
     data, _ = clipped()
-    short = QUICK._replace(steps=100)
+    short = QUICK._replace(steps=20)
     state = torch.random.get_rng_state()
     one, same, other = (fit_behaviour(data, EVERYONE, seed=s, training=short) for s in (0, 0, 1))
     said = [model.log_prob(data.obs, data.action) for model in (one, same, other)]

@@ -1,5 +1,6 @@
 """Toy logs, and one uninterrupted run on them that many tests look at."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from pipeline_toys import PENDULUM, spoken
+from pipeline_toys import PENDULUM, dots, small_cards, spoken
 
 from mbrl import demonstration, environments
 from mbrl.data import minari
@@ -27,8 +28,18 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def here(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def here(logs: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These logs, an empty store and small report cards."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(logs))
+    (tmp_path / "home").mkdir()
+    shutil.copy(template, tmp_path / "home" / "mlflow.db")
+    small_cards(monkeypatch)
+
+
+@pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dots for pictures, in runs of which something else is asked; the pictures of `whole` are drawn."""
+    dots(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +50,7 @@ def whole(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
         patch.setenv("MBRL_HOME", str(home))
         patch.setenv("MINARI_DATASETS_PATH", str(logs))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        small_cards(patch)
         torch.set_num_threads(1)
         status, answer, told = spoken([*PENDULUM, "--env", "Pendulum-v1", "--folder", str(home / "here")])
     assert status == 0

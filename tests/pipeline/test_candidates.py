@@ -31,6 +31,7 @@ def config(folder: Path, candidates: dict[str, Any]) -> list[str]:
     return ["run", "--config", str(path), "--data.id", "toy/pendulum-v0", "--name", "toy"]
 
 
+@pytest.mark.usefixtures("sketched")
 def test_several_are_judged_side_by_side_and_the_run_can_be_repeated(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     status, answer, told = spoken([*config(tmp_path, SEVERAL), "--env", "Pendulum-v1", "--folder", str(folder)])
@@ -60,6 +61,7 @@ def test_several_are_judged_side_by_side_and_the_run_can_be_repeated(tmp_path: P
     assert (status, again["estimates"], again["candidates"]) == (0, answer["estimates"], rows)
 
 
+@pytest.mark.usefixtures("sketched")
 def test_without_a_learner_that_rehearses_there_is_a_judge_and_no_other_simulator(tmp_path: Path) -> None:
     best = {"learner": BC, "rehearsal": {"updates": 30, "best": 0.5}}
     status, answer, _ = spoken(config(tmp_path, {"imitation": best}))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from pipeline_toys import ROOT, spoken
+from pipeline_toys import ROOT, dots, spoken
 
 from mbrl.registry.rules import PACKAGED
 
@@ -24,7 +24,8 @@ def learner(folder: Path, name: str, path: str, **init_args: Any) -> str:
     return str(folder / f"{name}.yaml")
 
 
-def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path) -> None:
+def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dots(monkeypatch, but="comparison.png")
     both = learner(tmp_path, "cloning", "policies.BC"), learner(tmp_path, "mopo", "policies.SAC", hidden=[16, 16])
     command = ["compare", "--data", "toy/pendulum-v0", "--env", "Pendulum-v1", "--learners", ",".join(both)]
     command += ["--seeds", "[0,1]", "--episodes", "2", "--folder", str(tmp_path / "out")]
@@ -56,6 +57,7 @@ def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path) -> None
     assert told.count("nothing is repeated") == 2
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_log_without_truth_has_gains_and_a_learner_of_other_actions_is_named(tmp_path: Path) -> None:
     both = learner(tmp_path, "cloning", "policies.BC"), learner(tmp_path, "bcq", "policies.BCQ")
     command = ["compare", "--data", "toy/cartpole-v0", "--learners", ",".join(both), "--seeds", "[0]"]

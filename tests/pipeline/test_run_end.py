@@ -1,12 +1,13 @@
 """How a run on a toy log ends: stopped, killed, beside another, refused; and how it goes on."""
 
 import json
+import multiprocessing
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
-from pipeline_toys import DEBUG, PENDULUM, ROOT, spoken, stages
+from pipeline_toys import DEBUG, PENDULUM, apart, spoken, stages
 
 from mbrl import demonstration, environments, files, pipeline, worlds
 from mbrl.data import minari
@@ -50,6 +51,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in pairs)
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize(("room", "fit", "when"), [(worlds, "fit_dynamics", 1), (pipeline, "fit_policy", 250)])
 def test_ctrl_c_is_graceful_and_the_run_goes_on_where_it_was(
     room: ModuleType,
@@ -78,22 +80,33 @@ def test_ctrl_c_is_graceful_and_the_run_goes_on_where_it_was(
     assert answer["estimates"] == whole[1]["estimates"]
 
 
-def started(arguments: list[str], output: Path) -> subprocess.Popen[bytes]:
-    command, env = [sys.executable, "-m", "mbrl", *arguments], {**os.environ, "PYTHONPATH": str(ROOT)}
-    with output.open("wb") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+@pytest.fixture(scope="module")
+def started() -> Callable[[list[str], Path], BaseProcess]:
+    """Begin a run in a process of its own, forked from one that has imported everything and done nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipeline_toys", "mbrl.pipeline", "promotion_toys"])
+
+    def start(arguments: list[str], output: Path) -> BaseProcess:
+        process = context.Process(target=apart, args=(arguments, dict(os.environ), output))
+        process.start()
+        return process
+
+    return start
 
 
-def test_a_killed_run_goes_on_to_the_same_policy(whole: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("sketched")
+def test_a_killed_run_goes_on_to_the_same_policy(
+    whole: tuple[Path, dict[str, Any], str], tmp_path: Path, started: Callable[[list[str], Path], BaseProcess]
+) -> None:
     folder = tmp_path / "run"
     process = started([*PENDULUM, "--folder", str(folder)], tmp_path / "told")
     deadline = time.monotonic() + 200
     while not (folder / "policy.ckpt").exists():
-        assert process.poll() is None, (tmp_path / "told").read_text()
+        assert process.is_alive(), (tmp_path / "told").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.kill()
-    process.wait()
+    process.join()
     assert files.load(folder / "policy.ckpt")["updates"] < 300
     left = json.loads((folder / "run.json").read_text())["run_id"]
     status, answer, _ = spoken(["run", "--config", str(folder / "config.yaml")])
@@ -101,11 +114,15 @@ def test_a_killed_run_goes_on_to_the_same_policy(whole: tuple[Path, dict[str, An
     assert same_weights(folder, whole[0] / "here")
 
 
-def test_two_runs_can_start_at_once_on_an_empty_home(tmp_path: Path) -> None:
-    outputs = [tmp_path / "one", tmp_path / "two"]
-    processes = [started([*PENDULUM, "--seed", str(k)], output) for k, output in enumerate(outputs)]
+def test_two_runs_can_start_at_once_on_an_empty_home(
+    tmp_path: Path, started: Callable[[list[str], Path], BaseProcess]
+) -> None:
+    shutil.rmtree(tmp_path / "home")
+    outputs, short = [tmp_path / "one", tmp_path / "two"], [*PENDULUM, "--rehearsal.updates", "40"]
+    processes = [started([*short, "--seed", str(k)], output) for k, output in enumerate(outputs)]
     for process, output in zip(processes, outputs, strict=True):
-        assert process.wait(timeout=200) == 0, output.read_text()
+        process.join(timeout=200)
+        assert process.exitcode == 0, output.read_text()
         assert "Warning" not in output.read_text()
     client = MlflowClient(store.connect())
     assert sorted(v.version for v in client.search_model_versions("name = 'toy-policy'")) == [1, 2]

@@ -233,6 +233,7 @@ def test_evaluate_says_what_is_wrong(change: list[str], parts: list[str], record
     assert all(part in answer["error"] for part in parts), answer
 
 
+@pytest.mark.usefixtures("sketched")
 def test_the_alias_moves_at_a_promotion_only_and_the_truth_is_measured_after_the_verdict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -256,10 +257,11 @@ def test_the_alias_moves_at_a_promotion_only_and_the_truth_is_measured_after_the
     monkeypatch.setattr(assessment, "decide", watched("verdict", decided))
     monkeypatch.setattr(promotion, "promote", watched("asked", promotion.promote))
     monkeypatch.setattr(environments, "true_returns", watched("truth", environments.true_returns))
-    status, first, _ = spoken([*PENDULUM, "--env", "Pendulum-v1"])
+    short = [*PENDULUM, "--rehearsal.updates", "40"]
+    status, first, _ = spoken([*short, "--env", "Pendulum-v1"])
     assert (status, first["promoted"], first["champion"]) == (0, True, "1")
     assert events == ["verdict", "truth", "truth", "asked"]
-    status, second, told = spoken([*PENDULUM, "--seed", "1"])
+    status, second, told = spoken([*short, "--seed", "1"])
     assert (status, second["promoted"], second["champion"], second["policy_version"]) == (0, False, "1", "2")
     assert events[4:] == ["verdict", "asked"]  # a refusal is in the ledger as well
     assert second["true_environment"] == {}

@@ -1,3 +1,3 @@
-from registry_toys import home, log, template
+from registry_toys import home, log
 
-__all__ = ["home", "log", "template"]
+__all__ = ["home", "log"]

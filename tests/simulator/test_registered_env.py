@@ -10,13 +10,13 @@ import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
-from registry_toys import LINEAGE, Line, crown, environment, home, log, simulator, spec, template
+from registry_toys import LINEAGE, Line, crown, environment, home, log, simulator, spec
 
 from mbrl.files import CorruptFileError
 from mbrl.registry import models, store
 from mbrl.registry.runs import RunLog
 
-__all__ = ["home", "log", "template"]
+__all__ = ["home", "log"]
 
 STARTS = torch.tensor([[10.0, -5.0, 0.0], [9.0, -4.0, 0.5]])
 ALONE = """

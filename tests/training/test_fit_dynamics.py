@@ -64,7 +64,7 @@ def test_64_rows_can_be_learnt_by_heart(model: type[Dynamics]) -> None:
     with seeded(0, "test"):
         learner = model(spec_of(rows), members=2, elites=1, hidden=128, layers=2)
     episode = torch.zeros(64).long()  # so that every bootstrap holds all rows
-    report = fit_dynamics(learner, rows, episode, rows, seed=0, lr=1e-2, batch_size=64, max_epochs=600, patience=600)
+    report = fit_dynamics(learner, rows, episode, rows, seed=0, lr=1e-2, batch_size=64, max_epochs=400, patience=400)
     assert max(report.scores) < 0.01
     chance = learner.termination(obs, action, rows.next_obs).mean(0)
     assert (chance > 0.5).equal(rows.terminated)
