@@ -84,7 +84,7 @@ def test_ctrl_c_is_graceful_and_the_run_goes_on_where_it_was(
 def started() -> Callable[[list[str], Path], BaseProcess]:
     """Begin a run in a process of its own, forked from one that has imported everything and done nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline_toys", "mbrl.pipeline", "promotion_toys"])
+    context.set_forkserver_preload(["mbrl.pipeline"])
 
     def start(arguments: list[str], output: Path) -> BaseProcess:
         process = context.Process(target=apart, args=(arguments, dict(os.environ), output))

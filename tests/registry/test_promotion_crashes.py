@@ -29,7 +29,7 @@ def crash():
 def forks():
     """Processes that have imported everything and hold no connection."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["promotion_toys"])
+    context.set_forkserver_preload(["mbrl.registry.models", "mbrl.registry.promotion"])  # a toy is not on its path
     return context
 
 
