@@ -87,7 +87,7 @@ class GaussianMLP(nn.Module):
         return mean, functional.soft_clamp(logvar, low, high)
 
     def loss(self, x: Tensor, target: Tensor, coef: float) -> Tensor:
-        """Negative log-likelihood of targets [E, B, C], and `coef` times the width of the bounds: [E]."""
+        """`functional.gaussian_nll` of targets [E, B, C] with `beta`, and `coef` times the width of the bounds: [E]."""
         mean, logvar = self(x)
         return functional.gaussian_nll(mean, logvar, target, self.beta) + coef * self._width()
 
