@@ -60,14 +60,15 @@ class ProbabilisticEnsemble(Dynamics):
         self.logvar_coef = logvar_coef
         self.normaliser = parts.Normaliser(spec)
         sizes = [spec.obs_dim + spec.action_dim, *[hidden] * layers]
-        self.gaussian = parts.GaussianMLP(members, sizes, len(spec.targets), layer_norm, reward_network)
+        self.gaussian = parts.GaussianMLP(spec, members, sizes, layer_norm, reward_network)
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden)
 
     def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
-        """Negative log-likelihood, width of the log-variance bounds, and cross-entropy of the head: [E]."""
+        """Negative log-likelihood, width of the log-variance bounds, and cross-entropy of the heads: [E]."""
         del hidden
         inputs = self.normaliser.inputs(batch.obs, batch.action)
-        loss = self.gaussian.loss(inputs, self.normaliser.targets(batch), self.logvar_coef)
+        kept = batch.next_obs == batch.obs
+        loss = self.gaussian.loss(inputs, self.normaliser.targets(batch), self.logvar_coef, kept)
         if self.head is None:
             return loss
         return loss + self.head.loss(inputs, self.normaliser.obs(batch.next_obs), batch.terminated)
@@ -81,8 +82,9 @@ class ProbabilisticEnsemble(Dynamics):
     ) -> Prediction:
         """Predict one step; see `Dynamics.predict`."""
         del hidden
-        mean, logvar = self.gaussian(self.normaliser.inputs(obs, action), members)
-        return self.normaliser.prediction(obs, mean, (0.5 * logvar).exp())
+        inputs = self.normaliser.inputs(obs, action)
+        mean, logvar = self.gaussian(inputs, members)
+        return self.normaliser.prediction(obs, mean, (0.5 * logvar).exp(), self.gaussian.still(inputs, members))
 
     def termination(
         self,

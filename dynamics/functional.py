@@ -98,7 +98,9 @@ def soft_clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return low + softplus(x - low)
 
 
-def gaussian_nll(mean: Tensor, log_var: Tensor, target: Tensor, beta: Tensor | None = None) -> Tensor:
+def gaussian_nll(
+    mean: Tensor, log_var: Tensor, target: Tensor, beta: Tensor | None = None, counted: Tensor | None = None
+) -> Tensor:
     """Twice the Gaussian negative log-likelihood without its constant, averaged over rows and channels.
 
     The loss of PETS (Chua et al. 2018, equation 1), as MOPO and its descendants scale it; with `beta` that of Seitzer
@@ -109,12 +111,15 @@ def gaussian_nll(mean: Tensor, log_var: Tensor, target: Tensor, beta: Tensor | N
         log_var: [E, B, D].
         target: [E, B, D].
         beta: [D], from 0 (the likelihood) to 1 (the mean learns as from its squared error).
+        counted: [E, B, D] bool; what is not counted adds zero to the average.
 
     Returns:
         [E].
     """
     loss = (mean - target).square() * (-log_var).exp() + log_var
-    return (loss if beta is None else loss * (beta * log_var.detach()).exp()).mean((-2, -1))
+    if beta is not None:
+        loss = loss * (beta * log_var.detach()).exp()
+    return (loss if counted is None else loss.where(counted, 0.0)).mean((-2, -1))
 
 
 def squared_error(mean: Tensor, target: Tensor) -> Tensor:
@@ -123,8 +128,14 @@ def squared_error(mean: Tensor, target: Tensor) -> Tensor:
 
 
 def binary_cross_entropy(logit: Tensor, label: Tensor) -> Tensor:
-    """Mean cross-entropy over rows of logits [E, B] and bool labels [E, B]: [E]."""
-    return binary_cross_entropy_with_logits(logit, label.to(logit.dtype), reduction="none").mean(-1)
+    """Mean cross-entropy of logits [E, B, ...] and bool labels of this shape: [E]."""
+    return binary_cross_entropy_with_logits(logit, label.to(logit.dtype), reduction="none").flatten(1).mean(-1)
+
+
+def mixed_moments(mean: Tensor, std: Tensor, still: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and std of a change that is 0 with probability `still`, and otherwise has this mean and std: [...] each."""
+    changes = 1 - still
+    return changes * mean, (changes * (std.square() + still * mean.square())).sqrt()
 
 
 def as_members(x: Tensor, members: int) -> Tensor:

@@ -77,7 +77,7 @@ class RecurrentEnsemble(Dynamics):
         inputs = spec.obs_dim + spec.action_dim
         self.gru = parts.BatchedGRU(members, inputs, state)
         sizes = [inputs + state, *[hidden] * layers]
-        self.gaussian = parts.GaussianMLP(members, sizes, len(spec.targets), layer_norm, reward_network)
+        self.gaussian = parts.GaussianMLP(spec, members, sizes, layer_norm, reward_network)
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden, state)
 
     def initial(self, rows: int) -> Tensor:
@@ -90,9 +90,10 @@ class RecurrentEnsemble(Dynamics):
         return self.gru(self.normaliser.inputs(obs, action), self._known(hidden, count), members)
 
     def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
-        """Negative log-likelihood, width of the log-variance bounds, and cross-entropy of the head: [E]."""
+        """Negative log-likelihood, width of the log-variance bounds, and cross-entropy of the heads: [E]."""
         inputs = self._inputs(batch.obs, batch.action, hidden, self.members)
-        loss = self.gaussian.loss(inputs, self.normaliser.targets(batch), self.logvar_coef)
+        kept = batch.next_obs == batch.obs
+        loss = self.gaussian.loss(inputs, self.normaliser.targets(batch), self.logvar_coef, kept)
         if self.head is None:
             return loss
         return loss + self.head.loss(inputs, self.normaliser.obs(batch.next_obs), batch.terminated)
@@ -107,8 +108,9 @@ class RecurrentEnsemble(Dynamics):
     ) -> Prediction:
         """Predict one step; see `Dynamics.predict`."""
         count = self.members if members is None else len(members)
-        mean, logvar = self.gaussian(self._inputs(obs, action, hidden, count), members)
-        return self.normaliser.prediction(obs, mean, (0.5 * logvar).exp())
+        inputs = self._inputs(obs, action, hidden, count)
+        mean, logvar = self.gaussian(inputs, members)
+        return self.normaliser.prediction(obs, mean, (0.5 * logvar).exp(), self.gaussian.still(inputs, members))
 
     def termination(
         self,

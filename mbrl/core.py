@@ -49,6 +49,9 @@ class Prediction(NamedTuple):
     A channel that is not among `Spec.predicted` keeps its present value, with a std of 0: the simulator fills it in.
     `scale` [O + 1] is the spread of the log's (observation change, reward): dividing by it makes
     deviations comparable between channels.
+
+    A channel that may keep its value exactly, a set-point, has a probability `still` of doing so; its mean and its std
+    are then those of both cases together, from which `mbrl.simulator.holding` tells them apart.
     """
 
     obs: Tensor  # [E, B, O] mean of the next observation
@@ -56,11 +59,24 @@ class Prediction(NamedTuple):
     reward: Tensor  # [E, B] mean
     reward_std: Tensor  # [E, B]
     scale: Tensor  # [O + 1]
+    still: Tensor | None = None  # [E, B, O]; None where every channel always changes
+    now: Tensor | None = None  # [E, B, O] the present observation, where there is a `still`
+
+    def typical(self) -> tuple[Tensor, Tensor]:
+        """Mean and std [E, B, O] of the next observation, where what more likely stays than changes does stay.
+
+        The rare jump of a set-point, which nobody can foretell, is no doubt about the steps without one.
+        """
+        if self.still is None or self.now is None:
+            return self.obs, self.obs_std
+        stays = self.still > 0.5
+        return torch.where(stays, self.now, self.obs), self.obs_std.masked_fill(stays, 0.0)
 
     def normalised(self) -> tuple[Tensor, Tensor]:
-        """Mean and std of (next observation, reward) in units of `scale`: [E, B, O + 1] each."""
-        mean = torch.cat([self.obs, self.reward.unsqueeze(-1)], -1)
-        std = torch.cat([self.obs_std, self.reward_std.unsqueeze(-1)], -1)
+        """Mean and std of (next observation, reward) in units of `scale`, [E, B, O + 1] each: the `typical` ones."""
+        obs, obs_std = self.typical()
+        mean = torch.cat([obs, self.reward.unsqueeze(-1)], -1)
+        std = torch.cat([obs_std, self.reward_std.unsqueeze(-1)], -1)
         return mean / self.scale, std / self.scale
 
 

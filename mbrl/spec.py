@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 BOUNDS = ("bound_low", "bound_high")  # fields with one value a channel, and one for the reward
-CHANNEL_LISTS = ("predicted", "exogenous")  # fields that name channels, and have not one value a channel
+CHANNEL_LISTS = ("predicted", "exogenous", "holding")  # fields that name channels, and have not one value a channel
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class Spec:
     ] = ()  # [F + 1] physical bounds of the newest observation and the reward, or None
     bound_high: tuple[float | None, ...] = ()  # [F + 1]; () for no bounds at all
     predicted: tuple[int, ...] = ()  # channels that a model predicts, in order; () for all new ones not exogenous
+    holding: tuple[
+        int, ...
+    ] = ()  # predicted channels that keep their value exactly most of the time: set-points, modes
     history: int = 1  # observations in a row of obs; with more than 1, obs is a window (`mbrl.window`)
 
     def __post_init__(self) -> None:
@@ -74,6 +77,7 @@ class Spec:
                 raise ValueError(f"{name} is {list(value)}, expected channels from 0 to {self.frame_dim - 1} in order")
         if both := set(self.predicted) & set(self.exogenous):
             raise ValueError(f"channels {sorted(both)} are predicted and exogenous: a channel is one of them")
+        object.__setattr__(self, "holding", tuple(k for k in self.holding if k in self.predicted))
         if not self.predicted:
             raise ValueError(f"all {self.frame_dim} channels are exogenous, and none is left for a model to predict")
 

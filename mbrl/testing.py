@@ -163,13 +163,20 @@ def _check_predict(model: Dynamics, spec: Spec) -> None:
 
 def _check_prediction(prediction: Prediction, members: int, rows: int, spec: Spec) -> None:
     wide, flat = (members, rows, spec.obs_dim), (members, rows)
-    for name, shape in zip(Prediction._fields, (wide, wide, flat, flat, (spec.obs_dim + 1,)), strict=True):
+    shapes = (wide, wide, flat, flat, (spec.obs_dim + 1,), wide, wide)
+    assert (prediction.still is None) == (prediction.now is None), "Prediction.still and Prediction.now go together"
+    for name, shape in zip(Prediction._fields, shapes, strict=True):
         found = getattr(prediction, name)
+        if found is None and name in Prediction._field_defaults:
+            continue
         assert found.shape == shape, f"Prediction.{name} has shape {list(found.shape)}, expected {list(shape)}"
         assert found.isfinite().all(), f"Prediction.{name} is not finite"
     assert (prediction.obs_std >= 0).all(), "Prediction.obs_std is negative"
     assert (prediction.reward_std >= 0).all(), "Prediction.reward_std is negative"
     assert (prediction.scale > 0).all(), "Prediction.scale is not positive"
+    if prediction.still is not None:
+        chance = (prediction.still >= 0) & (prediction.still <= 1)
+        assert chance.all(), "Prediction.still is not a probability"
 
 
 def _check_termination(model: Dynamics, spec: Spec) -> None:
@@ -205,13 +212,16 @@ def _rows_per_member(spec: Spec, members: int) -> Batch:
 
 
 def _select(prediction: Prediction, members: Tensor) -> Prediction:
-    obs, obs_std, reward, reward_std = (t[members] for t in prediction[:4])
-    return Prediction(obs, obs_std, reward, reward_std, prediction.scale)
+    chosen = {name: value[members] for name, value in prediction._asdict().items() if value is not None}
+    return Prediction(**{**chosen, "scale": prediction.scale})
 
 
 def _same(expected: Prediction, found: Prediction, broken: str) -> None:
     for name, one, other in zip(Prediction._fields, expected, found, strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5), f"{broken} (Prediction.{name})"
+        assert (one is None) == (other is None), f"{broken} (Prediction.{name})"
+        assert one is None or other is None or torch.allclose(one, other, rtol=1e-4, atol=1e-5), (
+            f"{broken} (Prediction.{name})"
+        )
 
 
 def check_policy(policy: Policy) -> None:

@@ -16,6 +16,8 @@ from mbrl.core import Batch, Spec, generator
 from mbrl.data.moments import finite_bounds, moments
 from mbrl.data.promises import check
 
+MOSTLY = 0.5  # share of the rows from which on a channel that keeps its value exactly is modelled as one that may
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -234,8 +236,14 @@ class TransitionDataset:
             exogenous=self.exogenous,
             bound_low=self.bound_low,
             bound_high=self.bound_high,
+            holding=self._holding(rows),
             history=self.history,
         )
+
+    def _holding(self, rows: Tensor) -> tuple[int, ...]:
+        """Channels that do not change in most of the rows, and yet in some: a model learns first whether they do."""
+        kept = (self.obs[rows, : self.frame_dim] == self.next_obs[rows, : self.frame_dim]).double().mean(0)
+        return tuple(k for k, share in enumerate(kept.tolist()) if MOSTLY <= share < 1 and k not in self.exogenous)
 
     def _of_window(self, seen: tuple[float, ...], action: tuple[float, ...]) -> tuple[float, ...]:
         """Limits [O]: whatever the newest observation can be, an older one can, and an earlier action any action."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mbrl.core import Dynamics, Prediction
-from mbrl.simulator.recalibration import moments
+from mbrl.simulator.holding import Stated
 
 CACHE_ROWS = 8192  # rows times members predicted at once on a CPU: the activations then stay in its cache
 
@@ -46,14 +47,13 @@ def own_states(hidden: Tensor | None, members: Tensor, rows: Tensor) -> Tensor |
 
 def own(
     dynamics: Dynamics, obs: Tensor, action: Tensor, deal: Deal, targets: Tensor | None, hidden: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Mean and std [B, C] of `targets` by each row's own member, in its state [B, E, H]; nothing else is computed."""
+) -> Stated:
+    """What each row's own member says of `targets` [B, C], in its state [B, E, H]; nothing else is computed."""
     chunk, members, parts = chunk_rows(obs, len(deal.members)), deal.members, []
     for rows in deal.rows.split(chunk, 1):
         prediction = dynamics.predict(obs[rows], action[rows], members, own_states(hidden, members, rows))
-        parts.append(moments(prediction, targets))
-    mean, std = (torch.cat(p, 1).flatten(0, 1)[deal.slots] for p in zip(*parts, strict=True))
-    return mean, std
+        parts.append(Stated.of(prediction, targets))
+    return Stated.joined(parts, 1).each(lambda column: column.flatten(0, 1)[deal.slots])
 
 
 def own_among_all(
@@ -64,19 +64,22 @@ def own_among_all(
     targets: Tensor | None,
     hidden: Tensor | None,
     uncertainty: Callable[[Prediction], Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and std [B, C] of `targets` by each row's own member, and the raw uncertainty [B] of all members.
+) -> tuple[Stated, Tensor]:
+    """What each row's own member says of `targets` [B, C], and the raw uncertainty [B] of all members.
 
     The states of all, [B, E, H], are those of a model that remembers.
     """
     chunk = chunk_rows(obs, dynamics.members)
-    parts = []
+    parts, raw = [], []
     for start in range(0, len(obs), chunk):
         o, a, member = (x[start : start + chunk] for x in (obs, action, deal.member))
         states = None if hidden is None else hidden[start : start + chunk].transpose(0, 1)
         prediction = dynamics.predict(o, a, None, states)
-        mean, std = moments(prediction, targets)
-        mine = (member, torch.arange(len(o), device=o.device))
-        parts.append((mean[mine], std[mine], uncertainty(prediction)))
-    mean, std, raw = (torch.cat(p) for p in zip(*parts, strict=True))
-    return mean, std, raw
+        parts.append(Stated.of(prediction, targets).each(partial(_at, member, torch.arange(len(o), device=o.device))))
+        raw.append(uncertainty(prediction))
+    return Stated.joined(parts, 0), torch.cat(raw)
+
+
+def _at(member: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Of a column [E, B, ...] what these members say of these rows, [B, ...]."""
+    return column[member, row]

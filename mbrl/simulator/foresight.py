@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mbrl.core import Foreseen, Foresight, Prediction, Spec
 from mbrl.simulator import stored
-from mbrl.simulator.recalibration import moments
+from mbrl.simulator.holding import Stated
 from mbrl.simulator.simulator import Simulator
 
 
@@ -28,7 +28,7 @@ def expected(
     without one.
     """
     elites = simulator.dynamics.elites
-    mean = simulator.clip(moments(everyone, simulator.targets)[0][elites].mean(0))
+    mean = simulator.clip(_expected(Stated.of(everyone, simulator.targets).each(lambda column: column[elites])))
     next_obs = simulator.filling.complete(obs, action, mean[..., :-1], exogenous)
     reward = mean[..., -1]
     ruled = simulator.by_rule(obs, action, next_obs)
@@ -44,6 +44,14 @@ def expected(
     else:
         uncertainty = simulator.uncertainty(everyone) / simulator.uncertainty_scale
     return Foreseen(next_obs, reward, terminated, uncertainty)
+
+
+def _expected(stated: Stated) -> Tensor:
+    """The mean over members of what they state [E, B, C]; a channel that more likely rests than changes rests."""
+    mean = stated.mean.mean(0)
+    if stated.still is None or stated.now is None:
+        return mean
+    return torch.where(stated.still.mean(0) > 0.5, stated.now[0], mean)
 
 
 @final

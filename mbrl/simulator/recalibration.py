@@ -5,7 +5,6 @@ C channels are those of (next observation, reward) that a model predicts, `Spec.
 
 from __future__ import annotations
 
-import math
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
@@ -55,18 +54,6 @@ def outcome(batch: Batch, targets: Tensor | None = None) -> Tensor:
     """What happened: next observation and reward, [..., O + 1]; of `targets` ([C] long) alone, [..., C]."""
     both = torch.cat([batch.next_obs, batch.reward.unsqueeze(-1)], -1)
     return both if targets is None else both.index_select(-1, targets)
-
-
-def mixture_log_density(mean: Tensor, std: Tensor, value: Tensor) -> Tensor:
-    """Log density [B] of values [B, C] under the equal mixture of E Gaussians, whose channels are independent.
-
-    Args:
-        mean, std: [E, B, C].
-        value: [B, C].
-    """
-    score = (value - mean) / std
-    of_member = -(0.5 * score.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
-    return of_member.logsumexp(0) - math.log(len(mean))
 
 
 def residuals(mean: Tensor, std: Tensor, target: Tensor, unit: Tensor) -> Residuals:

@@ -15,7 +15,8 @@ from mbrl.data.dataset import TransitionDataset
 from mbrl.simulator.calibration import check_settings, check_structure, doubt_unit, measure
 from mbrl.simulator.dealing import Deal, deal, own, own_among_all, own_states
 from mbrl.simulator.filling import Filling
-from mbrl.simulator.recalibration import Forecast, Method, Recalibration, mixture_log_density, moments, outcome, unit
+from mbrl.simulator.holding import Stated
+from mbrl.simulator.recalibration import Forecast, Method, Recalibration, moments, outcome, unit
 from mbrl.simulator.recall import Recall, moved_on, recalling, state_of
 from mbrl.simulator.replay import Replay
 from mbrl.simulator.starts import check_rows, check_starts, remembering, states_at
@@ -255,7 +256,7 @@ class Simulator(World):
         hidden = state_of(self.dynamics, memory)
         states = None if hidden is None else hidden.index_select(1, elites).transpose(0, 1)
         prediction = self.dynamics.predict(obs, action, elites, states)
-        sample = self._sample(*moments(prediction, self.targets), rng)
+        sample = self._sample(Stated.of(prediction, self.targets), rng)
         next_obs, memory = self.filling(obs, action, sample[..., :-1], memory)
         return next_obs, sample[..., -1], moved_on(self.dynamics, obs, action, memory, elites)
 
@@ -270,8 +271,10 @@ class Simulator(World):
         """
         hidden = state_of(self.dynamics, None)
         prediction = self.dynamics.predict(rows.obs, rows.action, self.dynamics.elites, hidden)
-        mean, std = moments(prediction, self.targets)
-        return mixture_log_density(mean, std * self.recalibration.scale, outcome(rows, self.targets))
+        stated = Stated.of(prediction, self.targets)
+        stated = stated._replace(std=stated.std * self.recalibration.scale)
+        of_member = stated.log_density(outcome(rows, self.targets)).sum(-1)
+        return of_member.logsumexp(0) - math.log(len(of_member))
 
     @torch.no_grad()
     def step(self, obs: Tensor, action: Tensor, rng: torch.Generator, memory: Memory | None = None) -> Step:
@@ -288,21 +291,30 @@ class Simulator(World):
             raise RuntimeError("the uncertainty has no unit yet: call calibrate(holdout) before the first step")
         hidden, dealt = state_of(self.dynamics, memory), deal(len(obs), self.dynamics.elites, rng)
         if self.uncertainty is None:
-            mean, std = own(self.dynamics, obs, action, dealt, self.targets, hidden)
+            stated = own(self.dynamics, obs, action, dealt, self.targets, hidden)
             uncertainty = obs.new_zeros(len(obs))
         else:
-            mean, std, raw = own_among_all(self.dynamics, obs, action, dealt, self.targets, hidden, self.uncertainty)
+            stated, raw = own_among_all(self.dynamics, obs, action, dealt, self.targets, hidden, self.uncertainty)
             uncertainty = raw / self.uncertainty_scale
-        sample = self._sample(mean, std, rng)
+        sample = self._sample(stated, rng)
         reward = sample[:, -1]
         next_obs, memory = self.filling(obs, action, sample[:, :-1], memory)
         terminated = self._terminated(obs, action, next_obs, dealt, hidden, rng)
         return Step(next_obs, reward, terminated, uncertainty, moved_on(self.dynamics, obs, action, memory))
 
-    def _sample(self, mean: Tensor, std: Tensor, rng: torch.Generator) -> Tensor:
-        """Predicted channels and reward [..., P + 1] from a member's Gaussian, clipped to the log's widened range."""
+    def _sample(self, stated: Stated, rng: torch.Generator) -> Tensor:
+        """Predicted channels and reward [..., P + 1] from a member's Gaussian, clipped to the log's widened range.
+
+        A channel that may keep its value keeps it with the probability that is stated, and else has a Gaussian of its
+        own.
+        """
+        mean, std = stated._replace(std=stated.std * self.recalibration.scale).changing()
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        return self.clip(mean + std * self.recalibration.scale * noise)
+        values = self.clip(mean + std * noise)
+        if stated.still is None or stated.now is None:
+            return values
+        rests = torch.rand(mean.shape, generator=rng, device=mean.device) < stated.still
+        return torch.where(rests, stated.now, values)
 
     def clip(self, values: Tensor) -> Tensor:
         """Predicted channels and reward [..., P + 1] within the range that no prediction leaves."""

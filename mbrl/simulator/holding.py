@@ -1,0 +1,76 @@
+"""Channels that may keep their value exactly: what a model says of them, and the draw of whether they do.
+
+C channels are those of (next observation, reward) that a model predicts, `Spec.targets`: [P + 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mbrl.core import Prediction
+from mbrl.simulator.recalibration import moments
+
+LOG_TWO_PI = math.log(2 * math.pi)
+SELDOM = 1e-6  # the smallest probability of a change that float32 can tell a mean and a std of
+
+
+class Stated(NamedTuple):
+    """What one member says of each row, [..., C] each."""
+
+    mean: Tensor
+    std: Tensor
+    still: Tensor | None = None  # the probability that a channel keeps its value; None where none ever does
+    now: Tensor | None = None  # that value
+
+    @classmethod
+    def of(cls, prediction: Prediction, targets: Tensor | None = None) -> Stated:
+        """Of a prediction, about (next observation, reward) or, of these, `targets` ([C] long) alone."""
+        mean, std = moments(prediction, targets)
+        if prediction.still is None or prediction.now is None:
+            return cls(mean, std)
+        never = torch.zeros_like(prediction.reward).unsqueeze(-1)
+        both = (torch.cat([column, never], -1) for column in (prediction.still, prediction.now))
+        still, now = (x if targets is None else x.index_select(-1, targets) for x in both)
+        return cls(mean, std, still, now)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Stated:
+        """The same with every column changed."""
+        mean, std = change(self.mean), change(self.std)
+        if self.still is None or self.now is None:
+            return Stated(mean, std)
+        return Stated(mean, std, change(self.still), change(self.now))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Stated], axis: int) -> Stated:
+        """Several of one model, one after the other along an axis."""
+        columns = zip(*([c for c in part if c is not None] for part in parts), strict=True)
+        return cls(*(torch.cat(column, axis) for column in columns))
+
+    def changing(self) -> tuple[Tensor, Tensor]:
+        """Mean and std of a value that changes: the inverse of `dynamics.functional.mixed_moments`."""
+        if self.still is None or self.now is None:
+            return self.mean, self.std
+        chance = (1 - self.still).clamp_min(SELDOM)
+        change = (self.mean - self.now) / chance
+        square = (self.std.square() + (self.mean - self.now).square()) / chance - change.square()
+        held = self.still > 0
+        return (
+            torch.where(held, self.now + change, self.mean),
+            torch.where(held, square.clamp_min(0.0).sqrt(), self.std),
+        )
+
+    def log_density(self, value: Tensor) -> Tensor:
+        """Log density of values [..., C]; of one that is kept exactly the log probability of that."""
+        mean, std = self.changing()
+        changes = -0.5 * ((value - mean) / std).square() - std.log() - 0.5 * LOG_TWO_PI
+        if self.still is None or self.now is None:
+            return changes
+        rests = (value == self.now) & (self.still > 0)
+        return torch.where(
+            rests, self.still.clamp_min(SELDOM).log(), changes + (1 - self.still).clamp_min(SELDOM).log()
+        )

@@ -1,0 +1,184 @@
+"""Channels that keep their value exactly: read from the log, learned as a hurdle, drawn, foreseen and not doubted."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from dynamics_toys import Known, spec_of, unit_spec
+from torch import Tensor
+
+from dynamics import ProbabilisticEnsemble, RecurrentEnsemble
+from dynamics.functional import mixed_moments
+from dynamics.uncertainty import max_aleatoric, mixture_std
+from mbrl.core import Batch, Dynamics, Prediction, Spec, generator, seeded
+from mbrl.data.dataset import TransitionDataset
+from mbrl.simulator.holding import Stated
+from mbrl.simulator.recall import in_parts
+from mbrl.simulator.simulator import Simulator
+from mbrl.testing import check_dynamics
+from mbrl.training.dynamics import fit_dynamics
+
+SMALL = {"members": 2, "elites": 2, "hidden": 16, "layers": 1, "reward_network": (16,)}
+
+
+class Resting(Known):
+    """`Known`, whose channel 0 keeps its value with the probability `chance`; a change is by e + 1, of std `std`."""
+
+    def __init__(self, spec: Spec, members: int = 3, std: float = 0.0, chance: float = 0.75) -> None:
+        super().__init__(spec, members, std)
+        self.chance = chance
+
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
+        says = super().predict(obs, action, members, hidden)
+        still = torch.zeros_like(says.obs)
+        still[..., 0] = self.chance
+        change, std = mixed_moments(says.obs - obs, says.obs_std, still)
+        return says._replace(obs=obs + change, obs_std=std, still=still, now=obs.expand_as(change))
+
+
+def recipe(rows: int, seed: int) -> Batch:
+    """Channel 0 is a level; channel 1 a set-point in steps of 1, that may change while the level is above 0 alone."""
+    rng = generator(seed, "recipe")
+    level, point = torch.randn(rows, generator=rng), torch.randint(3, (rows,), generator=rng).float()
+    action, noise = torch.rand(rows, 1, generator=rng) * 2 - 1, torch.randn(rows, generator=rng)
+    changes = (level > 0) & (torch.rand(rows, generator=rng) < 0.4)
+    after = torch.where(changes, point + 1 + 0.1 * noise, point)
+    obs, next_obs = torch.stack([level, point], 1), torch.stack([0.5 * level + action[:, 0], after], 1)
+    return Batch(obs, action, level, next_obs, torch.zeros(rows, dtype=torch.bool))
+
+
+def test_a_mixture_and_what_it_is_made_of() -> None:
+    """Half a quarter of the time up by 2 with std 1: mean 0.5, variance 0.25 * (1 + 0.75 * 4) = 1."""
+    still = torch.tensor([0.75, 0.0])
+    mean, std = mixed_moments(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 0.5]), still)
+    assert (mean.tolist(), std.tolist()) == ([0.5, 3.0], [1.0, 0.5])
+    stated = Stated(mean + 10, std, still, torch.tensor([10.0, 10.0]))
+    again, spread = stated.changing()
+    assert again.tolist() == pytest.approx([12.0, 13.0])
+    assert spread.tolist() == pytest.approx([1.0, 0.5])
+    density = stated.log_density(torch.tensor([[10.0, 13.0], [12.0, 10.0]]))
+    peak = -0.5 * math.log(2 * math.pi)
+    assert density[0].tolist() == pytest.approx([math.log(0.75), peak + math.log(2.0)])
+    assert density[1].tolist() == pytest.approx([peak + math.log(0.25), peak + math.log(2.0) - 18.0])
+
+
+def test_a_probability_of_one_leaves_no_nan() -> None:
+    stated = Stated(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([1.0]))
+    assert all(moment.isfinite().all() for moment in stated.changing())
+    assert float(stated.log_density(torch.tensor([1.0]))) == 0.0
+
+
+def test_the_log_says_which_channels_hold() -> None:
+    """Channel 0 moves, 1 rests in 6 rows of 8, 2 in 3 of them, 3 in all, 4 is exogenous."""
+    count = 8
+    obs = torch.zeros(count, 5)
+    obs[:, 0] = torch.arange(count)
+    next_obs = obs.clone()
+    next_obs[:, 0] += 1
+    next_obs[:2, 1] += 1
+    next_obs[:5, 2] += 1
+    next_obs[:2, 4] += 1
+    log = TransitionDataset.create(
+        "toy/held-v0",
+        obs=obs,
+        action=torch.zeros(count, 1),
+        reward=torch.zeros(count),
+        next_obs=next_obs,
+        terminated=torch.zeros(count, dtype=torch.bool),
+        truncated=torch.arange(count) % 4 == 3,
+        episode=torch.arange(count) // 4,
+        action_low=[-1.0],
+        action_high=[1.0],
+        discrete=False,
+        exogenous=[4],
+    )
+    assert log.spec(torch.arange(2)).holding == (1,)
+    assert log.spec(torch.tensor([1])).holding == (2,)  # in the second episode 1 never changes, and 2 in 3 rows of 4
+
+
+def test_a_channel_that_is_not_predicted_holds_nothing() -> None:
+    spec = replace(unit_spec(3), holding=(0, 1))
+    assert replace(spec, predicted=(1, 2)).holding == (1,)
+
+
+@pytest.mark.parametrize("uncertainty", [None, max_aleatoric])
+def test_a_step_keeps_the_value_or_changes_it_but_does_not_tremble(uncertainty: Any) -> None:
+    spec = replace(unit_spec(2), holding=(0,))
+    world = Simulator(Resting(spec, std=0.3), spec, uncertainty)
+    rows = torch.full((8000, 2), 5.0)
+    world.calibrated = True
+    step = world.step(rows, torch.zeros(8000, 1), generator(0, "test"))
+    kept = step.next_obs[:, 0] == 5.0
+    assert float(kept.float().mean()) == pytest.approx(0.75, abs=0.02)
+    assert not (step.next_obs[:, 1] == 5.0).any()
+    moved = step.next_obs[~kept, 0] - 5
+    assert float(moved.mean()) == pytest.approx(2.0, abs=0.06)  # the members say 1, 2 and 3
+    assert float(moved.square().mean()) == pytest.approx(0.09 + 14 / 3, abs=0.2)
+    particles, _, _ = world.propagate(rows.expand(3, -1, -1), torch.zeros(8000, 1), generator(1, "test"))
+    assert float((particles[..., 0] == 5.0).float().mean()) == pytest.approx(0.75, abs=0.01)
+
+
+def test_what_is_expected_and_what_is_doubted_is_that_it_rests() -> None:
+    spec, rows = replace(unit_spec(2), holding=(0,)), torch.tensor([[5.0, 5.0]])
+    often, seldom = (Simulator(Resting(spec, std=0.3, chance=chance), spec) for chance in (0.75, 0.25))
+    with torch.no_grad():
+        assert often.foresight()(rows, torch.zeros(1, 1)).next_obs.tolist() == [[5.0, 7.0]]
+        assert seldom.foresight()(rows, torch.zeros(1, 1)).next_obs.tolist() == [[6.5, 7.0]]
+    says = often.dynamics.predict(rows, torch.zeros(1, 1))
+    plain = says._replace(still=None, now=None)
+    assert float(max_aleatoric(says)) == pytest.approx(0.3 * 2**0.5)  # of channel 1 and the reward
+    assert float(mixture_std(says)) < float(mixture_std(plain))
+
+
+def test_rows_kept_and_changed_have_their_densities() -> None:
+    spec = replace(unit_spec(1), holding=(0,))
+    world = Simulator(Resting(spec, members=1, std=0.5), spec)
+    nothing = torch.zeros(2, 1)
+    rows = Batch(nothing + 5, nothing, nothing[:, 0] + 5, torch.tensor([[5.0], [6.0]]), nothing[:, 0] > 0)
+    reward = -0.5 * math.log(2 * math.pi) + math.log(2.0)
+    expected = [math.log(0.75) + reward, math.log(0.25) + 2 * reward]
+    assert world.log_density(rows).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("model", [ProbabilisticEnsemble, RecurrentEnsemble])
+def test_contract(model: Callable[..., Dynamics]) -> None:
+    check_dynamics(lambda spec: model(spec, **SMALL), replace(spec_of(recipe(200, 0)), holding=(1,)))
+
+
+def test_a_model_learns_when_a_set_point_rests_and_how_it_changes() -> None:
+    log, held = recipe(4000, 0), recipe(500, 1)
+    spec = replace(spec_of(log), holding=(1,))
+    with seeded(0, "recipe"):
+        model = ProbabilisticEnsemble(spec, **SMALL)
+    fit_dynamics(model, log, torch.arange(4000) // 20, held, seed=0, lr=5e-3, max_epochs=15, patience=15)
+    obs = torch.tensor([[-1.5, 1.0], [1.5, 1.0]])
+    with torch.no_grad():
+        says = model.predict(obs, torch.zeros(2, 1))
+        assert says.still is not None
+        asleep, awake = says.still[..., 1].mean(0).tolist()
+        assert asleep > 0.98
+        assert awake == pytest.approx(0.6, abs=0.1)
+        assert not says.still[..., 0].any()
+        mean, std = Stated.of(says).changing()
+    assert float(mean[:, 1, 1].mean()) == pytest.approx(2.0, abs=0.1)
+    assert float(std[:, 1, 1].mean()) == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_model_that_remembers_learns_it_too() -> None:
+    log = recipe(2000, 0)
+    with seeded(0, "recipe"):
+        model = RecurrentEnsemble(replace(spec_of(log), holding=(1,)), **SMALL, state=4, memory=2)
+    episode = torch.arange(2000) // 20
+    fit_dynamics(model, log, episode, log, episode, seed=0, lr=5e-3, max_epochs=6, patience=6)
+    with torch.no_grad():
+        ((rows, hidden),) = in_parts(model, log, episode, 2000)
+        still = model.predict(rows.obs, rows.action, None, hidden).still
+    assert still is not None
+    rests, asleep = log.obs[:, 1] == log.next_obs[:, 1], log.obs[:, 0] < -0.5
+    assert float(still[:, asleep, 1].mean()) > 0.95
+    assert float(still[:, ~asleep, 1].mean()) == pytest.approx(float(rests[~asleep].float().mean()), abs=0.06)
