@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mbrl.core import Batch, Dynamics, Prediction, Spec, generator
 from mbrl.simulator.foreign import foreign_actions
-from mbrl.simulator.recalibration import FLOOR, Method, Residuals, moments, outcome, residuals, unit
+from mbrl.simulator.holding import Stated
+from mbrl.simulator.recalibration import FLOOR, Method, Residuals, outcome, unit
 from mbrl.simulator.recall import in_parts
 
 CALIBRATION_ROWS = 8192  # predicted at once, which bounds the memory of a calibration
@@ -42,12 +43,25 @@ def measure(
     parts, raw = [], []
     for batch, hidden in in_parts(dynamics, holdout, episode, CALIBRATION_ROWS):
         everyone = dynamics.predict(batch.obs, batch.action, None, hidden)
-        mean, std = (moment[dynamics.elites] for moment in moments(everyone, targets))
-        parts.append(residuals(mean, std, outcome(batch, targets), unit(everyone, targets)))
+        stated = Stated.of(everyone, targets).each(lambda column: column[dynamics.elites])
+        parts.append(residuals(stated, outcome(batch, targets), unit(everyone, targets)))
         if uncertainty is not None:
             raw.append(uncertainty(everyone))
     held = Residuals(*(torch.cat(column) for column in zip(*parts, strict=True)))
     return Measured(held, torch.cat(raw) if raw else None, unit(everyone, targets))
+
+
+def residuals(stated: Stated, target: Tensor, unit: Tensor) -> Residuals:
+    """Residuals about `target` [B, C] of what the elites state [E, B, C]; `unit` [C] is the log's spread.
+
+    The squares are of what changed: whether a set-point rests is another matter than how far it jumps.
+    """
+    mean, std = stated.changing()
+    known = torch.where(std > FLOOR * unit, std, torch.nan)
+    rests = stated.rests(target)
+    squares = ((target - mean) / (known if rests is None else known.masked_fill(rests, torch.nan))).square().mean(0)
+    epistemic = stated.mean.var(0, correction=0)
+    return Residuals(stated.mean.mean(0), stated.std.square().mean(0), epistemic, squares, target)
 
 
 def check_structure(error: Callable[[Batch], Tensor | None], spec: Spec, holdout: Batch) -> None:

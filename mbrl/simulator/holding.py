@@ -51,26 +51,26 @@ class Stated(NamedTuple):
         columns = zip(*([c for c in part if c is not None] for part in parts), strict=True)
         return cls(*(torch.cat(column, axis) for column in columns))
 
-    def changing(self) -> tuple[Tensor, Tensor]:
-        """Mean and std of a value that changes: the inverse of `dynamics.functional.mixed_moments`."""
+    def changing(self, scale: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+        """Mean and std, times `scale`, of a value that changes: the inverse of `dynamics.functional.mixed_moments`."""
         if self.still is None or self.now is None:
-            return self.mean, self.std
+            return self.mean, self.std * scale
         chance = (1 - self.still).clamp_min(SELDOM)
         change = (self.mean - self.now) / chance
-        square = (self.std.square() + (self.mean - self.now).square()) / chance - change.square()
-        held = self.still > 0
-        return (
-            torch.where(held, self.now + change, self.mean),
-            torch.where(held, square.clamp_min(0.0).sqrt(), self.std),
-        )
+        variance = (self.std.square() + (self.mean - self.now).square()) / chance - change.square()
+        held, std = self.still > 0, variance.clamp_min(0.0).sqrt()
+        return torch.where(held, self.now + change, self.mean), torch.where(held, std, self.std) * scale
 
-    def log_density(self, value: Tensor) -> Tensor:
-        """Log density of values [..., C]; of one that is kept exactly the log probability of that."""
-        mean, std = self.changing()
+    def rests(self, value: Tensor) -> Tensor | None:
+        """Whether values [..., C] are kept exactly, by channels that may do so: bool; None where none ever does."""
+        return None if self.still is None or self.now is None else (value == self.now) & (self.still > 0)
+
+    def log_density(self, value: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Log density of values [..., C], stds times `scale`; of one that is kept the log probability of that."""
+        mean, std = self.changing(scale)
         changes = -0.5 * ((value - mean) / std).square() - std.log() - 0.5 * LOG_TWO_PI
-        if self.still is None or self.now is None:
+        rests = self.rests(value)
+        if self.still is None or rests is None:
             return changes
-        rests = (value == self.now) & (self.still > 0)
-        return torch.where(
-            rests, self.still.clamp_min(SELDOM).log(), changes + (1 - self.still).clamp_min(SELDOM).log()
-        )
+        changes = changes + (1 - self.still).clamp_min(SELDOM).log()
+        return torch.where(rests, self.still.clamp_min(SELDOM).log(), changes)

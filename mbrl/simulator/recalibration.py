@@ -34,7 +34,9 @@ class Residuals(NamedTuple):
     mean: Tensor  # of the mixture
     aleatoric: Tensor  # mean variance of the members
     epistemic: Tensor  # variance of the members' means
-    squares: Tensor  # mean over members of (target - mean)^2 / variance; NaN where a member has no variance
+    squares: (
+        Tensor  # mean over members of (target - mean)^2 / variance; NaN where a member has no variance, or it rested
+    )
     target: Tensor
 
 
@@ -54,13 +56,6 @@ def outcome(batch: Batch, targets: Tensor | None = None) -> Tensor:
     """What happened: next observation and reward, [..., O + 1]; of `targets` ([C] long) alone, [..., C]."""
     both = torch.cat([batch.next_obs, batch.reward.unsqueeze(-1)], -1)
     return both if targets is None else both.index_select(-1, targets)
-
-
-def residuals(mean: Tensor, std: Tensor, target: Tensor, unit: Tensor) -> Residuals:
-    """Residuals of the elites' means and stds [E, B, C] about `target` [B, C]; `unit` [C] is the log's spread."""
-    known = torch.where(std > FLOOR * unit, std, torch.nan)
-    squares = ((target - mean) / known).square().mean(0)
-    return Residuals(mean.mean(0), std.square().mean(0), mean.var(0, correction=0), squares, target)
 
 
 class Recalibration(nn.Module):

@@ -272,8 +272,7 @@ class Simulator(World):
         hidden = state_of(self.dynamics, None)
         prediction = self.dynamics.predict(rows.obs, rows.action, self.dynamics.elites, hidden)
         stated = Stated.of(prediction, self.targets)
-        stated = stated._replace(std=stated.std * self.recalibration.scale)
-        of_member = stated.log_density(outcome(rows, self.targets)).sum(-1)
+        of_member = stated.log_density(outcome(rows, self.targets), self.recalibration.scale).sum(-1)
         return of_member.logsumexp(0) - math.log(len(of_member))
 
     @torch.no_grad()
@@ -308,7 +307,7 @@ class Simulator(World):
         A channel that may keep its value keeps it with the probability that is stated, and else has a Gaussian of its
         own.
         """
-        mean, std = stated._replace(std=stated.std * self.recalibration.scale).changing()
+        mean, std = stated.changing(self.recalibration.scale)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         values = self.clip(mean + std * noise)
         if stated.still is None or stated.now is None:

@@ -98,7 +98,8 @@ def test_config_is_plain_yaml_and_all_of_it_moves_to_one_device() -> None:
     moved = model.to("meta")  # an operand left behind on the CPU is an error there
     rows = Batch(*(t.to("meta").expand(3, *t.shape) for t in rows_for(ENDING, 4)))
     states = moved.remember(rows.obs, rows.action, moved.initial(4))
-    outputs = [states, *moved.predict(rows.obs, rows.action, None, states), moved.loss(rows, states)]
+    said = moved.predict(rows.obs, rows.action, None, states)
+    outputs = [states, *(x for x in said if x is not None), moved.loss(rows, states)]
     outputs.append(moved.termination(rows.obs, rows.action, rows.next_obs, None, states))
     assert {t.device.type for t in outputs} == {"meta"}
 

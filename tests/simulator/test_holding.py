@@ -15,7 +15,9 @@ from dynamics.functional import mixed_moments
 from dynamics.uncertainty import max_aleatoric, mixture_std
 from mbrl.core import Batch, Dynamics, Prediction, Spec, generator, seeded
 from mbrl.data.dataset import TransitionDataset
+from mbrl.simulator.calibration import residuals
 from mbrl.simulator.holding import Stated
+from mbrl.simulator.recalibration import Recalibration
 from mbrl.simulator.recall import in_parts
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import check_dynamics
@@ -143,6 +145,17 @@ def test_rows_kept_and_changed_have_their_densities() -> None:
     reward = -0.5 * math.log(2 * math.pi) + math.log(2.0)
     expected = [math.log(0.75) + reward, math.log(0.25) + 2 * reward]
     assert world.log_density(rows).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_scale_is_fitted_to_changes_alone() -> None:
+    """A change is stated as 2 with std 0.5; the three that happen are 1 off, and rows that rest say nothing."""
+    now, still = torch.zeros(1, 6, 1), torch.full((1, 6, 1), 0.75)
+    mean, std = mixed_moments(now + 2, now + 0.5, still)
+    target = torch.tensor([0.0, 3.0, 0.0, 1.0, 3.0, 0.0]).view(6, 1)
+    fitted = Recalibration(1)
+    fitted.fit(residuals(Stated(mean, std, still, now), target, torch.ones(1)), torch.ones(1), "scale")
+    assert float(fitted.scale) == pytest.approx(2.0)
+    assert Stated(mean, std, still, now).changing(fitted.scale)[1].flatten().tolist() == pytest.approx([1.0] * 6)
 
 
 @pytest.mark.parametrize("model", [ProbabilisticEnsemble, RecurrentEnsemble])

@@ -9,7 +9,9 @@ from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
 from mbrl.core import generator, seeded
 from mbrl.evaluation import scores
 from mbrl.simulator import stored
-from mbrl.simulator.recalibration import Forecast, Recalibration, outcome, residuals
+from mbrl.simulator.calibration import residuals
+from mbrl.simulator.holding import Stated
+from mbrl.simulator.recalibration import Forecast, Recalibration, outcome
 from mbrl.simulator.simulator import Simulator
 
 UNIT = torch.ones(1)
@@ -23,7 +25,7 @@ def fitted(target: Tensor, method: str = "isotonic", std: float = 1.0) -> Recali
     """A recalibration of one member that says N(0, std) of every target."""
     mean = torch.zeros(1, len(target), 1)
     made = Recalibration(1)
-    made.fit(residuals(mean, torch.full_like(mean, std), column(target), UNIT), UNIT, method)
+    made.fit(residuals(Stated(mean, torch.full_like(mean, std)), column(target), UNIT), UNIT, method)
     return made
 
 
