@@ -92,6 +92,7 @@ class Fit:
         batch_size: rows per member and update.
         lr: learning rate of Adam.
         max_epochs: epochs at most.
+        epoch_updates: updates of an epoch, at least: on a small log it is several passes over the rows.
         patience: epochs without improvement after which a member is done.
         min_improvement: what counts as an improvement, as a share of the hold-out error.
         multistep: steps, up to an episode's end, that a model is followed through its own predictions to train and
@@ -105,6 +106,7 @@ class Fit:
     batch_size: int = 256
     lr: float = 1e-3
     max_epochs: int = 100
+    epoch_updates: int = 1
     patience: int = 5
     min_improvement: float = 0.01
     multistep: int = 1
@@ -114,7 +116,7 @@ class Fit:
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
-        _at_least(1, "fit", self, "batch_size", "max_epochs", "patience", "multistep", "devices")
+        _at_least(1, "fit", self, "batch_size", "max_epochs", "epoch_updates", "patience", "multistep", "devices")
         _expect(self.lr > 0, "fit.lr", self.lr, "a number above 0")
         _expect(0 <= self.min_improvement < 1, "fit.min_improvement", self.min_improvement, "a share of 0 or more")
         _expect(0 < self.multistep_weight < math.inf, "fit.multistep_weight", self.multistep_weight, "a number above 0")

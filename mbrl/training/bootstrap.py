@@ -58,10 +58,11 @@ def held_runs(rows: Batch, episode: Tensor, horizon: int) -> Runs:
 class BootstrapBatches:
     """Epochs of [E, B, ...] batches, gathered by index on the device of the rows.
 
-    An epoch is a permutation of each member's rows, decided by the seed and the epoch's number alone, so that a
-    resumed fit needs no memory of the epochs before. With a horizon h above 1 the same rows are dealt once more, as a
-    permutation of runs of h; where these begin in an episode is drawn anew for every epoch. To a model that remembers
-    they are dealt as runs alone, each with as many rows before it as it is long.
+    An epoch is a permutation of each member's rows, or several behind each other where one has too few updates, decided
+    by the seed and the epoch's number alone, so that a resumed fit needs no memory of the epochs before. With a horizon
+    h above 1 the same rows are dealt once more, as a permutation of runs of h; where these begin in an episode is drawn
+    anew for every epoch. To a model that remembers they are dealt as runs alone, each with as many rows before it as it
+    is long.
 
     Args:
         train: [N, ...], on the device to train on.
@@ -69,6 +70,7 @@ class BootstrapBatches:
         members: E.
         seed: of the bootstraps and the permutations.
         batch_size: B.
+        epoch_updates: updates of an epoch, at least.
         horizon: h.
         memory: length of the runs that are dealt to a model that remembers; 0 for another.
         rank: which of `world` processes this is; each gets rows of its own.
@@ -82,6 +84,7 @@ class BootstrapBatches:
         members: int,
         seed: int,
         batch_size: int,
+        epoch_updates: int = 1,
         horizon: int = 1,
         memory: int = 0,
         rank: int = 0,
@@ -91,7 +94,8 @@ class BootstrapBatches:
         self.train, self.seed, self.batch_size, self.horizon = train, seed, batch_size, horizon
         self.memory, self.rank, self.world = memory, rank, world
         self.drawn = [bootstrap_rows(episode.cpu(), rng) for _ in range(members)]
-        self.steps = math.ceil(len(episode) / (batch_size * world))
+        self.once = math.ceil(len(episode) / (batch_size * world))  # updates that deal every row
+        self.steps = self.once * math.ceil(epoch_updates / self.once)
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -112,10 +116,10 @@ class BootstrapBatches:
             yield Dealt(rows_at(self.train, rows), ahead)
 
     def _runs(self, horizon: int, before: int = 0) -> Iterator[Runs]:
-        """As many runs for every update as deal each member all of its own in an epoch."""
+        """As many runs for every update as deal each member all of its own, as often as it is dealt its rows."""
         rng = generator(self.seed, f"runs/{self.epoch}")
         cuts = [_phased(place, horizon, rng) for _, place in self.drawn]
-        each = math.ceil(max(len(starts) for starts, _ in cuts) / (self.steps * self.world))
+        each = math.ceil(max(len(starts) for starts, _ in cuts) / (self.once * self.world))
         tables, valids = [], []
         for (rows, place), (starts, lengths) in zip(self.drawn, cuts, strict=True):
             chosen = _shuffled(len(starts), each * self.steps * self.world, rng)[self.rank :: self.world]

@@ -45,6 +45,7 @@ def fit_dynamics(
     batch_size: int = 256,
     lr: float = 1e-3,
     max_epochs: int = 100,
+    epoch_updates: int = 1,
     patience: int = 5,
     min_improvement: float = 0.01,
     multistep: int = 1,
@@ -84,7 +85,9 @@ def fit_dynamics(
         seed: of the bootstraps and the batches; the initial weights are the model's own affair.
         batch_size: rows per member and update (and device).
         lr: learning rate.
-        max_epochs: an epoch is ceil(N / batch_size) updates.
+        max_epochs: an epoch is ceil(N / batch_size) updates, or the least multiple that is not below `epoch_updates`.
+        epoch_updates: updates of an epoch, at least: on a small log it passes over the rows several times, so that
+            patience does not end what has hardly begun.
         patience: epochs without improvement after which a member is done.
         min_improvement: what counts as one, relative to the score at the last one.
         multistep: h, or the rows of the longest training episode if these are fewer; 1 looks one step ahead only, as
@@ -104,7 +107,7 @@ def fit_dynamics(
         CorruptFileError: the checkpoint in `folder` is truncated or altered.
         KeyboardInterrupt: Ctrl-C; the same call goes on from the last finished epoch in `folder`.
     """
-    settings = Settings(seed, batch_size, lr, patience, min_improvement, multistep, multistep_weight)
+    settings = Settings(seed, batch_size, lr, epoch_updates, patience, min_improvement, multistep, multistep_weight)
     _check_settings(settings, max_epochs, precision)
     _check_memory(dynamics, multistep)
     held = _held(holdout, holdout_episode, multistep, dynamics)
@@ -160,7 +163,7 @@ def _give_back(dynamics: Dynamics, shell: Shell, lr: float) -> None:
 
 
 def _check_settings(settings: Settings, max_epochs: int, precision: str) -> None:
-    for name in ("batch_size", "patience", "multistep"):
+    for name in ("batch_size", "epoch_updates", "patience", "multistep"):
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} is {getattr(settings, name)}, expected at least 1")
     if max_epochs < 1:

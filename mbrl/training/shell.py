@@ -27,6 +27,7 @@ class Settings(NamedTuple):
     seed: int
     batch_size: int
     lr: float
+    epoch_updates: int
     patience: int
     min_improvement: float
     multistep: int
@@ -59,7 +60,8 @@ class Shell(pl.LightningModule):
         super().__init__()
         self.dynamics = dynamics
         self.lookahead = Lookahead(dynamics.spec, settings.multistep)
-        self.mean = Average(dynamics, math.ceil(len(train.obs) / settings.batch_size))
+        epoch = max(settings.epoch_updates, math.ceil(len(train.obs) / settings.batch_size))
+        self.mean = Average(dynamics, epoch)
         self.averaged, self.best = self.mean.module.train(), copy.deepcopy(dynamics).requires_grad_(False)
         self.rows, self.episode, self.holdout, self.held, self.settings = train, episode, holdout, held, settings
         self.report: Log | None = None
@@ -84,6 +86,7 @@ class Shell(pl.LightningModule):
             self.dynamics.members,
             self.settings.seed,
             self.settings.batch_size,
+            self.settings.epoch_updates,
             self.settings.multistep,
             min(self.dynamics.memory, int(self.episode.unique(return_counts=True)[1].max())),
             self.trainer.global_rank,

@@ -43,6 +43,17 @@ def test_an_epoch_is_each_members_rows_in_its_own_order() -> None:
     assert not torch.equal(batches.drawn[0][0], batches.drawn[1][0])
 
 
+def test_a_short_epoch_is_several_permutations() -> None:
+    batches = BootstrapBatches(numbered(100), torch.arange(100), members=2, seed=1, batch_size=10, epoch_updates=25)
+    assert len(batches) == 30
+    seen = torch.cat([b.rows.reward for b in batches], 1).long()
+    assert seen.shape == (2, 300)
+    for member in range(2):
+        drawn = sorted(batches.drawn[member][0].tolist())
+        assert all(sorted(part) == drawn for part in seen[member].view(3, 100).tolist())
+    assert not torch.equal(seen[:, :100], seen[:, 100:200])
+
+
 def test_columns_of_a_batch_belong_together() -> None:
     rows = numbered(50)
     batch = next(iter(BootstrapBatches(rows, torch.arange(50), members=2, seed=0, batch_size=8))).rows
