@@ -22,7 +22,7 @@ from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.gathering import Provenance, gather
 from mbrl.evaluation.judging import Score, score
-from mbrl.evaluation.panel import Heard, check_kinds, combined_gain, hear
+from mbrl.evaluation.panel import Heard, check_kinds, combined_gain, hear, preference
 from mbrl.evaluation.trajectories import check_fits
 from mbrl.registry import models, promotion, witnesses
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, Verdict, decide
@@ -231,11 +231,12 @@ class Selection(NamedTuple):
     kept: str  # the champion's label, or behaviour cloning: what to go on with where nothing was selected
     verdicts: Mapping[str, Verdict]  # by label
     gains: Mapping[str, Estimate | None]  # combined, over the log, in spreads
+    preferences: Mapping[str, float | None]  # by which one is chosen of those that the gate would promote
 
 
 def select(found: Sequence[Case], rules: Rules, trial: Trial) -> Selection:
-    """Of the candidates that the gate would promote, the one with the highest lower bound of its combined gain."""
-    verdicts, gains = {}, {}
+    """Of the candidates that the gate would promote, the one that looks best by `rules.choice`."""
+    verdicts, gains, preferences = {}, {}, {}
     kept = CLONING
     for case in found:
         for origin in case.origins:
@@ -243,9 +244,10 @@ def select(found: Sequence[Case], rules: Rules, trial: Trial) -> Selection:
             kept = champion or kept
             verdicts[origin.label] = _weighed(case, origin, champion, rules, trial)
             gains[origin.label] = case.score(origin.label, rules)
+            preferences[origin.label] = preference(case.heard, origin.label, rules.choice, rules.ranking)
     promotable = {label: verdict.promote for label, verdict in verdicts.items()}
-    best = choose(gains, promotable) if any(promotable.values()) else None
-    return Selection(best, kept, verdicts, gains)
+    best = choose(preferences, promotable) if any(promotable.values()) else None
+    return Selection(best, kept, verdicts, gains, preferences)
 
 
 def _weighed(case: Case, origin: Origin, champion: str | None, rules: Rules, trial: Trial) -> Verdict:

@@ -18,7 +18,7 @@ from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.gathering import Provenance, gather
 from mbrl.evaluation.modelbased import simulated_values, start_states
-from mbrl.evaluation.panel import FULL, Heard, combined_gain, hear
+from mbrl.evaluation.panel import FULL, Heard, combined_gain, hear, preference
 from mbrl.evaluation.trajectories import check_fits
 from mbrl.evaluation.twoway import spread_over
 from mbrl.registry import models, promotion
@@ -47,6 +47,7 @@ class Finding(NamedTuple):
     evidence: Evidence
     verdict: Verdict
     gain: Estimate | None  # combined, over the log, in spreads; None where a kind gave no estimate
+    preference: float | None  # by which one of several is chosen; None where it is not known
     file: str  # runs:/RUN/evidence.json, which has all that the gate saw
     digest: str  # hex SHA-256 of that file
 
@@ -127,10 +128,11 @@ class Assessment:
             file = "evidence.json" if len(entrants) == 1 else f"evidence-{name}.json"
             digest, path = stage.dict(content, file), f"runs:/{stage.run_id}/{file}"
             gain = combined_gain(heard, name, self.rules.ranking)
-            of[name] = Finding(evidence, verdict, gain, path, digest)
+            liking = preference(heard, name, self.rules.choice, self.rules.ranking)
+            of[name] = Finding(evidence, verdict, gain, liking, path, digest)
         logged = spread_over(data.returns().unsqueeze(0).cpu().numpy(), self.rules.level)
         promotable = {name: found.verdict.promote for name, found in of.items()}
-        chosen = choose({name: found.gain for name, found in of.items()}, promotable) or next(iter(of))
+        chosen = choose({name: found.preference for name, found in of.items()}, promotable) or next(iter(of))
         findings = Findings(policies, logged, heard, of, chosen)
         _tell(findings)
         return findings
@@ -218,7 +220,8 @@ def _tell(findings: Findings) -> None:
     else:
         for name, found in findings.of.items():
             gain = "not every kind has an estimate" if found.gain is None else f"{small(found.gain)} spreads"
-            tell(name, f"gain over the log, combined: {gain}; {found.verdict.outcome}")
+            liked = "-" if found.preference is None else f"{found.preference:.2f}"
+            tell(name, f"gain over the log, combined: {gain}; to choose by: {liked}; {found.verdict.outcome}")
         tell("chosen", findings.chosen)
     tell("verdict", findings.best.outcome)
     for reason in findings.best.verdict.reasons:

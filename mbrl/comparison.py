@@ -82,7 +82,9 @@ def select(name: str, versions: list[int] | None, data: str | None, trial: Trial
     for label, verdict in chosen.verdicts.items():
         gain = chosen.gains[label]
         told = "not every kind has an estimate" if gain is None else f"gain over the log {small(gain)} spreads"
-        print(f"{label}: {verdict.outcome}; {told}")
+        liking = chosen.preferences[label]
+        liked = "" if liking is None else f"; to choose by: {liking:.2f}"
+        print(f"{label}: {verdict.outcome}; {told}{liked}")
         for reason in () if verdict.promote else verdict.reasons:
             print(f"    {reason}")
     if chosen.selected is None:
@@ -95,6 +97,7 @@ def select(name: str, versions: list[int] | None, data: str | None, trial: Trial
         "kept": None if chosen.selected else chosen.kept,
         "verdicts": {label: verdict.to_dict() for label, verdict in chosen.verdicts.items()},
         "combined_gain_in_spreads": {k: None if gain is None else plain(gain) for k, gain in chosen.gains.items()},
+        "preference_in_spreads": dict(chosen.preferences),
     }
 
 

@@ -152,6 +152,7 @@ class Pipeline:
                 "verdict": finding.verdict.outcome,
                 "reasons": list(finding.verdict.reasons),
                 "gain_in_spreads": plain(finding.gain),
+                "preference_in_spreads": finding.preference,
                 "true_return": plain(true.get(name)),
             }
             for name, finding in found.of.items()

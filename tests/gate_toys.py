@@ -9,6 +9,7 @@ RULES = Rules(
     kinds=("model", "fqe"),
     combination="median",
     ranking="lowest",
+    choice="model",
     level=0.9,
     least_gain_over_log=0.0,
     most_loss_to_cloning=0.0,

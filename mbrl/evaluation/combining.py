@@ -66,17 +66,16 @@ def agreement(gains: Mapping[str, Estimate]) -> float:
     return sum(gain.value > 0 for gain in gains.values()) / len(gains)
 
 
-def choose(gains: Mapping[str, Estimate | None], promotable: Mapping[str, bool]) -> str | None:
-    """The candidate with the highest lower bound of its combined gain, among those that may be promoted if there are
-    any; None where no candidate has a gain that is a number.
+def choose(preferences: Mapping[str, float | None], promotable: Mapping[str, bool]) -> str | None:
+    """The candidate that is preferred most, among those that may be promoted if there are any; None where nothing is
+    known of any of them.
 
-    The best of many lower bounds is the luckiest one, too: at level L each, all of K hold together at least with
-    1 - K (1 - L).
+    The best of many estimates is the luckiest one, too: its value is too high, the more so the more there are.
 
     Args:
-        gains: by candidate; None where there is none.
+        preferences: by candidate, see `mbrl.evaluation.panel.preference`; None where there is none.
         promotable: what the gate says of each.
     """
-    known = {name: gain.low for name, gain in gains.items() if gain is not None and not np.isnan(gain.low)}
-    good = {name: low for name, low in known.items() if promotable[name]} or known
+    known = {name: value for name, value in preferences.items() if value is not None and not np.isnan(value)}
+    good = {name: value for name, value in known.items() if promotable[name]} or known
     return max(good, key=good.__getitem__, default=None)

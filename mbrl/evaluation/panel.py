@@ -60,6 +60,20 @@ def combined_gain(heard: Heard, name: str, combination: Combination) -> Estimate
     return combine({kind: opinion.score(name) for kind, opinion in heard.opinions.items()}, combination)
 
 
+def preference(heard: Heard, name: str, kind: str, combination: Combination) -> float | None:
+    """How good a policy looks beside others, in spreads of the log's returns; None where that is not known.
+
+    The gain over the log by one `kind`, for its value: what is safe the gate decides, by bounds; of that the best is
+    wanted, and the kinds do not agree about it equally well. Where that kind has nothing to say, or kinds are left out
+    as nothing is trusted in the second simulator, the lower bound of the combined gain.
+    """
+    opinion = heard.opinions.get(kind)
+    if opinion is None or heard.repeats:
+        gain = combined_gain(heard, name, combination)
+        return None if gain is None else gain.low
+    return opinion.score(name).value if name in opinion.answers else None
+
+
 def hear(bench: Bench, policies: Mapping[str, Policy], kinds: Sequence[str]) -> Heard:
     """What each kind says of each policy, by name.
 

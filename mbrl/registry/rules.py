@@ -41,6 +41,7 @@ class Rules:
     kinds: tuple[str, ...]
     combination: Combination
     ranking: Combination
+    choice: str
     level: float
     least_gain_over_log: float
     most_loss_to_cloning: float
@@ -60,6 +61,7 @@ class Rules:
     def __post_init__(self) -> None:
         _expect(isinstance(self.version, str) and bool(self.version), "version", self.version, 'a text, such as "1"')
         _expect(self._names("kinds"), "kinds", self.kinds, "a list of kinds of estimators, none of them twice")
+        _expect(self.choice in self.kinds, "choice", self.choice, f"one of the kinds {list(self.kinds)}")
         _expect(
             self._names("grades") and set(self.grades) <= set(GRADES), "grades", self.grades, f"some of {list(GRADES)}"
         )

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mbrl.evaluation.combining import choose
 from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.opinions import Answer, Opinion, apart
+from mbrl.evaluation.panel import Heard, preference
 from mbrl.evaluation.twoway import spread_over
 
 
@@ -84,3 +86,32 @@ def test_a_gain_without_pairs_has_the_width_of_both() -> None:
 def test_the_difference_of_two_estimates_by_hand() -> None:
     assert apart(Estimate(10, 7, 12, 9), Estimate(4, 1, 8, 5))[:4] == (6, 1.0, 6 + math.hypot(2, 3), 5)
     assert apart(Estimate(10, -math.inf, math.inf, 1), Estimate(4, 1, 8, 5))[:3] == (6, -math.inf, math.inf)
+
+
+def thought(**values: tuple[float, float]) -> Opinion:
+    """Value and lower bound of each policy, beside a log of 10 with a spread of 2."""
+    answers = {name: Answer(Estimate(value, low, 2 * value - low, 9)) for name, (value, low) in values.items()}
+    return Opinion(1.0, 2.0, 0.9, Answer(Estimate(10.0, 10.0, 10.0, 9)), answers, {})
+
+
+def test_a_policy_is_preferred_for_its_value_by_the_kind_that_chooses() -> None:
+    """What varies more is not worth less: the gate has seen to its bounds."""
+    heard = Heard({"model": thought(a=(16, 11), b=(14, 13)), "fqe": thought(a=(12, 11), b=(18, 17))}, {})
+    assert [preference(heard, name, "model", "lowest") for name in "ab"] == [3.0, 2.0]
+    assert [preference(heard, name, "fqe", "lowest") for name in "ab"] == [1.0, 4.0]
+    assert preference(heard, "c", "model", "lowest") is None
+
+
+def test_without_that_kind_or_where_nothing_is_trusted_by_the_combined_lower_bound() -> None:
+    model, critic = thought(a=(16, 11), b=(14, 13)), thought(a=(12, 11), b=(18, 17))
+    for heard in (Heard({"model": model, "fqe": critic}, {}, {"model+fqe": "fqe"}), Heard({"fqe": model}, {})):
+        assert [preference(heard, name, "model", "lowest") for name in "ab"] == [0.5, 1.5]
+    assert preference(Heard({"fqe": critic}, {"model": "there is none"}), "a", "model", "lowest") is None
+
+
+def test_the_most_preferred_of_those_that_may_be_promoted_is_chosen() -> None:
+    preferences = {"a": 3.0, "b": 2.0, "c": None, "d": math.nan}
+    assert choose(preferences, dict.fromkeys("abcd", True)) == "a"
+    assert choose(preferences, {"a": False, "b": True, "c": True, "d": True}) == "b"
+    assert choose(preferences, {"a": False, "b": False, "c": True, "d": True}) == "a"  # of none that may be promoted
+    assert choose({"c": None, "d": math.nan}, {"c": True, "d": True}) is None

@@ -116,7 +116,9 @@ def test_a_selection_takes_the_best_that_the_gate_would_promote_or_nobody(ladder
     assert {v["outcome"] for v in answer["verdicts"].values()} == {"no evidence of improvement"}
     assert "none is selected; what stays: behaviour cloning" in told
     low = {label: gain["low"] for label, gain in answer["combined_gain_in_spreads"].items()}
-    best = max(low, key=low.__getitem__)
+    liked = answer["preference_in_spreads"]
+    assert liked == {label: gain["value"] for label, gain in answer["combined_gain_in_spreads"].items()}  # one kind
+    best = max(liked, key=liked.__getitem__)
     assert set(low) == {"rung-policy/1", "rung-policy/2"}
     status, answer, told = spoken(["select", "rung", "--versions", f"[{best[-1]}]", *FEW, *rules(tmp_path, **lenient)])
     assert status == 0, answer

@@ -23,7 +23,9 @@ def test_the_packaged_rules_are_whole_and_go_to_plain_values_and_back() -> None:
 
 
 def test_a_file_of_ones_own_replaces_them(tmp_path: Path) -> None:
-    rules = read(changed(tmp_path, version="mine", least_gain_over_log=0.5, most_doubt=None, kinds=["fqe"]))
+    rules = read(
+        changed(tmp_path, version="mine", least_gain_over_log=0.5, most_doubt=None, kinds=["fqe"], choice="fqe")
+    )
     assert (rules.version, rules.least_gain_over_log, rules.most_doubt) == ("mine", 0.5, None)
     assert rules.kinds == ("fqe",)
 
@@ -43,6 +45,7 @@ def test_a_file_of_ones_own_replaces_them(tmp_path: Path) -> None:
         ({"level": 0.5}, "level is 0.5, expected a one-sided level"),
         ({"combination": "mean"}, "combination is mean, expected one of median, lowest"),
         ({"ranking": 1}, "ranking is 1, expected one of median, lowest"),
+        ({"choice": "magic"}, "choice is magic, expected one of the kinds ['model', 'model+fqe', 'fqe']"),
         ({"kinds": []}, "the rule kinds is []"),
         ({"kinds": ["fqe", "fqe"]}, "none of them twice"),
         ({"kinds": "fqe"}, "the rule kinds is fqe"),
