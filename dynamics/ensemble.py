@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamics import parts
+from dynamics.gaussian import GaussianMLP
 from mbrl.core import Batch, Dynamics, Prediction, Spec
 
 
@@ -17,7 +18,7 @@ class ProbabilisticEnsemble(Dynamics):
 
     Chua et al. 2018 (PETS), with the recipe of Yu et al. 2020 (MOPO); unlike theirs, targets are normalised too, and
     every member has bounds of its own for its log-variance. The reward has a network of its own: see
-    `dynamics.parts.GaussianMLP`.
+    `dynamics.gaussian.GaussianMLP`.
 
     Args:
         spec: the problem; its moments become the normalisation.
@@ -60,7 +61,7 @@ class ProbabilisticEnsemble(Dynamics):
         self.logvar_coef = logvar_coef
         self.normaliser = parts.Normaliser(spec)
         sizes = [spec.obs_dim + spec.action_dim, *[hidden] * layers]
-        self.gaussian = parts.GaussianMLP(spec, members, sizes, layer_norm, reward_network)
+        self.gaussian = GaussianMLP(spec, members, sizes, layer_norm, reward_network)
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden)
 
     def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:

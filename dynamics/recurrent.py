@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamics import functional, parts
+from dynamics.gaussian import GaussianMLP
 from mbrl.core import Batch, Dynamics, Prediction, Spec
 
 
@@ -77,7 +78,7 @@ class RecurrentEnsemble(Dynamics):
         inputs = spec.obs_dim + spec.action_dim
         self.gru = parts.BatchedGRU(members, inputs, state)
         sizes = [inputs + state, *[hidden] * layers]
-        self.gaussian = parts.GaussianMLP(spec, members, sizes, layer_norm, reward_network)
+        self.gaussian = GaussianMLP(spec, members, sizes, layer_norm, reward_network)
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden, state)
 
     def initial(self, rows: int) -> Tensor:
