@@ -34,9 +34,7 @@ class Residuals(NamedTuple):
     mean: Tensor  # of the mixture
     aleatoric: Tensor  # mean variance of the members
     epistemic: Tensor  # variance of the members' means
-    squares: (
-        Tensor  # mean over members of (target - mean)^2 / variance; NaN where a member has no variance, or it rested
-    )
+    squares: Tensor  # mean over members of (target - mean)^2 / variance; NaN without a variance, or where it rested
     target: Tensor
 
 
