@@ -132,7 +132,8 @@ class Assessment:
             of[name] = Finding(evidence, verdict, gain, liking, path, digest)
         logged = spread_over(data.returns().unsqueeze(0).cpu().numpy(), self.rules.level)
         promotable = {name: found.verdict.promote for name, found in of.items()}
-        chosen = choose({name: found.preference for name, found in of.items()}, promotable) or next(iter(of))
+        preferences, gains = ({n: getattr(f, x) for n, f in of.items()} for x in ("preference", "gain"))
+        chosen = choose(preferences, promotable, gains) or next(iter(of))
         findings = Findings(policies, logged, heard, of, chosen)
         _tell(findings)
         return findings

@@ -66,16 +66,21 @@ def agreement(gains: Mapping[str, Estimate]) -> float:
     return sum(gain.value > 0 for gain in gains.values()) / len(gains)
 
 
-def choose(preferences: Mapping[str, float | None], promotable: Mapping[str, bool]) -> str | None:
-    """The candidate that is preferred most, among those that may be promoted if there are any; None where nothing is
-    known of any of them.
+def choose(
+    preferences: Mapping[str, float | None], promotable: Mapping[str, bool], gains: Mapping[str, Estimate | None]
+) -> str | None:
+    """The candidate that is preferred most of those that may be promoted; where none may, the one with the highest
+    lower bound of its gain; None where nothing is known of any of them.
 
-    The best of many estimates is the luckiest one, too: its value is too high, the more so the more there are.
+    The best of many estimates is the luckiest one, too: its value is too high, the more so the more there are. So one
+    that nothing has vouched for is taken by its bound.
 
     Args:
         preferences: by candidate, see `mbrl.evaluation.panel.preference`; None where there is none.
         promotable: what the gate says of each.
+        gains: combined, over the log; None where a kind gave no estimate.
     """
-    known = {name: value for name, value in preferences.items() if value is not None and not np.isnan(value)}
-    good = {name: value for name, value in known.items() if promotable[name]} or known
-    return max(good, key=good.__getitem__, default=None)
+    good = {name: value for name, value in preferences.items() if promotable[name]}
+    bounds = {name: None if gain is None else gain.low for name, gain in gains.items()}
+    known = {name: x for name, x in (good or bounds).items() if x is not None and not np.isnan(x)}
+    return max(known, key=known.__getitem__, default=None)

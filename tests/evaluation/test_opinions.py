@@ -109,9 +109,12 @@ def test_without_that_kind_or_where_nothing_is_trusted_by_the_combined_lower_bou
     assert preference(Heard({"fqe": critic}, {"model": "there is none"}), "a", "model", "lowest") is None
 
 
-def test_the_most_preferred_of_those_that_may_be_promoted_is_chosen() -> None:
+def test_the_most_preferred_of_those_that_may_be_promoted_is_chosen_and_else_the_safest() -> None:
     preferences = {"a": 3.0, "b": 2.0, "c": None, "d": math.nan}
-    assert choose(preferences, dict.fromkeys("abcd", True)) == "a"
-    assert choose(preferences, {"a": False, "b": True, "c": True, "d": True}) == "b"
-    assert choose(preferences, {"a": False, "b": False, "c": True, "d": True}) == "a"  # of none that may be promoted
-    assert choose({"c": None, "d": math.nan}, {"c": True, "d": True}) is None
+    gains = {"a": Estimate(3, -2, 8, 9), "b": Estimate(2, -1, 5, 9), "c": None, "d": Estimate(0, math.nan, 1, 9)}
+    assert choose(preferences, dict.fromkeys("abcd", True), gains) == "a"
+    assert choose(preferences, {"a": False, "b": True, "c": True, "d": True}, gains) == "b"
+    assert choose(preferences, dict.fromkeys("abcd", False), gains) == "b"
+    assert choose(preferences, {"a": False, "b": False, "c": True, "d": True}, gains) is None
+    nothing = {"c": None, "d": math.nan}
+    assert choose(nothing, dict.fromkeys("cd", False), {name: gains[name] for name in "cd"}) is None
