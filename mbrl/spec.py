@@ -47,9 +47,7 @@ class Spec:
     ] = ()  # [F + 1] physical bounds of the newest observation and the reward, or None
     bound_high: tuple[float | None, ...] = ()  # [F + 1]; () for no bounds at all
     predicted: tuple[int, ...] = ()  # channels that a model predicts, in order; () for all new ones not exogenous
-    holding: tuple[
-        int, ...
-    ] = ()  # predicted channels that keep their value exactly most of the time: set-points, modes
+    holding: tuple[int, ...] = ()  # predicted channels that mostly keep their value exactly: set-points, modes
     history: int = 1  # observations in a row of obs; with more than 1, obs is a window (`mbrl.window`)
 
     def __post_init__(self) -> None:

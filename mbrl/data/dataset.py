@@ -242,8 +242,9 @@ class TransitionDataset:
 
     def _holding(self, rows: Tensor) -> tuple[int, ...]:
         """Channels that do not change in most of the rows, and yet in some: a model learns first whether they do."""
-        kept = (self.obs[rows, : self.frame_dim] == self.next_obs[rows, : self.frame_dim]).double().mean(0)
-        return tuple(k for k, share in enumerate(kept.tolist()) if MOSTLY <= share < 1 and k not in self.exogenous)
+        own = [k for k in range(self.frame_dim) if k not in self.exogenous]
+        kept = {k: float((self.obs[rows, k] == self.next_obs[rows, k]).double().mean()) for k in own}
+        return tuple(k for k, share in kept.items() if MOSTLY <= share < 1)
 
     def _of_window(self, seen: tuple[float, ...], action: tuple[float, ...]) -> tuple[float, ...]:
         """Limits [O]: whatever the newest observation can be, an older one can, and an earlier action any action."""

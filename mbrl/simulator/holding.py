@@ -61,6 +61,15 @@ class Stated(NamedTuple):
         held, std = self.still > 0, variance.clamp_min(0.0).sqrt()
         return torch.where(held, self.now + change, self.mean), torch.where(held, std, self.std) * scale
 
+    def sample(self, scale: Tensor | float, rng: torch.Generator) -> Tensor:
+        """Values [..., C]: kept with the probability that is stated, and else from the Gaussian of what changes."""
+        mean, std = self.changing(scale)
+        values = mean + std * torch.randn(mean.shape, generator=rng, device=mean.device)
+        if self.still is None or self.now is None:
+            return values
+        rests = torch.rand(mean.shape, generator=rng, device=mean.device) < self.still
+        return torch.where(rests, self.now, values)
+
     def rests(self, value: Tensor) -> Tensor | None:
         """Whether values [..., C] are kept exactly, by channels that may do so: bool; None where none ever does."""
         return None if self.still is None or self.now is None else (value == self.now) & (self.still > 0)

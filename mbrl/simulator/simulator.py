@@ -31,8 +31,8 @@ class Simulator(World):
 
     Every row is stepped by one elite member, drawn anew at every step; rows are dealt to the elites at random and in
     equal numbers. The predicted channels of the next observation and the reward are samples of that member's Gaussian,
-    clipped to the range of the log, widened, but never beyond physical bounds. Exogenous channels are replayed from a
-    logged episode as they were.
+    clipped to the range of the log, widened, but never beyond physical bounds; a channel of `Spec.holding` first draws
+    whether it changes at all. Exogenous channels are replayed from a logged episode as they were.
 
     Args:
         dynamics: the model, already trained.
@@ -302,18 +302,8 @@ class Simulator(World):
         return Step(next_obs, reward, terminated, uncertainty, moved_on(self.dynamics, obs, action, memory))
 
     def _sample(self, stated: Stated, rng: torch.Generator) -> Tensor:
-        """Predicted channels and reward [..., P + 1] from a member's Gaussian, clipped to the log's widened range.
-
-        A channel that may keep its value keeps it with the probability that is stated, and else has a Gaussian of its
-        own.
-        """
-        mean, std = stated.changing(self.recalibration.scale)
-        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        values = self.clip(mean + std * noise)
-        if stated.still is None or stated.now is None:
-            return values
-        rests = torch.rand(mean.shape, generator=rng, device=mean.device) < stated.still
-        return torch.where(rests, stated.now, values)
+        """Predicted channels and reward [..., P + 1] from what members state, clipped to the log's widened range."""
+        return self.clip(stated.sample(self.recalibration.scale, rng))
 
     def clip(self, values: Tensor) -> Tensor:
         """Predicted channels and reward [..., P + 1] within the range that no prediction leaves."""
