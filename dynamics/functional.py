@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, layer_norm, silu, softplus
+
+from mbrl.core import full_precision
 
 WORTH_BALANCING = 2_000_000  # multiplications in a matrix product that takes longer than the calls to balance it
 
@@ -65,12 +68,15 @@ def batched_mlp(
 ) -> Tensor:
     """Linear layers with SiLU between them, one network per member: [E, B, I] -> [E, B, last H].
 
-    With scales and shifts, [E, 1, H] for each layer but the last, LayerNorm stands between a layer and its SiLU.
+    With scales and shifts, [E, 1, H] for each layer but the last, LayerNorm stands between a layer and its SiLU. The
+    first and the last layer compute in float32 whatever autocast says.
     """
     for i, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
-        x = batched_linear(x, weight, bias)
+        with full_precision(x) if i == 0 else nullcontext():
+            x = batched_linear(x, weight, bias)
         x = silu(batched_layer_norm(x, scales[i], shifts[i]) if scales else x)
-    return batched_linear(x, weights[-1], biases[-1])
+    with full_precision(x):
+        return batched_linear(x.float(), weights[-1], biases[-1])
 
 
 def gru_cell(x: Tensor, hidden: Tensor, weights: tuple[Tensor, Tensor], biases: tuple[Tensor, Tensor]) -> Tensor:

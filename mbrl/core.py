@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mbrl.precision import full_precision as full_precision
 from mbrl.spec import Spec as Spec
 from mbrl.world import Foreseen as Foreseen
 from mbrl.world import Memory as Memory

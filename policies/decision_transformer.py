@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
-from mbrl.core import Batch, Learner, Policy, Spec, World
+from mbrl.core import Batch, Learner, Policy, Spec, World, full_precision
 from policies.functional import descend, one_hot, returns_to_go, sample_categorical
-from policies.networks import Bounds, Standardise, full_precision
+from policies.networks import Bounds, Standardise
 
 
 class ReturnConditioned(Policy):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mbrl.core import Spec
+from mbrl.core import Spec, full_precision
 from policies.functional import stacked_linear
 
 
@@ -57,7 +57,7 @@ class Bounds(nn.Module):
 
 
 class Trunk(nn.Module):
-    """inputs -> hidden ReLU layers (each with LayerNorm if asked) -> outputs, see `full_precision`."""
+    """inputs -> hidden ReLU layers (each with LayerNorm if asked) -> outputs, see `mbrl.precision.full_precision`."""
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, layer_norm: bool = False) -> None:
         super().__init__()
@@ -77,11 +77,6 @@ class Trunk(nn.Module):
                 x = layer(x.float() if number == 0 else x)
         with full_precision(x):
             return self.output(x.float())
-
-
-def full_precision(x: Tensor) -> torch.autocast:
-    """For first and last layers: bfloat16 rounds a Q-value of 300 to a multiple of 2, and a position of 1 m to 4 mm."""
-    return torch.autocast(x.device.type, enabled=False)
 
 
 class Value(nn.Module):

@@ -16,11 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mbrl.core import Batch, Dynamics
+from mbrl.precision import settled
 from mbrl.training.bootstrap import held_runs
 from mbrl.training.shell import Log, Settings, Shell
 from mbrl.training.trainer import StderrBar, VerifiedIO, interruptible, quiet
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # those that leave weights and buffers in float32
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")  # those that leave weights and buffers in float32
 CHECKPOINT = "dynamics.ckpt"
 
 
@@ -96,7 +97,7 @@ def fit_dynamics(
         folder: where a checkpoint is kept after every epoch, and resumed from if one is there; None keeps none.
         accelerator: as in lightning's Trainer, like the next three.
         devices: how many; several divide every epoch's rows among them.
-        precision: one that leaves the weights in float32.
+        precision: one that leaves the weights in float32; `auto` is bf16-mixed where its matmuls are in hardware.
         strategy: how several devices work together.
         progress: a bar on a terminal, and a line per epoch, on stderr.
         log: called with the metrics of every epoch and its number.
@@ -125,7 +126,7 @@ def fit_dynamics(
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,
-            precision=precision,
+            precision=settled(precision, accelerator),
             strategy=strategy,
             max_epochs=max_epochs,
             callbacks=callbacks,

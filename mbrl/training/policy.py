@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mbrl.core import Batch, Learner, Policy, World, generator, rows_at
+from mbrl.precision import settled
 from mbrl.simulator.rollout import Pessimism, imagine
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.averaging import Average
@@ -114,9 +115,8 @@ def fit_policy(
     worldless = simulator is None and (imagines or learner.plans)
     _check(learner, worldless, counts, real_ratio, precision, len(real.reward))
     pessimism = _pessimism(simulator if imagines else None, penalty, halt, halt_cost)
-    if precision == "auto":
-        precision = "bf16-mixed" if multiplies_bfloat16(accelerator) else "32-true"
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+    arithmetic = settled(precision, accelerator)
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=arithmetic)
     device = fabric.device
     learner.to(device)
     real = Batch(*(column.to(device) for column in real))
@@ -134,7 +134,7 @@ def fit_policy(
         "real_ratio": real_ratio,
         "best": best,
         **pessimism,
-        "precision": precision,
+        "precision": arithmetic,
         "average": average,
     }
     settings |= {"label": label, "rows": len(real.reward), "device": device.type}
@@ -184,13 +184,6 @@ def fit_policy(
             used.cpu()
     policy = learner.policy if mean is None else mean.module
     return PolicyReport(policy, updates, ring.written, time.perf_counter() - started, imagining)
-
-
-def multiplies_bfloat16(accelerator: str) -> bool:
-    """Whether the device has instructions for it; without them torch converts, and is slower than in float32."""
-    if accelerator == "cpu" or not torch.cuda.is_available():
-        return torch.cpu._is_avx512_bf16_supported()
-    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _check(

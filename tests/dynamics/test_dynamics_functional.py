@@ -162,3 +162,15 @@ def test_normaliser_makes_the_log_standard_and_inverts() -> None:
     next_obs, _, reward, *_ = normaliser.prediction(log.obs, normaliser.targets(log))
     torch.testing.assert_close(next_obs, log.next_obs, atol=1e-2, rtol=1e-5)
     torch.testing.assert_close(reward, log.reward)
+
+
+def test_mixed_precision_tells_a_millimetre_at_a_metre_and_rounds_no_output() -> None:
+    """First and last layers compute in float32: bfloat16 would make 1 of 0.999, and steps of 1/128 of an output."""
+    weights = [torch.tensor([[[1.0], [-1.0]]]), torch.tensor([[[1.0]]])]
+    biases = [torch.zeros(1, 1, 1), torch.full((1, 1, 1), 1.001)]
+    x = torch.tensor([[[1.0, 0.999]]])
+    with torch.autocast("cpu", torch.bfloat16):
+        out = functional.batched_mlp(x, weights, biases)
+    hidden = 0.001 / (1 + math.exp(-0.001))  # silu
+    assert out.dtype == torch.float32
+    assert out.item() == pytest.approx(1.001 + hidden, abs=2e-6)

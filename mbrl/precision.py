@@ -1,0 +1,32 @@
+"""Where bfloat16 is worth its rounding, and where it is not."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]  # weights, losses and optimisers are float32 in all of them
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """For first and last layers: bfloat16 rounds a Q-value of 300 to a multiple of 2, and a position of 1 m to 4 mm."""
+    if not torch.amp.is_autocast_available(x.device.type):
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def settled(precision: str, accelerator: str) -> Precision:
+    """The precision that is meant: `auto` is bf16-mixed where the device multiplies bfloat16, and 32-true elsewhere."""
+    if precision == "auto":
+        return "bf16-mixed" if multiplies_bfloat16(accelerator) else "32-true"
+    return precision  # type: ignore[return-value]
+
+
+def multiplies_bfloat16(accelerator: str) -> bool:
+    """Whether the device has instructions for it; without them torch converts, and is slower than in float32."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.cpu._is_avx512_bf16_supported()
+    return torch.cuda.is_bf16_supported(including_emulation=False)
