@@ -183,7 +183,8 @@ class Rehearsal:
         keep_rollouts: batches of rollouts that the ring buffer holds.
         average: updates over which the weights of the registered policy are averaged; null for the last weights.
         checkpoint_every: updates between two checkpoints.
-        precision: 32-true or bf16-mixed; auto is the latter where the processor multiplies bfloat16 faster.
+        precision: 32-true or bf16-mixed, of updates and imagination; auto is the latter where the processor multiplies
+            bfloat16 faster.
     """
 
     updates: int = 100_000

@@ -155,7 +155,8 @@ def fit_policy(
                     index = torch.randint(len(real.reward), (rollout_starts,), generator=rngs["start"], device=device)
                     learner.eval()
                     start, rng = real.obs[index], rngs["imagination"]
-                    ring.add(imagine(learner.rehearsing, world, start, horizon, rng=rng, rows=index, **pessimism))
+                    with fabric.autocast():
+                        ring.add(imagine(learner.rehearsing, world, start, horizon, rng=rng, rows=index, **pessimism))
                     learner.train()
                     imagining += time.perf_counter() - begun
                 size = len(lessons.reward) if pool is None else len(pool)

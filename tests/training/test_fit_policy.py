@@ -312,6 +312,15 @@ def test_precision_reaches_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [False, True, True, False]
 
 
+def test_precision_reaches_the_imagination() -> None:
+    learner, simulator = parts()
+    hidden: list[torch.dtype] = []
+    learner.policy.network.hidden[2].register_forward_hook(lambda layer, given, out: hidden.append(out.dtype))
+    fit_policy(learner, ROWS, simulator, updates=1, precision="bf16-mixed", **SHORT)
+    assert hidden[: SHORT["horizon"]] == [torch.bfloat16] * SHORT["horizon"]
+    assert {column.dtype for column in ROWS} == {torch.float32, torch.bool}
+
+
 def test_streams_of_randomness_are_separate() -> None:
     """The start states and rows of a run do not depend on how long its rollouts are."""
     drawn = [torch.rand(3, generator=generator(0, f"policy/{name}")) for name in ("rows", "start", "imagination")]
