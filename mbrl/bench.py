@@ -5,12 +5,15 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim import Adam
+from torch.profiler import profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from mbrl.core import Batch, Dynamics, Learner, Prediction, Spec, generator, rows_at, seeded
 from mbrl.simulator.envs import SimulatorVectorEnv
@@ -19,6 +22,10 @@ from mbrl.simulator.simulator import Simulator
 
 OBS, ACTION, BATCH, STARTS, HORIZON = 11, 3, 256, 50_000, 5
 ENVS = 4096
+MATRIX = 1024  # rows of the square matrices whose product is the peak that loops are compared with
+DEAREST = 10  # operations in the table of a profile
+TYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}  # what the hidden layers multiply
+Loop = Callable[[], int]  # goes round once, and says how many units that was
 
 
 def hopper_sized(rows: int, seed: int) -> tuple[Spec, Batch]:
@@ -62,14 +69,43 @@ def measure(
     uncertainty: Callable[[Prediction], torch.Tensor],
     *,
     device: str,
+    precisions: Sequence[str],
     repeats: int,
     seconds: float,
     seed: int,
-) -> dict[str, Any]:
-    """Median, smallest and largest rate of each loop over `repeats` timings of about `seconds` each.
+    traces: Path | None = None,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Rates of each loop in each precision: median, smallest and largest over `repeats` timings of `seconds` each.
 
-    `yardstick` is what other libraries train, and so what to compare with theirs.
+    `share_of_peak` is that of the machine's own rate in a product of two square matrices, measured in the same run and
+    in the same precision, which the matrix products of the loop reach at its median rate.
+
+    `yardstick` is what other libraries train, and so what to compare with theirs. Into `traces`, a folder, goes a trace
+    of each loop, for a browser's trace viewer, and a table of its dearest operations.
     """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for precision in precisions:
+        peak = _rates(_matmul(device, precision), device, repeats, seconds)
+        found[precision] = {"matmul_flop_per_s": peak}
+        for name, loop in _loops(dynamics, yardstick, learner, uncertainty, device, seed).items():
+            cast = _within(loop, device, precision)
+            rates = _rates(cast, device, repeats, seconds)
+            share = _flop(cast) * rates["median"] / peak["median"]
+            found[precision][name] = rates | {"share_of_peak": share}
+            if traces is not None:
+                _trace(cast, traces / f"{name}-{precision}")
+    return found
+
+
+def _loops(
+    dynamics: Callable[[Spec], Dynamics],
+    yardstick: Callable[[Spec], Dynamics],
+    learner: Callable[[Spec], Learner],
+    uncertainty: Callable[[Prediction], torch.Tensor],
+    device: str,
+    seed: int,
+) -> dict[str, Loop]:
+    """What is timed; every call begins with the same weights and rows."""
     spec, rows = hopper_sized(STARTS, seed)
     rows = Batch(*(column.to(device) for column in rows))
     with seeded(seed, "bench"):
@@ -85,30 +121,42 @@ def measure(
     honest.starts = rows.obs
     rng = generator(seed, "bench/noise", device)
 
-    def fit(model: Dynamics) -> Callable[[], int]:
-        optimizer = Adam(model.parameter_groups(), 1e-3, fused=True)
-
-        def update_ensemble() -> int:
-            index = torch.randint(STARTS, (model.members, BATCH), generator=rng, device=device)
-            optimizer.zero_grad(set_to_none=True)
-            model.loss(rows_at(rows, index)).sum().backward()
-            optimizer.step()
-            return 1
-
-        return update_ensemble
-
     def update_policy() -> int:
         index = torch.randint(STARTS, (BATCH,), generator=rng, device=device)
         agent.update(rows_at(rows, index), None, rng)
         return 1
 
-    def rollout(simulator: Simulator, penalty: float) -> Callable[[], int]:
+    def rollout(simulator: Simulator, penalty: float) -> Loop:
         def imagined() -> int:
             return imagine(agent.policy, simulator, rows.obs, HORIZON, penalty, rng).reward.numel()
 
         return imagined
 
-    envs = SimulatorVectorEnv(honest, ENVS)
+    return {
+        "ensemble_updates_per_s": _fit(plain, rows, rng),
+        "ensemble_updates_per_s_with_heads": _fit(model, rows, rng),
+        "imagined_transitions_per_s_with_disagreement": rollout(doubting, 1.0),
+        "imagined_transitions_per_s": rollout(honest, 0.0),
+        "vector_environment_steps_per_s": _environment(honest, seed),
+        "policy_updates_per_s": update_policy,
+    }
+
+
+def _fit(model: Dynamics, rows: Batch, rng: torch.Generator) -> Loop:
+    optimizer = Adam(model.parameter_groups(), 1e-3, fused=True)
+
+    def update_ensemble() -> int:
+        index = torch.randint(len(rows.obs), (model.members, BATCH), generator=rng, device=rng.device)
+        optimizer.zero_grad(set_to_none=True)
+        model.loss(rows_at(rows, index)).sum().backward()
+        optimizer.step()
+        return 1
+
+    return update_ensemble
+
+
+def _environment(simulator: Simulator, seed: int) -> Loop:
+    envs = SimulatorVectorEnv(simulator, ENVS)
     envs.action_space.seed(seed)
     envs.reset(seed=seed)
     actions = envs.action_space.sample()
@@ -117,29 +165,48 @@ def measure(
         envs.step(actions)
         return ENVS
 
-    loops = {
-        "ensemble_updates_per_s": fit(plain),
-        "ensemble_updates_per_s_with_heads": fit(model),
-        "imagined_transitions_per_s_with_disagreement": rollout(doubting, 1.0),
-        "imagined_transitions_per_s": rollout(honest, 0.0),
-        "vector_environment_steps_per_s": environment,
-        "policy_updates_per_s": update_policy,
-        "matmul_flop_per_s": _matmul(device),
-    }
-    return {name: _rates(loop, device, repeats, seconds) for name, loop in loops.items()}
+    return environment
 
 
-def _matmul(device: str, size: int = 1024) -> Callable[[], int]:
-    left = torch.ones(size, size, device=device)
+def _matmul(device: str, precision: str) -> Loop:
+    left = torch.ones(MATRIX, MATRIX, device=device, dtype=TYPES[precision])
 
     def multiply() -> int:
         torch.mm(left, left)
-        return 2 * size**3
+        return 2 * MATRIX**3
 
     return multiply
 
 
-def _rates(loop: Callable[[], int], device: str, repeats: int, seconds: float) -> dict[str, float]:
+def _within(loop: Loop, device: str, precision: str) -> Loop:
+    """The loop in this precision, as a run has it: a context a round, as its casts of weights outlive no update."""
+
+    def cast() -> int:
+        with torch.autocast(device.split(":")[0], TYPES[precision], enabled=TYPES[precision] != torch.float32):
+            return loop()
+
+    return cast
+
+
+def _flop(loop: Loop) -> float:
+    """Of the matrix products, a unit."""
+    with FlopCounterMode(display=False) as counter:
+        units = loop()
+    return counter.get_total_flops() / units
+
+
+def _trace(loop: Loop, path: Path) -> None:
+    """`path`.json, what the loop does in time, and `path`.txt, its dearest operations."""
+    with profile() as seen:
+        for _ in range(3):
+            loop()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seen.export_chrome_trace(f"{path}.json")
+    table = seen.key_averages().table("self_cpu_time_total", row_limit=DEAREST)
+    path.with_name(f"{path.name}.txt").write_text(table)
+
+
+def _rates(loop: Loop, device: str, repeats: int, seconds: float) -> dict[str, float]:
     def timed(calls: int) -> float:
         begun, units = time.perf_counter(), 0
         for _ in range(calls):

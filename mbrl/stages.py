@@ -216,12 +216,17 @@ def bench(
     learner: Callable[[Spec], Learner],
     uncertainty: Uncertainty,
     device: Literal["cpu", "cuda"] = "cpu",
+    precisions: list[Literal["32-true", "bf16-mixed"]] | None = None,
     threads: int | None = None,
     repeats: int = 5,
     seconds: float = 2.0,
     seed: int = 0,
+    profile: Path | None = None,
 ) -> dict[str, Any]:
     """Time the inner loops on this machine, at Hopper's sizes.
+
+    Beside each rate stands what share of the machine's own rate in a product of two matrices, measured in the same run,
+    the matrix products of the loop reach with it.
 
     Args:
         dynamics: the ensemble that is trained (with heads for reward and end) and rolled out.
@@ -229,12 +234,16 @@ def bench(
         learner: the learner whose updates are counted.
         uncertainty: dotted path of the disagreement in the rollouts that have one.
         device: where to compute.
+        precisions: of the arithmetic; if not given, 32-true, and bf16-mixed where the device multiplies bfloat16.
         threads: torch's threads; torch's own choice if not given.
         repeats: timings of each loop, whose median is reported.
         seconds: length of one timing, about.
         seed: seed of weights and rows.
+        profile: folder for a trace of each loop (LOOP-PRECISION.json, for a browser's trace viewer) and a table of its
+            ten dearest operations (LOOP-PRECISION.txt).
     """
     from mbrl import bench as benchmark
+    from mbrl.precision import multiplies_bfloat16
 
     _check_device("device", device)
     for setting, value in ("threads", threads), ("repeats", repeats):
@@ -246,11 +255,27 @@ def bench(
         torch.set_num_threads(threads)
     about = benchmark.versions(device)
     print(", ".join(f"{k} {v}" for k, v in about.items()), file=sys.stderr)
+    if precisions is None:
+        precisions = ["32-true", "bf16-mixed"] if multiplies_bfloat16(device) else ["32-true"]
     rates = benchmark.measure(
-        dynamics, yardstick, learner, uncertainty, device=device, repeats=repeats, seconds=seconds, seed=seed
+        dynamics,
+        yardstick,
+        learner,
+        uncertainty,
+        device=device,
+        precisions=precisions,
+        repeats=repeats,
+        seconds=seconds,
+        seed=seed,
+        traces=profile,
     )
-    for loop, rate in rates.items():
-        print(f"{loop:>46}: {rate['median']:>12,.4g}   [{rate['min']:,.4g}, {rate['max']:,.4g}]")
+    for precision, loops in rates.items():
+        print(precision)
+        for loop, rate in loops.items():
+            share = f"   {rate['share_of_peak']:.0%} of the peak" if "share_of_peak" in rate else ""
+            print(f"{loop:>46}: {rate['median']:>12,.4g}   [{rate['min']:,.4g}, {rate['max']:,.4g}]{share}")
+    if profile is not None:
+        print(f"traces and the dearest operations of each loop: {profile}")
     return {**about, "repeats": repeats, "rates": rates}
 
 

@@ -222,7 +222,9 @@ def test_a_demo_is_continued_by_run(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert (kept[0]["name"], kept[0]["env"]) == ("pendulum", "Pendulum-v1")
 
 
-def test_the_bench_measures_every_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bench_measures_every_loop_in_every_precision(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.setattr(benchmark, "STARTS", 500)
     small = [
         "--dynamics.init_args.hidden",
@@ -232,7 +234,8 @@ def test_the_bench_measures_every_loop(monkeypatch: pytest.MonkeyPatch, capsys: 
         "--learner.init_args.hidden",
         "[8]",
     ]
-    assert main(["bench", "--repeats", "1", "--seconds", "0.01", "--threads", "1", *small, "--json"]) == 0
+    short = ["--repeats", "1", "--seconds", "0.01", "--threads", "1", "--precisions", "[32-true,bf16-mixed]"]
+    assert main(["bench", *short, *small, "--profile", str(tmp_path / "traces"), "--json"]) == 0
     out, err = capsys.readouterr()
     answer = json.loads(out)
     assert answer["threads"] == 1
@@ -245,9 +248,25 @@ def test_the_bench_measures_every_loop(monkeypatch: pytest.MonkeyPatch, capsys: 
         "vector_environment_steps_per_s",
         "policy_updates_per_s",
     }
-    assert loops <= set(answer["rates"])
-    assert all(0 < rate["min"] <= rate["median"] <= rate["max"] for rate in answer["rates"].values())
+    assert list(answer["rates"]) == ["32-true", "bf16-mixed"]
+    for precision, rates in answer["rates"].items():
+        assert set(rates) == loops | {"matmul_flop_per_s"}
+        assert all(0 < rate["min"] <= rate["median"] <= rate["max"] for rate in rates.values())
+        assert all(rates[loop]["share_of_peak"] > 0 for loop in loops)
+        for loop in loops:
+            assert "aten::" in (tmp_path / "traces" / f"{loop}-{precision}.txt").read_text()
+            assert json.loads((tmp_path / "traces" / f"{loop}-{precision}.json").read_text())["traceEvents"]
     assert all(loop in err for loop in loops)
+
+
+def test_the_bench_counts_what_a_loop_multiplies() -> None:
+    left, right = torch.ones(4, 8, requires_grad=True), torch.ones(8, 3, requires_grad=True)
+
+    def loop() -> int:
+        (left @ right).sum().backward()
+        return 2
+
+    assert benchmark._flop(loop) == 3 * (2 * 4 * 8 * 3) / 2  # the product, and the gradient of either side
 
 
 @pytest.mark.parametrize(
