@@ -27,7 +27,7 @@ with seeded(0, "example"):
     sac, cloning = SAC(simulator.spec, hidden=[128, 128], actor_lr=3e-4), BC(simulator.spec)
 fit_policy(cloning, real, updates=options.updates)
 report = fit_policy(sac, real, simulator, updates=options.updates, real_ratio=0.2, horizon=5, penalty=0.5)
-print(f"{report.updates:,} updates on {report.imagined_rows:,} imagined rows in {report.seconds:.0f} s")
+print(f"{report.updates:,} updates on {report.imagined_rows:,} imagined rows: {report.pace}")
 
 starts = start_states(log, most=100, seed=0)
 candidates = {"cloning": cloning.policy, "SAC": sac.policy}

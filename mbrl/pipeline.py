@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import re
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,7 @@ class Pipeline:
             version = desk.register(fact, models.log_policy, report.policy, self.name, lineage)
             entrants[name] = Entrant(report.policy, version)
             rows[name] = {"version": version, "updates": report.updates, "rehearsed": rehearsed is not None}
+        weighing = time.perf_counter()
         with desk.record.stage("evidence") as stage:
             found = assessment.weigh(entrants, data, log.episodes, seen, stage)
             best = {found.chosen: entrants[found.chosen].policy}
@@ -132,6 +134,8 @@ class Pipeline:
                 held = log.episodes.held
                 sample_rollouts(stage, best[found.chosen], own.simulator, data, held, steps, self.seed)
             champion = assessment.promote(found, entrants, desk.record)  # last: a failure before leaves the alias alone
+        desk.folder.remember(evidence_seconds=time.perf_counter() - weighing)
+        _tell_time(seconds_of(desk))
         return self._result(log, own, found, rows, simulated, true, champion, desk)
 
     def _result(
@@ -175,7 +179,7 @@ class Pipeline:
             "candidates": rows,
             "chosen": chosen,
             "updates": rows[chosen]["updates"],
-            "seconds": {k.removesuffix("_seconds"): v for k, v in desk.folder.facts.items() if k.endswith("_seconds")},
+            "seconds": seconds_of(desk),
             "simulator_version": own and own.version,
             "simulator_verdict": own and own.card["verdict"]["sentence"],
             "trusted_horizon": own and own.trusted,
@@ -272,14 +276,26 @@ class Pipeline:
         learner.cpu()
         report.policy.cpu()
         if f"{stage}_seconds" not in desk.folder.facts:
-            desk.folder.remember(**{f"{stage}_seconds": report.seconds})
-        tell(stage, f"{report.updates:,} updates, {report.imagined_rows:,} imagined rows, {report.seconds:.0f} s")
+            desk.folder.remember(**{f"{stage}_seconds": report.pace.seconds})
+        tell(stage, f"{report.updates:,} updates, {report.imagined_rows:,} imagined rows, {report.pace.seconds:.0f} s")
+        tell("", str(report.pace))
         return report
 
 
 def _stage(name: str) -> str:
     """The stage, and the file, of a candidate."""
     return "policy" if name == CANDIDATE else f"policy-{name}"
+
+
+def seconds_of(desk: Desk) -> dict[str, float]:
+    """What each stage took, as far as one process did it."""
+    return {k.removesuffix("_seconds"): v for k, v in desk.folder.facts.items() if k.endswith("_seconds")}
+
+
+def _tell_time(seconds: Mapping[str, float]) -> None:
+    total = sum(seconds.values())
+    shares = ", ".join(f"{stage} {taken / total:.0%}" for stage, taken in seconds.items())
+    tell("time", f"{total:,.0f} s: {shares}")
 
 
 def check_names(candidates: Mapping[str, Candidate]) -> None:

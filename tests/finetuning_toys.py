@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from mbrl.core import Policy, Spec
-from mbrl.training.policy import PolicyReport
+from mbrl.training.policy import Pace, PolicyReport
 
 STEPS = 5  # of an episode
 ENV, ENDLESS = "mbrltest/Push-v0", "mbrltest/PushOn-v0"
@@ -69,6 +69,6 @@ def becoming(value: float) -> Callable[..., PolicyReport]:
     """What stands for `fit_policy` where a learner is to end as `Constant`."""
 
     def fit(learner: Any, real: Any, simulator: Any, *, updates: int, **settings: Any) -> PolicyReport:
-        return PolicyReport(Constant(learner.spec, value), updates, 0, 0.0, 0.0)
+        return PolicyReport(Constant(learner.spec, value), updates, 0, Pace(updates, 0, 1.0, 0.0, 0.0))
 
     return fit

@@ -30,12 +30,32 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C was heard; the checkpoint holds the state, and the same call goes on from it."""
 
 
+class Pace(NamedTuple):
+    """Where the time of one call of `fit_policy` went: a resumed run counts from its resumption."""
+
+    updates: int
+    imagined_rows: int
+    seconds: float
+    rollouts: float  # seconds of them, as the next
+    logging: float  # metrics, the bar and checkpoints
+
+    def __str__(self) -> str:
+        if not self.updates:
+            return "all done before"
+        rates = f"{self.updates / self.seconds:,.0f} updates/s"
+        if self.imagined_rows:
+            rates += f", {self.imagined_rows / self.rollouts:,.0f} imagined rows/s"
+        rollouts, logging = self.rollouts / self.seconds, self.logging / self.seconds
+        return (
+            f"{rates}; rollouts {rollouts:.0%} of the time, updates {1 - rollouts - logging:.0%}, logging {logging:.1%}"
+        )
+
+
 class PolicyReport(NamedTuple):
     policy: Policy  # the learner's, or the average of its weights
     updates: int
     imagined_rows: int  # those before a resumption included
-    seconds: float  # of this call: a resumed run counts from its resumption
-    rollout_seconds: float  # the part of it spent in imagination
+    pace: Pace
 
 
 def fit_policy(
@@ -145,7 +165,7 @@ def fit_policy(
     mean = None if average is None else Average(learner.policy, average)
     state = Checkpoint(checkpoint, settings, learner, ring, rngs, mean)
     first = state.restore(updates)
-    started, imagining = time.perf_counter(), 0.0
+    started, imagining, logging, before = time.perf_counter(), 0.0, 0.0, ring.written
     learner.train()
     try:
         with noted_interrupt() as heard, _Bar(updates, first, label) as bar:
@@ -168,6 +188,7 @@ def fit_policy(
                 done = update + 1
                 if mean is not None:
                     mean.follow(learner.policy, done)
+                updated = time.perf_counter()
                 if done % log_every == 0:
                     bar.show(done)
                     _finite(metrics, done)
@@ -177,6 +198,7 @@ def fit_policy(
                 if done % checkpoint_every == 0 or done == updates or stop:
                     _finite(metrics, done)
                     state.save(done)
+                logging += time.perf_counter() - updated
                 if stop and done < updates:
                     raise Interrupted(f"stopped after {done} of {updates} updates of {label}")
     finally:
@@ -184,7 +206,8 @@ def fit_policy(
         if used is not None:
             used.cpu()
     policy = learner.policy if mean is None else mean.module
-    return PolicyReport(policy, updates, ring.written, time.perf_counter() - started, imagining)
+    pace = Pace(updates - first, ring.written - before, time.perf_counter() - started, imagining, logging)
+    return PolicyReport(policy, updates, ring.written, pace)
 
 
 def _check(

@@ -16,7 +16,7 @@ from mbrl import files
 from mbrl.bench import hopper_sized
 from mbrl.core import Batch, Learner, Policy, Spec, World, generator, seeded
 from mbrl.simulator.simulator import Simulator
-from mbrl.training.policy import Interrupted, fit_policy
+from mbrl.training.policy import Interrupted, Pace, fit_policy
 
 SPEC, ROWS = hopper_sized(200, 0)
 SHORT = {"batch_size": 16, "horizon": 2, "rollout_every": 7, "rollout_starts": 10, "keep_rollouts": 2}
@@ -319,6 +319,21 @@ def test_precision_reaches_the_imagination() -> None:
     fit_policy(learner, ROWS, simulator, updates=1, precision="bf16-mixed", **SHORT)
     assert hidden[: SHORT["horizon"]] == [torch.bfloat16] * SHORT["horizon"]
     assert {column.dtype for column in ROWS} == {torch.float32, torch.bool}
+
+
+def test_the_pace_says_where_the_time_went(tmp_path: Path) -> None:
+    pace = Pace(updates=100, imagined_rows=600, seconds=4.0, rollouts=1.0, logging=0.02)
+    told = "25 updates/s, 600 imagined rows/s; rollouts 25% of the time, updates 74%, logging 0.5%"
+    assert str(pace) == told
+    assert str(pace._replace(imagined_rows=0, rollouts=0.0)).startswith("25 updates/s; rollouts 0%")
+    path = tmp_path / "policy.ckpt"
+    for updates, more in (8, 8), (20, 12), (20, 0):
+        learner, simulator = parts()
+        report = fit_policy(learner, ROWS, simulator, updates=updates, checkpoint=path, **SHORT)
+        assert report.pace.updates == more
+        assert 0 <= report.pace.rollouts + report.pace.logging <= report.pace.seconds
+    assert report.imagined_rows == 3 * 20  # before updates 0, 7 and 14
+    assert str(report.pace) == "all done before"
 
 
 def test_streams_of_randomness_are_separate() -> None:
