@@ -70,6 +70,7 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
         checks.uneven_cuts,
         checks.sensors,
         checks.constant_cost,
+        checks.equal_returns,
         checks.outliers,
     ):
         found += check(data)

@@ -226,6 +226,20 @@ def constant_cost(data: TransitionDataset) -> Iterator[Finding]:
         )
 
 
+def equal_returns(data: TransitionDataset) -> Iterator[Finding]:
+    """Episodes of which none earned more than another."""
+    returns = data.returns()
+    if data.episodes > 1 and float(returns.min()) == float(returns.max()):
+        yield Finding(
+            "equal returns",
+            "warning",
+            f"each of the {data.episodes} episodes earned {float(returns[0]):.6g}",
+            "no episode shows what earns more, so a policy that does is hardly found; as the returns have no spread,"
+            " gains are told in the reward's own unit",
+            "add episodes that went better or worse, or choose a reward that tells them apart",
+        )
+
+
 def outliers(data: TransitionDataset) -> Iterator[Finding]:
     """Values far outside of what nearly all others span."""
     columns = {**dict(zip(data.channels, data.obs.numpy().T, strict=True)), "reward": data.reward.numpy()}

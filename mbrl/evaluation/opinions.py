@@ -22,7 +22,7 @@ class Opinion(NamedTuple):
     """One kind of estimator on several policies and on the log; all values are of the same discount and length."""
 
     gamma: float  # 1: undiscounted
-    spread: float  # standard deviation of the logged returns at gamma
+    spread: float  # standard deviation of the logged returns at gamma; 1 where they are all equal
     level: float  # of each one-sided bound
     log: Answer  # what the log's own actions earned
     answers: Mapping[str, Answer]  # by policy

@@ -126,7 +126,8 @@ def _opinion(bench: Bench, policies: Mapping[str, Policy], kind: Kind) -> Opinio
             refused[name] = str(reason)
         give_back()  # of many policies' rollouts and fits
     gamma = bench.gamma if kind.discounted else 1.0
-    return Opinion(gamma, float(bench.returns(gamma).std()), bench.level, log, answers, refused)
+    spread = float(bench.returns(gamma).std())
+    return Opinion(gamma, spread if spread > 0 else 1.0, bench.level, log, answers, refused)
 
 
 def _sampled(values: Tensor, level: float) -> Answer:

@@ -27,7 +27,7 @@ class View(NamedTuple):
     """
 
     gamma: float  # 1: undiscounted
-    spread: float  # standard deviation of the logged returns at gamma: the unit of the rules
+    spread: float  # standard deviation of the logged returns at gamma: the unit of the rules; 1 where they are equal
     values: Mapping[str, Estimate]  # by name; CANDIDATE is among them
     gains: Mapping[str, Estimate]  # by the other's name; LOG is among them
 

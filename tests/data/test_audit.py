@@ -142,6 +142,13 @@ def test_a_reward_that_nothing_explains_is_a_warning(clean: TransitionDataset) -
     assert "unexplained reward" in kinds(audit(replace(clean, reward=noise)))
 
 
+def test_returns_without_a_spread_are_a_warning(clean: TransitionDataset) -> None:
+    flat = replace(clean, reward=torch.full_like(clean.reward, -1.0))
+    found = [f for f in audit(flat).findings if f.kind == "equal returns"]
+    assert [f.severity for f in found] == ["warning"]
+    assert "each of the 40 episodes earned -60" in found[0].found
+
+
 def test_one_episode_cannot_be_split(clean: TransitionDataset) -> None:
     rows = torch.arange(STEPS)
     one = replace(clean, **{name: tensor[rows] for name, tensor in clean.tensors.items()})

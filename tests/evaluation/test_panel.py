@@ -1,6 +1,7 @@
 """What a panel says in a world that is counted by hand: member e steps from x to x + e + 1 and pays x + 10 e."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +87,14 @@ def test_every_member_rolls_whole_episodes_out_alone() -> None:
     assert opinion.gain(CANDIDATE, CLONING)[:3] == (0.0, 0.0, 0.0)
     own = np.array(LENGTHS)[log().episode[table.starts.rows]]
     assert opinion.gain(CANDIDATE).value == pytest.approx((sample - own).mean())
+
+
+def test_the_unit_of_gains_is_one_where_every_episode_earned_the_same() -> None:
+    table, policies = bench()
+    table = replace(table, data=replace(table.data, reward=torch.zeros(sum(LENGTHS))))
+    opinion = hear(table, policies, ["model"]).opinions["model"]
+    assert opinion.spread == 1.0
+    assert opinion.score(CANDIDATE) == opinion.gain(CANDIDATE)
 
 
 def test_critics_go_on_where_the_simulator_is_no_longer_trusted() -> None:
