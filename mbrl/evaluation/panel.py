@@ -34,6 +34,7 @@ from mbrl.simulator.simulator import Simulator
 
 FULL = "model"  # the kind whose values are undiscounted returns of whole simulated episodes
 MIXED, CRITIC = "model+fqe", "fqe"
+ROUNDING = 1e-6  # of returns, as a share of the largest
 
 
 class Kind(NamedTuple):
@@ -126,8 +127,13 @@ def _opinion(bench: Bench, policies: Mapping[str, Policy], kind: Kind) -> Opinio
             refused[name] = str(reason)
         give_back()  # of many policies' rollouts and fits
     gamma = bench.gamma if kind.discounted else 1.0
-    spread = float(bench.returns(gamma).std())
-    return Opinion(gamma, spread if spread > 0 else 1.0, bench.level, log, answers, refused)
+    return Opinion(gamma, _spread(bench.returns(gamma)), bench.level, log, answers, refused)
+
+
+def _spread(returns: Tensor) -> float:
+    """Standard deviation of returns [n] float64; 1 where they are equal, but for the rounding of their sums."""
+    spread = float(returns.std())
+    return spread if spread > ROUNDING * float(returns.abs().max()) else 1.0
 
 
 def _sampled(values: Tensor, level: float) -> Answer:

@@ -91,7 +91,8 @@ def test_every_member_rolls_whole_episodes_out_alone() -> None:
 
 def test_the_unit_of_gains_is_one_where_every_episode_earned_the_same() -> None:
     table, policies = bench()
-    table = replace(table, data=replace(table.data, reward=torch.zeros(sum(LENGTHS))))
+    rounded = torch.tensor([-1 / n for n in LENGTHS for _ in range(n)])  # all earn -1, but for rounding
+    table = replace(table, data=replace(table.data, reward=rounded))
     opinion = hear(table, policies, ["model"]).opinions["model"]
     assert opinion.spread == 1.0
     assert opinion.score(CANDIDATE) == opinion.gain(CANDIDATE)
