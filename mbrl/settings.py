@@ -98,10 +98,11 @@ class Fit:
         multistep: steps, up to an episode's end, that a model is followed through its own predictions to train and
             score its error there; 1 looks one step ahead only, more costs two to three times the time of an epoch.
         multistep_weight: of that error beside the likelihood of one step.
-        devices: how many of the accelerator's devices share the work.
+        devices: how many of the accelerator's devices share the work, each with a batch of its own; on a CPU these are
+            processes.
         precision: of the hidden layers' matrix products; all weights are float32. auto is bf16-mixed where
             the processor multiplies bfloat16 faster.
-        strategy: of Lightning's Trainer, how several devices work together.
+        strategy: of Lightning's Trainer, how several devices work together; auto and ddp are one process a device.
     """
 
     batch_size: int = 256

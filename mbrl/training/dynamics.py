@@ -19,7 +19,7 @@ from mbrl.core import Batch, Dynamics
 from mbrl.precision import settled
 from mbrl.training.bootstrap import held_runs
 from mbrl.training.shell import Log, Settings, Shell
-from mbrl.training.trainer import StderrBar, VerifiedIO, interruptible, quiet
+from mbrl.training.trainer import StderrBar, VerifiedIO, interruptible, quiet, relayed, started_by
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")  # those that leave weights and buffers in float32
 CHECKPOINT = "dynamics.ckpt"
@@ -98,7 +98,7 @@ def fit_dynamics(
         accelerator: as in lightning's Trainer, like the next three.
         devices: how many; several divide every epoch's rows among them.
         precision: one that leaves the weights in float32; `auto` is bf16-mixed where its matmuls are in hardware.
-        strategy: how several devices work together.
+        strategy: how several devices work together; `auto` and `ddp` are one process a device, with a batch each.
         progress: a bar on a terminal, and a line per epoch, on stderr.
         log: called with the metrics of every epoch and its number.
 
@@ -117,12 +117,14 @@ def fit_dynamics(
     begun, device = time.monotonic(), next(dynamics.parameters()).device
     runs, settings = held_runs(holdout, held, horizon), settings._replace(multistep=horizon)
     shell = Shell(dynamics.train(), train, train_episode, runs, held.sort(stable=True).values, settings)
-    shell.report = partial(_tell, progress, log)
+    strategy, method = started_by(strategy, accelerator, devices)
     last = folder / CHECKPOINT if folder is not None else None
     callbacks: list[Callback] = [StderrBar()] if progress and sys.stderr.isatty() else []
     if last is not None:
         callbacks.append(ModelCheckpoint(last.parent, last.stem, enable_version_counter=False))
-    with quiet(), interruptible(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    telling = relayed(partial(_tell, progress, log), method)
+    gpus = range(torch.cuda.device_count())
+    with quiet(), interruptible(), torch.random.fork_rng(devices=gpus), telling as shell.report:
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,

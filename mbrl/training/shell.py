@@ -60,8 +60,7 @@ class Shell(pl.LightningModule):
         super().__init__()
         self.dynamics = dynamics
         self.lookahead = Lookahead(dynamics.spec, settings.multistep)
-        epoch = max(settings.epoch_updates, math.ceil(len(train.obs) / settings.batch_size))
-        self.mean = Average(dynamics, epoch)
+        self.mean = Average(dynamics, 1)  # over an epoch, once it is known how many processes divide it
         self.averaged, self.best = self.mean.module.train(), copy.deepcopy(dynamics).requires_grad_(False)
         self.rows, self.episode, self.holdout, self.held, self.settings = train, episode, holdout, held, settings
         self.report: Log | None = None
@@ -93,6 +92,7 @@ class Shell(pl.LightningModule):
             self.trainer.world_size,
         )
         self.batches.epoch = int(self.epochs)
+        self.mean.updates = len(self.batches)
         return self.batches
 
     def on_train_start(self) -> None:
@@ -133,8 +133,10 @@ class Shell(pl.LightningModule):
         self.updates += len(self.batches)
         self.batches.epoch = int(self.epochs)
         self._stop_if_all_done()
+        loss = self.trainer.strategy.reduce(self.loss_sum, reduce_op="mean")  # of all processes: each is to ask
+        told = self._metrics(score, loss)
         if self.report is not None and self.trainer.is_global_zero:
-            self.report(self._metrics(score), int(self.epochs))
+            self.report(told, int(self.epochs))
 
     @torch.no_grad()
     def _keep_best(self, score: Tensor) -> None:
@@ -152,9 +154,9 @@ class Shell(pl.LightningModule):
     def _stop_if_all_done(self) -> None:
         self.trainer.should_stop = bool((self.stale >= self.settings.patience).all())
 
-    def _metrics(self, score: Tensor) -> dict[str, float]:
+    def _metrics(self, score: Tensor, loss: Tensor) -> dict[str, float]:
         return {
-            "loss": float(self.loss_sum) / len(self.batches) / self.dynamics.members,
+            "loss": float(loss) / len(self.batches) / self.dynamics.members,
             "holdout_error": float(score.mean()),
             "best_holdout_error": float(self.score.mean()),
             "members_in_training": float((self.stale < self.settings.patience).sum()),

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import CheckpointIO
+from torch import multiprocessing
 from tqdm import tqdm
 
 from mbrl import files
@@ -61,9 +64,10 @@ class StderrBar(Callback):
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence lightning's adverts and device lines, and nothing else."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6 under torch 2.13
@@ -71,7 +75,52 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resume
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def relayed(report: Callable[..., None], method: str | None) -> Iterator[Callable[..., None]]:
+    """What another process may call so that `report` is called in this one, with the same arguments.
+
+    Args:
+        report: called in a thread of its own, in the order of the calls.
+        method: how these processes are started: fork or spawn; None where there are none, and `report` is called.
+    """
+    if method is None:
+        yield report
+        return
+    queue = multiprocessing.get_context(method).SimpleQueue()
+
+    def listen() -> None:
+        for arguments in iter(queue.get, None):
+            report(*arguments)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        yield partial(_send, queue)
+    finally:
+        queue.put(None)
+        listener.join()
+
+
+def _send(queue: Any, *arguments: Any) -> None:
+    queue.put(arguments)
+
+
+def started_by(strategy: str, accelerator: str, devices: int) -> tuple[str, str | None]:
+    """Lightning's strategy, and how its other processes start (None: there are none).
+
+    `ddp` would start the command anew in every process. Here they are copies of this one: forks on a CPU, fresh ones
+    where a device does not survive a fork.
+    """
+    if devices == 1:
+        return strategy, None
+    method = "fork" if accelerator == "cpu" else "spawn"
+    if strategy in ("auto", "ddp"):
+        return f"ddp_{method}", method
+    return strategy, next((way for way in ("fork", "spawn") if strategy.endswith(way)), None)
 
 
 @contextmanager

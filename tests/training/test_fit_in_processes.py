@@ -1,0 +1,101 @@
+"""Two processes that share a fit do what one does with batches of twice the size."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_fit_dynamics import EPISODE, HELD, LOG, small
+
+from mbrl.core import Dynamics
+from mbrl.training.dynamics import fit_dynamics
+from mbrl.training.shell import Shell
+from mbrl.training.trainer import relayed, started_by
+
+Curve = list[tuple[int, dict[str, float]]]
+
+
+def fitted(**settings: Any) -> tuple[Dynamics, Curve]:
+    model, curve = small(), []
+    settings = {"seed": 0, "max_epochs": 3, **settings}
+    fit_dynamics(model, LOG, EPISODE, HELD, log=lambda told, epoch: curve.append((epoch, told)), **settings)
+    return model, curve
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keep(shell: Shell) -> None:
+        torch.save(shell.state_dict(), tmp_path / f"{shell.trainer.global_rank}-of-{shell.trainer.world_size}.pt")
+
+    monkeypatch.setattr(Shell, "on_train_end", keep)
+    whole, curve = fitted(batch_size=64)
+    halves, shared = fitted(batch_size=32, devices=2, strategy="ddp")
+    assert [epoch for epoch, _ in shared] == [epoch for epoch, _ in curve] == [1, 2, 3]
+    for (_, one), (_, two) in zip(curve, shared, strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+    for a, b in zip(whole.parameters(), halves.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    first, second = (torch.load(tmp_path / f"{rank}-of-2.pt") for rank in (0, 1))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_fit_in_two_processes_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    settings = {"batch_size": 32, "devices": 2}
+    straight, _ = fitted(**settings)
+    fitted(folder=tmp_path, max_epochs=1, **settings)
+    resumed, curve = fitted(folder=tmp_path, **settings)
+    assert [epoch for epoch, _ in curve] == [2, 3]
+    for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+CHILD = """
+import sys
+sys.path[:0] = {paths!r}
+from test_fit_in_processes import fitted
+try:
+    fitted(batch_size=32, devices=2, max_epochs=100_000, patience=100_000, progress=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_ctrl_c_reaches_all_processes(tmp_path: Path) -> None:
+    here = Path(__file__).resolve()
+    code = CHILD.format(paths=[str(here.parents[2]), str(here.parents[1]), str(here.parent)])
+    told = tmp_path / "told"
+    with told.open("w") as file:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=file, text=True, start_new_session=True
+        )
+    deadline = time.monotonic() + 120
+    while "epoch 2" not in told.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+    assert child.communicate(timeout=120)[0] == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "accelerator", "devices", "expected"),
+    [
+        ("auto", "cpu", 1, ("auto", None)),
+        ("ddp", "cpu", 2, ("ddp_fork", "fork")),
+        ("auto", "cuda", 2, ("ddp_spawn", "spawn")),
+        ("ddp_spawn", "cpu", 2, ("ddp_spawn", "spawn")),
+        ("fsdp", "cuda", 2, ("fsdp", None)),
+    ],
+)
+def test_processes_are_copies_of_this_one(
+    strategy: str, accelerator: str, devices: int, expected: tuple[str, str | None]
+) -> None:
+    assert started_by(strategy, accelerator, devices) == expected
+
+
+def test_without_processes_a_report_is_called_as_it_is() -> None:
+    with relayed(print, None) as report:
+        assert report is print
