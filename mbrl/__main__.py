@@ -22,6 +22,7 @@ COMMANDS = {  # name: (function of stages.py, configuration it starts from, one 
     "evaluate": ("evaluate", None, "what registered policies are worth on a log, or in a true environment"),
     "select": ("select", None, "which version of a policy the evidence carries, if any"),
     "compare": ("compare", None, "learners side by side on logs, over seeds: a table, and a run behind every cell"),
+    "sweep": ("sweep", None, "runs of several configurations and seeds on a log, several at once, or on a Ray cluster"),
     "finetune": ("finetune", None, "go on improving a policy in the true environment, under a floor"),
     "promote": ("promote", None, "move shadow, canary or champion to a version that the evidence supports"),
     "rollback": ("rollback", None, "go back to the last champion that still holds"),

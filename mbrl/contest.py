@@ -71,18 +71,37 @@ def contest(
         envs = [None if part.strip() == "-" else part.strip() for part in env.split(",")]
     if len(envs) != len(ids):
         raise ValueError(f"env names {len(envs)} environments for {len(ids)} logs: one for each, - where there is none")
-    if len(set(seeds)) != len(seeds) or not seeds:
-        raise ValueError(f"seeds are {list(seeds)}, expected different numbers, at least one")
+    check_seeds(seeds)
     for id in ids:
         minari.check_id(id)
+    arenas = [Arena(*pair) for pair in zip(ids, envs, strict=True)]
+    found = configurations("learners", learners)
+    return Contest(arenas, found, seeds, more, (folder or files.home() / "comparisons" / "latest").absolute())
+
+
+def configurations(setting: str, names: str) -> dict[str, Path]:
+    """The files of configurations by name, from names or paths with commas between them.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
     found = {}
-    for name in (part.strip() for part in learners.split(",")):
+    for name in (part.strip() for part in names.split(",")):
         path = Path(name) if name.endswith(".yaml") else config_file(f"{name}.yaml")
         if not path.exists():
-            raise ValueError(f"learners has {name!r}, and there is no {path}: name a configuration, or a YAML file")
+            raise ValueError(f"{setting} has {name!r}, and there is no {path}: name a configuration, or a YAML file")
         found[path.stem.replace(".", "-").lower()] = path
-    arenas = [Arena(*pair) for pair in zip(ids, envs, strict=True)]
-    return Contest(arenas, found, seeds, more, (folder or files.home() / "comparisons" / "latest").absolute())
+    return found
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that say the same twice, or nothing.
+
+    Raises:
+        ValueError: so they are.
+    """
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise ValueError(f"seeds are {list(seeds)}, expected different numbers, at least one")
 
 
 def hold(asked: Contest) -> dict[str, Any]:
@@ -112,7 +131,7 @@ def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tu
     """
     shared: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for name, path in asked.learners.items():
-        settings = _settings(path, arena, asked.more)
+        settings = run_settings(path, arena, asked.more)
         reason = _unfit(settings, arena)
         if reason is not None:
             failed[name] = reason
@@ -127,7 +146,7 @@ def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tu
     yield from shared.values()
 
 
-def _settings(path: Path, arena: Arena, more: Sequence[str]) -> dict[str, Any]:
+def run_settings(path: Path, arena: Arena, more: Sequence[str]) -> dict[str, Any]:
     """The whole configuration of `mbrl run` with this file, as plain values."""
     from mbrl import parsing, stages
 

@@ -18,7 +18,7 @@ from mbrl.core import Dynamics, Learner, Spec
 from mbrl.custody import copy, delete, history, promote, rollback
 from mbrl.finetuning import finetune
 from mbrl.settings import Candidate, Data, Fit, Imitation, OtherLog, Rehearsal, Trial, Uncertainty, World
-from mbrl.trials import compare, evaluate, select
+from mbrl.trials import compare, evaluate, select, sweep
 
 # what a user can mend: told in a line, without a traceback
 MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)
@@ -41,6 +41,7 @@ __all__ = [
     "rollback",
     "run",
     "select",
+    "sweep",
     "ui",
 ]
 

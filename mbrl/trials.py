@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mbrl.settings import Trial
 
@@ -94,3 +94,53 @@ def compare(
 
     more = [f"--trial.episodes={episodes}", *([] if updates is None else [f"--rehearsal.updates={updates}"])]
     return contest.hold(contest.contest(data, env, learners, seeds, more, folder))
+
+
+def sweep(
+    data: str,
+    configs: str,
+    env: str | None = None,
+    seeds: list[int] = [0, 1, 2],  # noqa: B006
+    name: str | None = None,
+    engine: Literal["processes", "ray"] = "processes",
+    workers: int = 2,
+    threads: int = 1,
+    ray_address: str | None = None,
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """Make the runs of several configurations and seeds on a log, several at once.
+
+    Each is an `mbrl run` in a process of its own, and a child of one MLflow run. One that fails leaves the others
+    alone; the same command goes on with it, and repeats nothing that is done.
+
+    Args:
+        data: Minari id of the log.
+        configs: names of the configurations that come with mbrl, or YAML files, with commas between them.
+        env: true environment, if there is one.
+        seeds: such as [0,1,2].
+        name: of the sweep and the beginning of the names of what it registers; the log's if not given.
+        engine: processes of this machine, or Ray (`pip install 'offline-mbrl[ray]'`).
+        workers: how many at once on this machine; a cluster has as many as it has cores.
+        threads: of each run.
+        ray_address: HOST:PORT of a Ray cluster; this machine if not given.
+        folder: where the runs are kept, MBRL_HOME/sweeps/NAME if not given.
+    """
+    from mbrl import files
+    from mbrl import sweep as sweeping
+    from mbrl.contest import Arena, check_seeds, configurations
+    from mbrl.data import minari
+    from mbrl.registry import models
+
+    minari.check_id(data)
+    check_seeds(seeds)
+    for setting, value in ("workers", workers), ("threads", threads):
+        if value < 1:
+            raise ValueError(f"{setting} is {value}, expected at least 1")
+    if ray_address is not None and engine != "ray":
+        raise ValueError(f"ray_address is {ray_address!r} and engine is {engine}: set engine to ray, or leave it out")
+    arena, found = Arena(data, env), configurations("configs", configs)
+    name = arena.name if name is None else name
+    models.check_name(name)
+    runner = sweeping.in_processes if engine == "processes" else sweeping.on_ray(ray_address)
+    place = (folder or files.home() / "sweeps" / name).absolute()
+    return sweeping.sweep(name, arena, found, seeds, place, runner, workers, threads)

@@ -92,6 +92,15 @@ class RunLog:
             run = client.create_run(self.experiment_id, tags=tags, run_name=name)
             return type(self)(self._sender, run, parent=False, resumed=False)
 
+    def adopt(self, run_id: str) -> None:
+        """Make another run a child of this one.
+
+        Raises:
+            StoreError: the store does not answer, or there is no such run.
+        """
+        with _asking(self._sender.uri, f"run {run_id} cannot become a part of run {self.run_id}"):
+            self._sender.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, self.run_id)
+
     def __enter__(self) -> Self:
         return self
 

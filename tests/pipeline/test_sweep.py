@@ -1,0 +1,111 @@
+"""`mbrl sweep`: what dies is named and goes on, what is done is not repeated, all are children of one MLflow run."""
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from pipeline_toys import ROOT, spoken
+
+from mbrl import parsing, stages, sweep
+from mbrl.inspection import EXPERIMENT
+from mbrl.registry import store
+
+# In the place of `mbrl run`: the member bc-1 is killed the first time.
+STUB = """
+import json, os, signal, sys
+from pathlib import Path
+path = Path(sys.argv[1])
+folder = path.with_suffix("")
+folder.mkdir(exist_ok=True)
+ids = json.loads((path.parent.parent / "ids.json").read_text())
+(folder / "run.json").write_text(json.dumps({"run_id": ids[path.stem]}))
+with (folder / "times").open("a") as times:
+    times.write(os.environ["OMP_NUM_THREADS"])
+print("learning", file=sys.stderr)
+if path.stem == "bc-1" and len((folder / "times").read_text()) == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+value = {"value": 3.0, "low": 1.0, "high": 5.0, "effective_n": 9, "diagnostics": {}}
+row = {"true_return": None, "gain_in_spreads": value}
+print(json.dumps({"verdict": "promote", "chosen": "candidate", "candidates": {"candidate": row}}))
+"""
+
+
+@pytest.fixture
+def members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A stub in the place of `mbrl run`, and an MLflow run for each member."""
+    (tmp_path / "stub.py").write_text(STUB)
+    monkeypatch.setattr(sweep, "RUN", (sys.executable, str(tmp_path / "stub.py")))
+    store.connect()
+    experiment = store.get_or_create(EXPERIMENT)
+    names = ("bc-0", "bc-1", "mopo-0", "mopo-1")
+    ids = {name: MlflowClient().create_run(experiment, run_name=name).info.run_id for name in names}
+    (tmp_path / "ids.json").write_text(json.dumps(ids))
+    return ids
+
+
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_a_member_that_is_killed_is_named_and_goes_on(engine: str, members: dict[str, str], tmp_path: Path) -> None:
+    command = ["sweep", "--data", "toy/pendulum-v0", "--configs", "bc,mopo", "--seeds", "[0,1]", "--name", "both"]
+    command += ["--engine", engine, "--threads", "3", "--folder", str(tmp_path / "out")]
+    status, answer, told = spoken(command)
+    assert status == 1
+    assert set(answer["members"]) == set(members) - {"bc-1"}
+    assert list(answer["failed"]) == ["bc-1"]
+    log = tmp_path / "out" / "bc-1.log"
+    assert answer["failed"]["bc-1"] == f"was killed by signal 9; its log {log} ends: learning"
+    assert "1 of 4 runs failed; the same command goes on with them:" in answer["error"]
+    assert "| bc-1 | failed |  |" in told
+    assert "| mopo-1 | promote | 3.00 [1.00, 5.00] |" in told
+    status, again, _ = spoken(command)
+    assert (status, again["failed"]) == (0, {})
+    assert set(again["members"]) == set(members)
+    assert again["run_id"] == answer["run_id"]
+    client = MlflowClient()
+    parents = {client.get_run(id).data.tags[MLFLOW_PARENT_RUN_ID] for id in members.values()}
+    assert parents == {answer["run_id"]}
+    assert client.get_run(answer["run_id"]).info.status == "FINISHED"
+    assert (tmp_path / "out" / "bc-1" / "times").read_text() == "33"
+
+
+@pytest.mark.usefixtures("members")
+def test_a_member_is_a_whole_configuration_of_a_run(tmp_path: Path) -> None:
+    command = ["sweep", "--data", "toy/pendulum-v0", "--configs", "bc,mopo", "--seeds", "[1]", "--env", "Pendulum-v1"]
+    spoken([*command, "--name", "both", "--folder", str(tmp_path / "out")])
+    arguments = ["--config", str(tmp_path / "out" / "mopo-1.yaml")]
+    parsed = parsing.parser(stages.run, "run", None, arguments).parse_args(arguments)
+    assert (parsed.seed, parsed.env, parsed.name) == (1, "Pendulum-v1", "both-mopo-1")
+    wanted = yaml.safe_load((ROOT / "configs" / "mopo.yaml").read_text())
+    assert parsed.rehearsal.penalty == wanted["rehearsal"]["penalty"]
+    assert parsed.folder == tmp_path / "out" / "mopo-1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--seeds", "[1,1]"], "seeds are [1, 1], expected different numbers"),
+        (["--configs", "bc,nonesuch"], "configs has 'nonesuch', and there is no"),
+        (["--workers", "0"], "workers is 0, expected at least 1"),
+        (["--ray_address", "10.0.0.1:6379"], "ray_address is '10.0.0.1:6379' and engine is processes: set engine to"),
+        (
+            ["--engine", "ray", "--ray_address", "nowhere"],
+            "ray_address is 'nowhere', and nothing answers there (not H",
+        ),
+    ],
+)
+def test_a_sweep_says_what_it_cannot_do(arguments: list[str], part: str) -> None:
+    status, answer, _ = spoken(["sweep", "--data", "toy/pendulum-v0", "--configs", "bc", *arguments])
+    assert status == 1
+    assert part in answer["error"]
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"ray_address is '{address}', and nothing answers there"):
+            sweep.on_ray(address)
