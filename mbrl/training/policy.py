@@ -21,6 +21,7 @@ from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
 from mbrl.training.checkpoint import Checkpoint, noted_interrupt
 from mbrl.training.filtering import best_rows
+from mbrl.training.trainer import quiet
 
 PRECISIONS = ("32-true", "bf16-mixed", "auto")  # weights, targets and losses stay float32 in both
 STREAMS = ("rows", "start", "imagination", "update")  # each with a generator of its own
@@ -136,7 +137,8 @@ def fit_policy(
     _check(learner, worldless, counts, real_ratio, precision, len(real.reward))
     pessimism = _pessimism(simulator if imagines else None, penalty, halt, halt_cost)
     arithmetic = settled(precision, accelerator)
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=arithmetic)
+    with quiet():
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=arithmetic)
     device = fabric.device
     learner.to(device)
     real = Batch(*(column.to(device) for column in real))

@@ -1,0 +1,42 @@
+"""Which precision is meant, and what is said where the one that was asked for is the slower one."""
+
+import pytest
+import torch
+
+from mbrl import precision
+
+
+@pytest.mark.parametrize(("fast", "meant"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_auto_is_what_the_processor_multiplies(
+    fast: bool, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    assert precision.settled("auto", "cpu") == meant
+    assert precision.settled("32-true", "cpu") == "32-true"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("fast", "ratio", "told"), [(False, 3.42, "takes 3.4 times as long"), (False, 0.9, ""), (True, 3.42, "")]
+)
+def test_a_slower_precision_is_used_and_said_to_be_so(
+    fast: bool, ratio: float, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    monkeypatch.setattr(precision, "slowness", lambda: ratio)
+    assert precision.settled("bf16-mixed", "cpu") == "bf16-mixed"
+    err = capsys.readouterr().err
+    assert told in err
+    assert bool(err) == bool(told)
+
+
+def test_slowness_is_measured() -> None:
+    assert precision.slowness(size=16, rounds=2) > 0
+
+
+def test_full_precision_is_that_of_devices_without_autocast_too() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        with precision.full_precision(torch.zeros(1)):
+            assert not torch.is_autocast_enabled("cpu")
+        with precision.full_precision(torch.zeros(1, device="meta")):
+            assert torch.is_autocast_enabled("cpu")
