@@ -278,7 +278,8 @@ class Pipeline:
         if f"{stage}_seconds" not in desk.folder.facts:
             desk.folder.remember(**{f"{stage}_seconds": report.pace.seconds})
         tell(stage, f"{report.updates:,} updates, {report.imagined_rows:,} imagined rows, {report.pace.seconds:.0f} s")
-        tell("", str(report.pace))
+        if report.pace.updates:
+            tell("", str(report.pace))
         return report
 
 

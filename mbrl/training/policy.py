@@ -41,8 +41,6 @@ class Pace(NamedTuple):
     logging: float  # metrics, the bar and checkpoints
 
     def __str__(self) -> str:
-        if not self.updates:
-            return "all done before"
         rates = f"{self.updates / self.seconds:,.0f} updates/s"
         if self.imagined_rows:
             rates += f", {self.imagined_rows / self.rollouts:,.0f} imagined rows/s"
