@@ -18,6 +18,7 @@ from mbrl.simulator.simulator import Simulator
 
 ASKED, KNOWN = 1000, 20_000  # logged rows, at most: those that the policy is asked at, those that it is compared with
 USUAL = 0.95  # share of logged rows that count as usual
+DOUBTED = 128  # start states, at most, whose rollouts say what share of the steps is in doubt
 WORST = 0.1  # share of returns that a tail is the mean of
 
 
@@ -72,12 +73,17 @@ def walk(policy: Policy, simulator: Simulator, starts: Starts, *, cost: Cost | N
     Args:
         policy: whose mode is followed.
         simulator: replays the log that the starts are of, where channels are exogenous.
-        starts: where rollouts begin, and where they are cut.
+        starts: where rollouts begin, and where they are cut; where no cost is counted the first `DOUBTED` alone, as a
+            share of steps needs no more, and uncertainty is the dearest part of a simulator's step.
         cost: of a transition, where one is to be counted.
         level: of each one-sided bound of the cost, over start states and the members of `cost`, where it has some. The
             error of the simulator itself is not in them.
         seed: of the noise.
     """
+    if cost is None:
+        if simulator.uncertainty is None:
+            return Walk(None, None)
+        starts = Starts(*(column[:DOUBTED] for column in starts))
     played = rolled(policy, simulator, starts, seed, cost=cost)
     doubt = None if simulator.uncertainty is None else uncertain_share(played, starts.limit)
     if played.cost is None:

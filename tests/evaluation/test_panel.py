@@ -12,14 +12,16 @@ from torch import Tensor
 
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
+from mbrl.evaluation import grounds, modelbased
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.gathering import Provenance, gather, view
 from mbrl.evaluation.grounds import disagreement, support, tail, walk
-from mbrl.evaluation.modelbased import start_states
+from mbrl.evaluation.modelbased import Starts, start_states
 from mbrl.evaluation.opinions import Answer, Opinion
 from mbrl.evaluation.panel import KINDS, Heard, check_kinds, hear
 from mbrl.registry.gates import CANDIDATE, CLONING, LOG, CardFacts
 from mbrl.registry.rules import read
+from mbrl.simulator.rollout import Played
 from mbrl.simulator.simulator import Simulator
 
 LENGTHS = (2, 5, 3, 4)
@@ -171,6 +173,23 @@ def test_a_walk_counts_doubtful_steps_and_cost() -> None:
         assert found.cost.value == pytest.approx(0.5 * 3.75)  # 0.5 a step, and 2, 3, 5 and 5 steps
     plain = walk(policies[CANDIDATE], simulator.plain(), starts, cost=None, level=0.8, seed=0)
     assert (plain.doubt, plain.cost) == (None, None)
+
+
+def test_doubt_is_asked_for_of_few_rollouts_and_cost_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, policies = bench(uncertain=True)
+    counted: list[int] = []
+
+    def rolled(policy: Policy, simulator: Simulator, starts: Starts, seed: int, **asked: object) -> Played:
+        counted.append(len(starts.rows))
+        return modelbased.rolled(policy, simulator, starts, seed, **asked)
+
+    monkeypatch.setattr(grounds, "rolled", rolled)
+    monkeypatch.setattr(grounds, "DOUBTED", 3)
+    free = {"cost": None, "level": 0.8, "seed": 0}
+    walk(policies[CANDIDATE], table.simulator, table.starts, **free)
+    walk(policies[CANDIDATE], table.simulator, table.starts, **free | {"cost": lambda obs, action, after: action[:, 0]})
+    walk(policies[CANDIDATE], table.simulator.plain(), table.starts, **free)
+    assert counted == [3, 4]
 
 
 def test_support_is_the_share_of_states_where_the_action_is_not_odd(toy_data: object) -> None:
