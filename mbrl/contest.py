@@ -1,4 +1,4 @@
-"""`mbrl compare`: learners side by side on logs, over seeds; every cell is an `mbrl run` that can be continued."""
+"""`mbrl compare`: learners side by side on logs, over seeds; every cell is an `mbrl run` in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import torch
 import yaml
 
 from mbrl import files
-from mbrl.__main__ import config_file, run_command
+from mbrl.__main__ import config_file
 from mbrl.assessment import plain, shown, small
 from mbrl.core import Learner, build, seeded
 from mbrl.data import minari
 from mbrl.data.history import windowed
+from mbrl.engines import Ended, Engine, Member, complaint, lost
 from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.intervals import over_seeds
 from mbrl.registry.gates import CLONING, LOG
+from mbrl.report.console import tell
 from mbrl.report.dossier import PARTIES, intervals
 from mbrl.report.forest import Stand, plot_forest
 
@@ -44,6 +46,15 @@ class Score(NamedTuple):
     value: Estimate  # true return; without an environment the combined gain over the log, in spreads
     verdict: str
     seconds: float  # of its rehearsal, and of the fit of the simulator where it has one
+
+
+class Cell(NamedTuple):
+    """A run, and what is wanted of it."""
+
+    member: Member
+    arena: Arena
+    learners: Sequence[str]
+    first: bool  # of the runs of its log and seed: the one whose behaviour cloning is shown
 
 
 class Contest(NamedTuple):
@@ -104,24 +115,38 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise ValueError(f"seeds are {list(seeds)}, expected different numbers, at least one")
 
 
-def hold(asked: Contest) -> dict[str, Any]:
-    """Run every cell that has not been run, and tell, draw and write what all of them say."""
+def hold(asked: Contest, engine: Engine) -> dict[str, Any]:
+    """Run every cell that has not been run, and tell, draw and write what all of them say.
+
+    A cell that fails leaves the others alone, and the same call goes on with it.
+    """
     asked.folder.mkdir(parents=True, exist_ok=True)
+    failed: dict[str, dict[str, str]] = {arena.name: {} for arena in asked.arenas}
+    cells = [cell for arena in asked.arenas for cell in _cells(asked, arena, failed[arena.name])]
+    ended: dict[str, Ended] = {}
+    for one in engine([cell.member for cell in cells]):
+        ended[one.member.name] = one
+        tell(one.member.name, one.failure or "done")
     scores: dict[str, dict[str, list[Score]]] = {arena.name: {} for arena in asked.arenas}
     logged: dict[str, Estimate] = {}
-    failed: dict[str, dict[str, str]] = {arena.name: {} for arena in asked.arenas}
-    for arena in asked.arenas:
-        groups = list(_groups(asked, arena, failed[arena.name]))
-        for seed in asked.seeds:
-            for number, (settings, members) in enumerate(groups):
-                answer = _run(asked, arena, seed, number, settings)
-                if "error" in answer:
-                    failed[arena.name] |= dict.fromkeys(members, f"seed {seed}: {answer['error']}")
-                    continue
-                logged[arena.name] = Estimate(**answer["logged_return"])
-                for name, score in _scores(answer, members, arena, first=number == 0):
-                    scores[arena.name].setdefault(name, []).append(score)
-    return _told(asked, scores, logged, failed)
+    for cell in cells:
+        answer, arena = ended[cell.member.name].answer, cell.arena
+        if answer:
+            logged[arena.name] = Estimate(**answer["logged_return"])
+            for name, score in _scores(answer, cell.learners, arena, cell.first):
+                scores[arena.name].setdefault(name, []).append(score)
+    died = lost([ended[cell.member.name] for cell in cells])
+    told = _told(asked, scores, logged, failed) | {"died": died}
+    return told | ({"error": complaint(died, len(cells))} if died else {})
+
+
+def _cells(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[Cell]:
+    groups = list(_groups(asked, arena, failed))
+    for seed in asked.seeds:
+        for number, (settings, learners) in enumerate(groups):
+            name = f"{arena.name}-{seed}-{number}"
+            own = {"seed": seed, "env": arena.env, "name": name}
+            yield Cell(Member.written(name, asked.folder, settings | own), arena, learners, number == 0)
 
 
 def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tuple[dict[str, Any], list[str]]]:
@@ -169,18 +194,6 @@ def _unfit(settings: Mapping[str, Any], arena: Arena) -> str | None:
     except ValueError as error:
         return str(error)
     return None
-
-
-def _run(asked: Contest, arena: Arena, seed: int, number: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """One run, in a folder of its own: continued if it was begun, and told if it was finished."""
-    cell = asked.folder / f"{arena.name}-{seed}-{number}"
-    path = cell.with_suffix(".yaml")
-    name = f"{arena.name}-{seed}-{number}"
-    whole = {**settings, "seed": seed, "env": arena.env, "name": name, "folder": str(cell)}
-    with files.replacing(path) as beside:
-        beside.write_text(yaml.safe_dump(whole, sort_keys=False))
-    print(f"--- {arena.data_id}, seed {seed}: {', '.join(settings['candidates'])}")
-    return run_command("run", ["--config", str(path)])[1]
 
 
 def _scores(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,12 +75,18 @@ def compare(
     seeds: list[int] = [0, 1, 2],  # noqa: B006
     updates: int | None = None,
     episodes: int = 20,
+    settings: dict[str, Any] | None = None,
+    engine: Literal["processes", "ray"] = "processes",
+    workers: int = 2,
+    threads: int = 1,
+    ray_address: str | None = None,
     folder: Path | None = None,
 ) -> dict[str, Any]:
     """Put learners side by side on logs: what each is worth by true return, or by the evidence where there is no truth.
 
-    Every cell is an `mbrl run`, whose evidence, curves and models are kept; learners whose other settings are equal
-    share one, and its simulators. The same command goes on where an earlier one ended.
+    Every cell is an `mbrl run` in a process of its own, whose evidence, curves and models are kept; learners whose
+    other settings are equal share one, and its simulators. One that fails leaves the others alone; the same command
+    goes on with it, and repeats nothing that is done.
 
     Args:
         data: Minari ids of the logs, with commas between them.
@@ -88,12 +95,21 @@ def compare(
         seeds: such as [0,1,2]; a number is the mean over them.
         updates: of every learner; what its configuration says if not given. Candidates keep their own.
         episodes: to play in the true environment, for each policy.
+        settings: others of `mbrl run` that hold for all, such as {fit.precision: auto, trial.starts: 64}.
+        engine: processes of this machine, or Ray (`pip install 'offline-mbrl[ray]'`).
+        workers: how many runs at once on this machine; a cluster has as many as it has cores.
+        threads: of each run.
+        ray_address: HOST:PORT of a Ray cluster; this machine if not given.
         folder: where the table, the picture and the runs are kept, MBRL_HOME/comparisons/latest if not given.
     """
     from mbrl import contest
+    from mbrl.engines import Engine
 
-    more = [f"--trial.episodes={episodes}", *([] if updates is None else [f"--rehearsal.updates={updates}"])]
-    return contest.hold(contest.contest(data, env, learners, seeds, more, folder))
+    own = {"trial.episodes": episodes, **({} if updates is None else {"rehearsal.updates": updates})}
+    said = {**own, **(settings or {})}.items()
+    more = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in said]
+    asked = contest.contest(data, env, learners, seeds, more, folder)
+    return contest.hold(asked, Engine.of(engine, workers, threads, ray_address))
 
 
 def sweep(
@@ -129,18 +145,14 @@ def sweep(
     from mbrl import sweep as sweeping
     from mbrl.contest import Arena, check_seeds, configurations
     from mbrl.data import minari
+    from mbrl.engines import Engine
     from mbrl.registry import models
 
     minari.check_id(data)
     check_seeds(seeds)
-    for setting, value in ("workers", workers), ("threads", threads):
-        if value < 1:
-            raise ValueError(f"{setting} is {value}, expected at least 1")
-    if ray_address is not None and engine != "ray":
-        raise ValueError(f"ray_address is {ray_address!r} and engine is {engine}: set engine to ray, or leave it out")
+    runner = Engine.of(engine, workers, threads, ray_address)
     arena, found = Arena(data, env), configurations("configs", configs)
     name = arena.name if name is None else name
     models.check_name(name)
-    runner = sweeping.in_processes if engine == "processes" else sweeping.on_ray(ray_address)
     place = (folder or files.home() / "sweeps" / name).absolute()
-    return sweeping.sweep(name, arena, found, seeds, place, runner, workers, threads)
+    return sweeping.sweep(name, arena, found, seeds, place, runner)

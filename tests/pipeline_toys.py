@@ -33,6 +33,27 @@ def spoken(arguments: list[str]) -> tuple[int, dict[str, Any], str]:
     return status, json.loads(out.getvalue()), err.getvalue()
 
 
+QUICK = (
+    sys.executable,
+    "-c",
+    f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from pipeline_toys import quick;"
+    " sys.exit(quick(sys.argv[1:]))",
+    "run",
+    "--json",
+    "--config",
+)  # in the place of `mbrl.engines.RUN`
+
+
+def quick(arguments: list[str]) -> int:
+    """A command as the whole of this process, with small cards and dots for pictures."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "LOCK_SECONDS", 240.0)  # as others may be busy on the machine
+        small_cards(patch)
+        dots(patch)
+        return main(arguments)
+
+
 def apart(arguments: list[str], environ: Mapping[str, str], output: Path) -> None:
     """Run a command as the whole of a process of its own, all that it prints going to a file; pictures are dots."""
     os.environ.clear()
@@ -40,12 +61,7 @@ def apart(arguments: list[str], environ: Mapping[str, str], output: Path) -> Non
     with output.open("wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "LOCK_SECONDS", 240.0)  # as others may be busy on the machine
-        small_cards(patch)
-        dots(patch)
-        sys.exit(main(arguments))
+    sys.exit(quick(arguments))
 
 
 def small_cards(patch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,15 @@ from typing import Any
 
 import pytest
 import yaml
-from pipeline_toys import ROOT, dots, spoken
+from pipeline_toys import QUICK, ROOT, spoken
 
+from mbrl import engines
 from mbrl.registry.rules import PACKAGED
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "RUN", QUICK)
 
 
 def learner(folder: Path, name: str, path: str, **init_args: Any) -> str:
@@ -24,13 +30,15 @@ def learner(folder: Path, name: str, path: str, **init_args: Any) -> str:
     return str(folder / f"{name}.yaml")
 
 
-def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dots(monkeypatch, but="comparison.png")
+def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path) -> None:
     both = learner(tmp_path, "cloning", "policies.BC"), learner(tmp_path, "mopo", "policies.SAC", hidden=[16, 16])
     command = ["compare", "--data", "toy/pendulum-v0", "--env", "Pendulum-v1", "--learners", ",".join(both)]
     command += ["--seeds", "[0,1]", "--episodes", "2", "--folder", str(tmp_path / "out")]
+    command += ["--settings", "{trial.starts: 3, rehearsal.precision: 32-true}"]
     status, answer, told = spoken(command)
-    assert status == 0
+    assert (status, answer["died"]) == (0, {})
+    kept = yaml.safe_load((tmp_path / "out" / "toy-pendulum-0-0.yaml").read_text())
+    assert (kept["trial"]["starts"], kept["trial"]["episodes"]) == (3, 2)
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {
         "toy-pendulum-0-0",
         "toy-pendulum-1-0",
@@ -52,18 +60,23 @@ def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path, monkeyp
     assert f"| mopo | {mean['value']:.1f} [{mean['low']:.1f}, {mean['high']:.1f}] |" in lines[5]
     assert lines[5] in told
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
-    status, again, told = spoken(command)
+    status, again, _ = spoken(command)
     assert (status, again["scores"]) == (0, answer["scores"])
-    assert told.count("nothing is repeated") == 2
+    logs = [(tmp_path / "out" / f"toy-pendulum-{seed}-0.log").read_text() for seed in (0, 1)]
+    assert all("nothing is repeated" in log for log in logs)
 
 
-@pytest.mark.usefixtures("sketched")
-def test_a_log_without_truth_has_gains_and_a_learner_of_other_actions_is_named(tmp_path: Path) -> None:
+def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tmp_path: Path) -> None:
     both = learner(tmp_path, "cloning", "policies.BC"), learner(tmp_path, "bcq", "policies.BCQ")
-    command = ["compare", "--data", "toy/cartpole-v0", "--learners", ",".join(both), "--seeds", "[0]"]
+    command = ["compare", "--data", "toy/cartpole-v0", "--learners", ",".join(both), "--seeds", "[0,1]"]
+    (tmp_path / "out" / "toy-cartpole-1-0").mkdir(parents=True)
+    (tmp_path / "out" / "toy-cartpole-1-0" / "run.json").write_text("{")
     status, answer, told = spoken([*command, "--folder", str(tmp_path / "out")])
-    assert status == 0
+    assert status == 1
+    assert "1 of 2 runs failed; the same command goes on with them:\n  toy-cartpole-1-0 ended with" in answer["error"]
+    assert "run.json is damaged" in answer["died"]["toy-cartpole-1-0"]
     assert set(answer["scores"]["toy-cartpole"]) == {"cloning"}
+    assert len(answer["scores"]["toy-cartpole"]["cloning"]["seeds"]) == 1
     assert "DiscreteBCQ" in answer["failed"]["toy-cartpole"]["bcq"]
     assert "bcq on toy-cartpole: " in told
     assert "| | toy/cartpole-v0 (gain in spreads) | minutes |" in answer["table"]
@@ -77,6 +90,7 @@ def test_a_log_without_truth_has_gains_and_a_learner_of_other_actions_is_named(t
         (["--env", "Pendulum-v1,-"], "env names 2 environments for 1 logs"),
         (["--seeds", "[0,0]"], "seeds are [0, 0], expected different numbers"),
         (["--data", "toy/pendulum"], "expected NAMESPACE/NAME-vN"),
+        (["--workers", "0"], "workers is 0, expected at least 1"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_work(arguments: list[str], part: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pipeline_toys import ROOT, spoken
 
-from mbrl import parsing, stages, sweep
+from mbrl import engines, parsing, stages
 from mbrl.inspection import EXPERIMENT
 from mbrl.registry import store
 
@@ -39,7 +39,7 @@ print(json.dumps({"verdict": "promote", "chosen": "candidate", "candidates": {"c
 def members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A stub in the place of `mbrl run`, and an MLflow run for each member."""
     (tmp_path / "stub.py").write_text(STUB)
-    monkeypatch.setattr(sweep, "RUN", (sys.executable, str(tmp_path / "stub.py")))
+    monkeypatch.setattr(engines, "RUN", (sys.executable, str(tmp_path / "stub.py")))
     store.connect()
     experiment = store.get_or_create(EXPERIMENT)
     names = ("bc-0", "bc-1", "mopo-0", "mopo-1")
@@ -108,4 +108,4 @@ def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ValueError, match=f"ray_address is '{address}', and nothing answers there"):
-            sweep.on_ray(address)
+            engines.on_ray(address)

@@ -1,0 +1,170 @@
+"""Several `mbrl run`s at once, each in a process of its own: on this machine, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import yaml
+
+from mbrl import files
+
+RUN = (sys.executable, "-m", "mbrl", "run", "--json", "--config")
+HANDED_ON = ("MBRL_", "MLFLOW_", "MINARI_", "PYTHON")  # beginnings of the variables that a member's machine is told
+PATIENCE = 5.0  # seconds until an address that does not answer counts as unreachable
+LINES = 3  # of a failed member's log that are told
+
+
+class Member(NamedTuple):
+    """One run of several."""
+
+    name: str
+    path: Path  # its whole configuration; beside it are its folder, its log and its answer
+    command: Sequence[str]  # what makes the run, but for this path
+
+    @classmethod
+    def written(cls, name: str, parent: Path, settings: Mapping[str, Any]) -> Member:
+        """A member whose configuration is `parent`/`name`.yaml, and whose folder is beside it."""
+        member = cls(name, parent / f"{name}.yaml", RUN)
+        with files.replacing(member.path) as beside:
+            beside.write_text(yaml.safe_dump({**settings, "folder": str(member.folder)}, sort_keys=False))
+        return member
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.path.with_suffix("")
+
+
+class Ended(NamedTuple):
+    """What became of a member."""
+
+    member: Member
+    answer: dict[str, Any]  # what `mbrl run --json` printed; empty where it failed
+    failure: str | None = None
+
+
+Run = Callable[[Sequence[Member], Mapping[str, str], int], Iterator[Ended]]
+
+
+class Engine(NamedTuple):
+    """Who makes the runs."""
+
+    run: Run
+    workers: int  # how many at once
+    threads: int  # of each
+
+    @classmethod
+    def of(cls, engine: str, workers: int, threads: int, ray_address: str | None) -> Engine:
+        """The engine that a command line asks for.
+
+        Raises:
+            ValueError: a number is below 1, there is an address and no Ray, or nothing answers there.
+        """
+        for setting, value in ("workers", workers), ("threads", threads):
+            if value < 1:
+                raise ValueError(f"{setting} is {value}, expected at least 1")
+        if ray_address is not None and engine != "ray":
+            raise ValueError(
+                f"ray_address is {ray_address!r} and engine is {engine}: set engine to ray, or leave it out"
+            )
+        return cls(in_processes if engine == "processes" else on_ray(ray_address), workers, threads)
+
+    def __call__(self, members: Sequence[Member]) -> Iterator[Ended]:
+        """Run what has not been run; each is told as it ends."""
+        told = {key: value for key, value in os.environ.items() if key.startswith(HANDED_ON)}
+        return self.run(members, told | {"OMP_NUM_THREADS": str(self.threads)}, self.workers)
+
+
+def in_processes(members: Sequence[Member], told: Mapping[str, str], workers: int) -> Iterator[Ended]:
+    """As many at once as there are workers, on this machine."""
+    with ThreadPoolExecutor(workers) as pool:
+        tasks = [pool.submit(run_member, member, told) for member in members]
+        for task in as_completed(tasks):
+            yield task.result()
+
+
+def on_ray(address: str | None) -> Run:
+    """The same as tasks of a Ray cluster, one core each; without an address on this machine.
+
+    All of a cluster's machines have to see the members' folders, MBRL_HOME and the data sets under the same paths, and
+    have this package.
+
+    Raises:
+        ValueError: Ray is not installed, or nothing answers at the address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError(
+            "engine is ray, which is not installed: pip install 'offline-mbrl[ray]', or engine processes"
+        ) from error
+    if address is not None:
+        _reachable(address)
+
+    def run(members: Sequence[Member], told: Mapping[str, str], workers: int) -> Iterator[Ended]:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray's reports to its makers, which nobody asked for
+        local = {"num_cpus": workers} if address is None else {"address": address}
+        ray.init(**local, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            task = ray.remote(num_cpus=1, max_retries=0)(run_member)
+            running = {task.remote(member, dict(told)): member for member in members}
+            while running:
+                (done,), _ = ray.wait(list(running))
+                member = running.pop(done)
+                try:
+                    yield ray.get(done)
+                except ray.exceptions.RayError as error:
+                    yield Ended(member, {}, f"its Ray worker died: {str(error).splitlines()[0]}")
+        finally:
+            ray.shutdown()
+
+    return run
+
+
+def _reachable(address: str) -> None:
+    """Ask before Ray does, which tries for many minutes."""
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    try:
+        if not parts.hostname or not parts.port:
+            raise OSError("not HOST:PORT")
+        socket.create_connection((parts.hostname, parts.port), PATIENCE).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"ray_address is {address!r}, and nothing answers there ({error}): expected HOST:PORT of a Ray head, as in"
+            " 10.0.0.1:6379; leave it out to use this machine"
+        ) from error
+
+
+def run_member(member: Member, told: Mapping[str, str]) -> Ended:
+    """One `mbrl run`, in a process of its own, which goes on where an earlier one ended."""
+    log, out = member.path.with_suffix(".log"), member.path.with_suffix(".json")
+    with log.open("w") as err, out.open("w") as answer:
+        status = subprocess.run(
+            [*member.command, str(member.path)], stdout=answer, stderr=err, env={**os.environ, **told}, check=False
+        ).returncode
+    if status == 0:
+        return Ended(member, json.loads(out.read_text()))
+    last = " / ".join(log.read_text().strip().splitlines()[-LINES:])
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    return Ended(member, {}, f"{how}; its log {log} ends: {last}")
+
+
+def lost(ended: Sequence[Ended]) -> dict[str, str]:
+    """The members that failed, and how."""
+    return {one.member.name: one.failure for one in ended if one.failure is not None}
+
+
+def complaint(failed: Mapping[str, str], of: int) -> str:
+    """What a command says that could not make all of its runs."""
+    reasons = "".join(f"\n  {name} {why}" for name, why in failed.items())
+    return f"{len(failed)} of {of} runs failed; the same command goes on with them:{reasons}"
