@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mbrl.core import Batch, Spec, generator
+from mbrl.data.mapped import Mapped
 from mbrl.data.moments import finite_bounds, moments
 from mbrl.data.promises import check
 
@@ -51,6 +52,7 @@ class TransitionDataset:
     propensity: Tensor | None = None  # [N] float32 log density (Discrete: log probability) of the action when logged
     cost: Tensor | None = None  # [N] float32 what a row costs beside its reward: limited, and not learned from
     history: int = 1  # observations in each row of obs: more than 1 in what `mbrl.data.history.windowed` made
+    mapped: Mapped | None = None  # where the tensors lie in files, not in memory
 
     @classmethod
     def create(
@@ -177,7 +179,9 @@ class TransitionDataset:
     def batch(self, rows: Tensor | None = None) -> Batch:
         """The given rows ([B] long; default all of them, without a copy) as a Batch with [B, ...] tensors."""
         whole = Batch(self.obs, self.action, self.reward, self.next_obs, self.terminated)
-        return whole if rows is None else Batch(*(x[rows] for x in whole))
+        if rows is None:
+            return whole
+        return Batch(*(self._taken(column, rows) for column in whole))
 
     def split(self, fractions: Sequence[float], seed: int) -> tuple[Tensor, ...]:
         """Divide the episodes at random, e.g. into (0.9, 0.1); every side gets at least one episode.
@@ -207,12 +211,15 @@ class TransitionDataset:
         if not len(episodes):
             raise ValueError("a spec needs at least one episode, got none")
         rows = self.rows(episodes)
-        obs = moments([column[rows] for column in self.obs.T])
-        next_obs = moments([column[rows] for column in self.next_obs.T])
+        obs = moments(column[rows] for column in self.obs.T)
+        next_obs = moments(column[rows] for column in self.next_obs.T)
         sizes = [max(abs(v) for v in ends) for ends in zip(obs.low, obs.high, strict=True)]
-        delta = moments([b[rows].double() - a[rows] for a, b in zip(self.obs.T, self.next_obs.T, strict=True)], sizes)
-        action = moments([column[rows] for column in self.action.T])
+        self._let_go()
+        delta = moments((b[rows].double() - a[rows] for a, b in zip(self.obs.T, self.next_obs.T, strict=True)), sizes)
+        action = moments(column[rows] for column in self.action.T)
         reward = moments([self.reward[rows]])
+        holding = self._holding(rows)
+        self._let_go()
         return Spec(
             obs_dim=self.obs.shape[1],
             action_dim=self.action.shape[1],
@@ -236,7 +243,7 @@ class TransitionDataset:
             exogenous=self.exogenous,
             bound_low=self.bound_low,
             bound_high=self.bound_high,
-            holding=self._holding(rows),
+            holding=holding,
             history=self.history,
         )
 
@@ -249,6 +256,15 @@ class TransitionDataset:
     def _of_window(self, seen: tuple[float, ...], action: tuple[float, ...]) -> tuple[float, ...]:
         """Limits [O]: whatever the newest observation can be, an older one can, and an earlier action any action."""
         return seen[: self.frame_dim] * self.history + action * (self.history - 1)
+
+    def _taken(self, column: Tensor, rows: Tensor) -> Tensor:
+        taken = column[rows]
+        self._let_go()
+        return taken
+
+    def _let_go(self) -> None:
+        if self.mapped is not None:
+            self.mapped.let_go()
 
     def to(self, device: torch.device | str) -> Self:
         """The same data set with its tensors on `device`."""

@@ -86,7 +86,7 @@ def load(id: str, download: bool = False) -> TransitionDataset:
     data = cache.read(id, folder, source)
     if data is None:
         data = _from_episodes(id, folder)
-        cache.write(data, folder, source)
+        cache.write(data, folder, source, get_dataset_path())
     return data
 
 

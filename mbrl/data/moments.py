@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,14 +21,20 @@ class Moments:
     high: tuple[float, ...]
 
 
-def moments(columns: Sequence[Tensor], sizes: Sequence[float] | None = None) -> Moments:
-    """Moments of each [k] column; std is 1 where the column varies by no more than the rounding of its `sizes`."""
-    wide = [column.double() for column in columns]
-    low, high = [float(x.min()) for x in wide], [float(x.max()) for x in wide]
+def moments(columns: Iterable[Tensor], sizes: Sequence[float] | None = None) -> Moments:
+    """Moments of each [k] column; std is 1 where the column varies by no more than the rounding of its `sizes`.
+
+    One column is held at a time.
+    """
+    seen = [_moments(column.double()) for column in columns]
+    mean, std, low, high = ([found[k] for found in seen] for k in range(4))
     sizes = sizes or [max(abs(a), abs(b)) for a, b in zip(low, high, strict=True)]
-    std = [float(x.std(correction=0)) for x in wide]
     std = [s if s > RESOLUTION * size else 1.0 for s, size in zip(std, sizes, strict=True)]
-    return Moments(tuple(float(x.mean()) for x in wide), tuple(std), tuple(low), tuple(high))
+    return Moments(tuple(mean), tuple(std), tuple(low), tuple(high))
+
+
+def _moments(wide: Tensor) -> tuple[float, float, float, float]:
+    return float(wide.mean()), float(wide.std(correction=0)), float(wide.min()), float(wide.max())
 
 
 def finite_bounds(

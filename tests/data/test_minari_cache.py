@@ -1,11 +1,14 @@
 """The flat cache beside a Minari data set: true of its source, or made anew; and sources that are damaged."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import minari as library
+import numpy as np
 import pytest
 import torch
 from minari.data_collector import EpisodeBuffer
@@ -61,17 +64,46 @@ def test_a_cache_of_another_version_is_made_anew(monkeypatch: pytest.MonkeyPatch
     assert cache() != old
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_a_damaged_cache_is_named_and_safe_to_delete(damage: str) -> None:
+@pytest.mark.parametrize("file", ["obs.npy", "about.pt"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "lose"])
+def test_a_damaged_cache_is_named_and_safe_to_delete(damage: str, file: str) -> None:
     minari.write("toy/line-v0", TWO, LINE, PUSH)
     first = minari.load("toy/line-v0")
-    raw = bytearray(cache().read_bytes())
+    path = cache() / file
+    raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
-    cache().write_bytes(raw if damage == "flip" else raw[:-10])
-    with pytest.raises(CorruptFileError, match=f"{cache().name}.*delete it, and it is rebuilt"):
+    path.write_bytes(raw if damage == "flip" else raw[:-10])
+    if damage == "lose":
+        path.unlink()
+    with pytest.raises(CorruptFileError, match=f"{file}.*{cache().name} is only a cache: delete it, and it is rebuilt"):
         minari.load("toy/line-v0")
-    cache().unlink()
+    shutil.rmtree(cache())
     assert minari.load("toy/line-v0").fingerprint == first.fingerprint
+
+
+def test_a_cached_log_lies_in_files_whose_pages_come_and_go() -> None:
+    minari.write("toy/line-v0", [episode(*range(1000))] * 40, LINE, PUSH)
+    held = minari.load("toy/line-v0")
+    assert held.mapped is None
+    data = minari.load("toy/line-v0")
+    assert data.mapped is not None
+    assert len(data.mapped.maps) == len(data.tensors)
+    assert torch.equal(data.obs, held.obs)
+    before = resident(cache() / "obs.npy")
+    data.mapped.let_go()
+    assert before >= 40_000 * 4
+    assert resident(cache() / "obs.npy") == 0
+    taken = data.batch(torch.arange(len(data)))
+    assert resident(cache() / "obs.npy") == 0
+    assert torch.equal(taken.obs, held.obs)
+    assert data.spec(torch.arange(data.episodes)) == held.spec(torch.arange(data.episodes))
+
+
+def resident(path: Path) -> int:
+    """Bytes of a mapped file that are in this process's memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    rss = [next(line for line in lines if line.startswith("Rss:")) for head in lines if head.endswith(str(path))]
+    return sum(int(line.split()[1]) * 1024 for line in rss)
 
 
 def test_a_damaged_data_set_is_named() -> None:
@@ -101,4 +133,17 @@ def test_two_processes_may_load_at_once() -> None:
     ]
     said = {child.communicate()[0].strip() for child in children}
     assert said == {minari.load("toy/line-v0").fingerprint}
-    assert cache().suffix == ".pt"
+    assert sorted(file.name for file in cache().iterdir())[:2] == ["about.pt", "action.npy"]
+
+
+def test_a_cache_for_which_the_disk_is_too_small_only_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: Path, _: np.ndarray) -> None:
+        file.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    minari.write("toy/line-v0", TWO, LINE, PUSH)
+    monkeypatch.setattr(np, "save", full)
+    with pytest.warns(UserWarning, match="could not be written.*No space left"):
+        assert len(minari.load("toy/line-v0")) == 3
+    assert list((folder("toy/line-v0") / ".mbrl").iterdir()) == []
+    assert list(folder("toy/line-v0").parents[1].glob(".mbrl-import*")) == []
