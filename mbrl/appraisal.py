@@ -246,7 +246,7 @@ def select(found: Sequence[Case], rules: Rules, trial: Trial) -> Selection:
             gains[origin.label] = case.score(origin.label, rules)
             preferences[origin.label] = preference(case.heard, origin.label, rules.choice, rules.ranking)
     promotable = {label: verdict.promote for label, verdict in verdicts.items()}
-    best = choose(preferences, promotable, gains) if any(promotable.values()) else None
+    best = choose(preferences, promotable, gains, rules.tie) if any(promotable.values()) else None
     return Selection(best, kept, verdicts, gains, preferences)
 
 

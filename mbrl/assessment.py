@@ -133,7 +133,7 @@ class Assessment:
         logged = spread_over(data.returns().unsqueeze(0).cpu().numpy(), self.rules.level)
         promotable = {name: found.verdict.promote for name, found in of.items()}
         preferences, gains = ({n: getattr(f, x) for n, f in of.items()} for x in ("preference", "gain"))
-        chosen = choose(preferences, promotable, gains) or next(iter(of))
+        chosen = choose(preferences, promotable, gains, self.rules.tie) or next(iter(of))
         findings = Findings(policies, logged, heard, of, chosen)
         _tell(findings)
         return findings

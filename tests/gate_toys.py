@@ -10,6 +10,7 @@ RULES = Rules(
     combination="median",
     ranking="lowest",
     choice="model",
+    tie=0.1,
     level=0.9,
     least_gain_over_log=0.0,
     most_loss_to_cloning=0.0,

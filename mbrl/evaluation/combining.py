@@ -67,20 +67,31 @@ def agreement(gains: Mapping[str, Estimate]) -> float:
 
 
 def choose(
-    preferences: Mapping[str, float | None], promotable: Mapping[str, bool], gains: Mapping[str, Estimate | None]
+    preferences: Mapping[str, float | None],
+    promotable: Mapping[str, bool],
+    gains: Mapping[str, Estimate | None],
+    tie: float,
 ) -> str | None:
     """The candidate that is preferred most of those that may be promoted; where none may, the one with the highest
     lower bound of its gain; None where nothing is known of any of them.
 
     The best of many estimates is the luckiest one, too: its value is too high, the more so the more there are. So one
-    that nothing has vouched for is taken by its bound.
+    that nothing has vouched for is taken by its bound, and so is one of several that are preferred alike: where a
+    simulator sees the most that there is to earn in all of them, rounding decides which of them looks best.
 
     Args:
-        preferences: by candidate, see `mbrl.evaluation.panel.preference`; None where there is none.
+        preferences: by candidate, in spreads, see `mbrl.evaluation.panel.preference`; None where there is none.
         promotable: what the gate says of each.
         gains: combined, over the log; None where a kind gave no estimate.
+        tie: spreads below the most preferred one within which another is preferred alike.
     """
-    good = {name: value for name, value in preferences.items() if promotable[name]}
-    bounds = {name: None if gain is None else gain.low for name, gain in gains.items()}
-    known = {name: x for name, x in (good or bounds).items() if x is not None and not np.isnan(x)}
-    return max(known, key=known.__getitem__, default=None)
+    bounds = _known({name: None if gain is None else gain.low for name, gain in gains.items()})
+    good = _known({name: value for name, value in preferences.items() if promotable[name]})
+    if not any(promotable.values()):
+        return max(bounds, key=bounds.__getitem__, default=None)
+    alike = [name for name, value in good.items() if value >= max(good.values()) - tie]
+    return max(alike, key=lambda name: (bounds.get(name, -np.inf), good[name]), default=None)
+
+
+def _known(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None and not np.isnan(value)}

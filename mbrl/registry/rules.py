@@ -18,6 +18,7 @@ NUMBERS = (  # 0 or more each
     "least_gain_over_log",
     "most_loss_to_cloning",
     "least_gain_over_champion",
+    "tie",
     "harmful_loss",
     "least_agreement",
     "least_effective_n",
@@ -42,6 +43,7 @@ class Rules:
     combination: Combination
     ranking: Combination
     choice: str
+    tie: float
     level: float
     least_gain_over_log: float
     most_loss_to_cloning: float

@@ -46,6 +46,7 @@ def test_a_file_of_ones_own_replaces_them(tmp_path: Path) -> None:
         ({"combination": "mean"}, "combination is mean, expected one of median, lowest"),
         ({"ranking": 1}, "ranking is 1, expected one of median, lowest"),
         ({"choice": "magic"}, "choice is magic, expected one of the kinds ['model', 'model+fqe', 'fqe']"),
+        ({"tie": -0.1}, "the rule tie is -0.1, expected a finite number, 0 or more"),
         ({"kinds": []}, "the rule kinds is []"),
         ({"kinds": ["fqe", "fqe"]}, "none of them twice"),
         ({"kinds": "fqe"}, "the rule kinds is fqe"),
