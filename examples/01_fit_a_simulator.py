@@ -11,6 +11,7 @@ from dynamics import ProbabilisticEnsemble
 from dynamics.uncertainty import ensemble_std
 from mbrl.core import generator, seeded
 from mbrl.data import minari
+from mbrl.data.source import Streamed
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.dynamics import fit_dynamics
 
@@ -22,11 +23,12 @@ options = parser.parse_args()
 log = minari.load(options.id)
 learn, held = log.split([0.9, 0.1], seed=0)  # by episode: neighbours in time stay on one side
 spec = log.spec(learn)
-rows, holdout = log.rows(learn), log.batch(log.rows(held))
+holdout = log.batch(log.rows(held))
 
 with seeded(0, "example"):
     model = ProbabilisticEnsemble(spec, members=5, elites=3, hidden=128, layers=2)
-report = fit_dynamics(model, log.batch(rows), log.episode[rows], holdout, seed=0, max_epochs=options.epochs)
+rows = Streamed(log, learn, resident=256 << 20, seed=0)  # of a log of more than 256 MiB one part after the other
+report = fit_dynamics(model, rows, holdout, seed=0, max_epochs=options.epochs)
 print(f"hold-out error of each member, in units of the log's spread: {[round(s, 4) for s in report.scores]}")
 
 simulator = Simulator(model, spec, ensemble_std)

@@ -20,7 +20,13 @@ from mbrl.runfolder import RunFolder
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.checkpoint import KEYS
 
-OF_ONE_TRAINING = ("seed", "label", "rows", "device")  # settings in a checkpoint that do not go on with its learner
+OF_ONE_TRAINING = (
+    "seed",
+    "label",
+    "rows",
+    "groups",
+    "device",
+)  # settings in a checkpoint that do not go on with its learner
 
 
 class Heritage(NamedTuple):

@@ -25,6 +25,7 @@ from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import divide
 from mbrl.data.history import windowed
+from mbrl.data.source import Streamed
 from mbrl.evaluation.estimates import Estimate
 from mbrl.inspection import EXPERIMENT
 from mbrl.registry import models
@@ -67,7 +68,7 @@ class Pipeline:
         check_names(self.candidates)
         assessment = Assessment(self.name, self.env, self.seed, self.trial, read_rules(self.trial.rules))
         log = self._read()
-        worlds = Worlds(self.name, self.seed, self.accelerator, self.fit, self.world, dynamics, log)
+        worlds = Worlds(self.name, self.seed, self.accelerator, self.fit, self.world, dynamics, log, self._resident)
         spec = worlds.spec(log.episodes.learn)
         if self.env is not None:
             environments.check_fits(self.env, spec.frame_dim, spec.action_dim, spec.discrete, f"the log {log.data.id}")
@@ -201,6 +202,11 @@ class Pipeline:
         tell("log", f"{data.id}: {said}{seen}")
         return Log(plain, data, episodes)
 
+    @property
+    def _resident(self) -> int:
+        """Bytes of logged rows that a training holds in memory."""
+        return self.data.resident << 20
+
     @staticmethod
     def _rehearses(learner: Learner, rehearsal: Rehearsal) -> bool:
         """Whether there has to be a simulator."""
@@ -247,7 +253,7 @@ class Pipeline:
         """Rehearse one candidate."""
         rehearsal = self.candidates[name].rehearsal
         needed = own if self._rehearses(learner, rehearsal) else None
-        rows = len(log.data.rows(log.episodes.learn))
+        rows = int(log.data.lengths[log.episodes.learn].sum())
         settings = rehearsal.settled(rows, needed.trusted if needed else 0)
         planned = learner.config["init_args"].get("horizon") if learner.plans else None
         if needed is not None and planned is not None and planned > needed.trusted:
@@ -259,13 +265,11 @@ class Pipeline:
         self, stage: str, learner: Learner, log: Log, world: Simulator | None, desk: Desk, **settings: Any
     ) -> PolicyReport:
         """Improve the learner, from its checkpoint if there is one, and leave it on the CPU."""
-        rows = log.data.rows(log.episodes.learn)
         with desk.record.stage(stage) as child:
             report = fit_policy(
                 learner,
-                log.data.batch(rows),
+                Streamed(log.data, log.episodes.learn, self._resident, self.seed),
                 world and world.replaying(log.data, log.episodes.learn),
-                ends=log.data.ends(rows),
                 seed=self.seed,
                 checkpoint=desk.folder.path / f"{stage}.ckpt",
                 accelerator=self.accelerator,

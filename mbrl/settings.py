@@ -56,6 +56,9 @@ class Data:
         strict: stop before any training if the audit of the log finds something serious.
         history: observations that models and policies are given at once, with the actions between them; more than 1
             where one observation does not say enough, as with delays or velocities that were not logged.
+        resident: MiB of logged rows that a training holds in memory at once; of a longer log one random group of
+            episodes after the other is read from the disk. Learners that read whole episodes, the best ones, or a
+            history hold all of it.
     """
 
     id: str
@@ -63,9 +66,10 @@ class Data:
     download: bool = False
     strict: bool = False
     history: int = 1
+    resident: int = 256
 
     def __post_init__(self) -> None:
-        _at_least(1, "data", self, "history")
+        _at_least(1, "data", self, "history", "resident")
         if min(self.split) <= 0 or not math.isclose(sum(self.split), 1, abs_tol=1e-6):
             raise ValueError(f"data.split is {list(self.split)}, expected three shares above 0 that sum to 1")
 
@@ -316,3 +320,29 @@ class Trial:
         _at_least(1, "trial", self, "episodes", "critic_updates")
         _expect(0 < self.discount < 1, "trial.discount", self.discount, "a number above 0 and below 1")
         _callable_with("trial.cost", self.cost, "obs", "action", "next_obs")
+
+
+@dataclass
+class Sizes:
+    """Sizes at which `mbrl bench` measures how costs grow; the first of each is the one of the other measurements.
+
+    Args:
+        rows: of the log.
+        members: of the ensemble.
+        batches: rows of a batch.
+        updates: that are timed at each; the median counts.
+        resident: MiB of logged rows that are held at once of a log that is read from the disk.
+    """
+
+    rows: list[int] = field(default_factory=lambda: [200_000, 2_000_000, 20_000_000])
+    members: list[int] = field(default_factory=lambda: [7, 1, 50])
+    batches: list[int] = field(default_factory=lambda: [256, 4096])
+    updates: int = 50
+    resident: int = 256
+
+    def __post_init__(self) -> None:
+        _at_least(1, "sizes", self, "updates", "resident")
+        for name in ("rows", "members", "batches"):
+            value = getattr(self, name)
+            _expect(bool(value) and min(value, default=0) >= 1, f"sizes.{name}", value, "numbers of at least 1")
+        _expect(min(self.rows) >= 1000, "sizes.rows", self.rows, "1,000 or more, which are an episode")

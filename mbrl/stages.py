@@ -17,7 +17,7 @@ import torch
 from mbrl.core import Dynamics, Learner, Spec
 from mbrl.custody import copy, delete, history, promote, rollback
 from mbrl.finetuning import finetune
-from mbrl.settings import Candidate, Data, Fit, Imitation, OtherLog, Rehearsal, Trial, Uncertainty, World
+from mbrl.settings import Candidate, Data, Fit, Imitation, OtherLog, Rehearsal, Sizes, Trial, Uncertainty, World
 from mbrl.trials import compare, evaluate, select, sweep
 
 # what a user can mend: told in a line, without a traceback
@@ -223,6 +223,8 @@ def bench(
     seconds: float = 2.0,
     seed: int = 0,
     profile: Path | None = None,
+    scaling: Path | None = None,
+    sizes: Sizes = Sizes(),  # noqa: B008
 ) -> dict[str, Any]:
     """Time the inner loops on this machine, at Hopper's sizes.
 
@@ -242,8 +244,12 @@ def bench(
         seed: seed of weights and rows.
         profile: folder for a trace of each loop (LOOP-PRECISION.json, for a browser's trace viewer) and a table of its
             ten dearest operations (LOOP-PRECISION.txt).
+        scaling: folder for a table and a picture of how an update's time and a training's memory grow with the log, the
+            ensemble and the batch, which are measured instead, in 32-true.
+        sizes: of these.
     """
     from mbrl import bench as benchmark
+    from mbrl import scaling as growing
     from mbrl.precision import multiplies_bfloat16
 
     _check_device("device", device)
@@ -256,6 +262,10 @@ def bench(
         torch.set_num_threads(threads)
     about = benchmark.versions(device)
     print(", ".join(f"{k} {v}" for k, v in about.items()), file=sys.stderr)
+    if scaling is not None:
+        if device != "cpu":
+            raise ValueError(f"device is {device}, and scaling is measured on the cpu: leave one of them out")
+        return {**about, **growing.told(dynamics, learner, sizes, scaling, seed)}
     if precisions is None:
         precisions = ["32-true", "bf16-mixed"] if multiplies_bfloat16(device) else ["32-true"]
     rates = benchmark.measure(

@@ -14,6 +14,7 @@ from mbrl import files, inspection
 from mbrl.core import Dynamics, Policy, Spec, generator, seeded
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division, halves
+from mbrl.data.source import Streamed
 from mbrl.evaluation.grounds import disagreement
 from mbrl.registry import models, witnesses
 from mbrl.registry.lineage import Lineage
@@ -30,6 +31,7 @@ from mbrl.simulator.structure import channel_numbers, without
 from mbrl.training.dynamics import fit_dynamics
 
 STARTS = 1000  # logged start states, at most, that a simulator carries for those who have no log
+HELD = 500_000  # held-out rows, at most, that a fit is scored and calibrated on
 REPLAYED = 200_000  # rows of the episodes, at most, whose exogenous channels go with them
 
 Model = Callable[[Spec], Dynamics]
@@ -81,6 +83,7 @@ class Worlds:
     world: World
     dynamics: Model
     log: Log
+    resident: int  # bytes of logged rows that a training holds in memory
 
     def spec(self, episodes: Tensor) -> Spec:
         """The spec of some episodes, without the channels that the known structure computes."""
@@ -134,12 +137,11 @@ class Worlds:
         path, data = desk.folder.path / f"{stage}.ckpt", self.log.data
         if path.exists():
             return stored.load(files.load(path))
-        rows, other = data.rows(learn), data.rows(held)
+        other = data.rows(_few(data, held, seed))
         with desk.record.stage(stage) as child:
             report = fit_dynamics(
                 model,
-                data.batch(rows),
-                data.episode[rows],
+                Streamed(data, learn, self.resident, seed),
                 data.batch(other),
                 data.episode[other],
                 seed=seed,
@@ -169,6 +171,12 @@ class Worlds:
         if stage == "judge" and self.world.uncertainty is None:  # the gate asks how doubtful the rollouts are
             world["uncertainty"] = disagreement
         return Simulator(model, model.spec, **world, starts=data.starts[kept], replay=replay)
+
+
+def _few(data: TransitionDataset, held: Tensor, seed: int) -> Tensor:
+    """Held-out episodes with `HELD` rows at most: all of them in most logs, else some at random, at least one."""
+    order = held[torch.randperm(len(held), generator=generator(seed, "held"))]
+    return order[: max(1, int((data.lengths[order].cumsum(0) <= HELD).sum()))].sort().values
 
 
 def built(stage: str, factory: Callable[[Spec], Built], spec: Spec, seed: int) -> Built:

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from mbrl.core import Batch, generator, rows_at
+from mbrl.data.source import Source
+
+NOTHING = Batch(*[torch.empty(0)] * 5)
 
 
 class Runs(NamedTuple):
@@ -32,19 +35,27 @@ class Dealt(NamedTuple):
     runs: Runs | None  # [E, S, h, ...], about as many rows again; None where h is 1
 
 
-def bootstrap_rows(episode: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """As many episodes as there are, drawn with replacement; `episode` [N] numbers each row's.
+class Spans:
+    """Where the rows of each episode are.
 
-    Returns:
-        the rows of one drawn episode after another, and each one's place in its episode, [N'] long.
+    Args:
+        episode: [N] long, the number of each row's.
     """
-    _, index, counts = episode.unique(return_inverse=True, return_counts=True)
-    order = index.argsort(stable=True)  # rows, grouped by episode
-    starts = counts.cumsum(0) - counts
-    drawn = torch.randint(len(counts), (len(counts),), generator=rng)
-    lengths = counts[drawn]
-    within = _count_up(lengths)
-    return order[starts[drawn].repeat_interleave(lengths) + within], within
+
+    def __init__(self, episode: Tensor) -> None:
+        self.numbers, index, self.counts = episode.unique(return_inverse=True, return_counts=True)
+        self.order = index.argsort(stable=True)  # rows, grouped by episode
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def rows(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of one drawn episode after another, and each one's place in its episode, [N'] long.
+
+        `drawn` [k] long are numbers of episodes that have rows, any of them several times.
+        """
+        chosen = torch.searchsorted(self.numbers, drawn)
+        lengths = self.counts[chosen]
+        within = _count_up(lengths)
+        return self.order[self.starts[chosen].repeat_interleave(lengths) + within], within
 
 
 def held_runs(rows: Batch, episode: Tensor, horizon: int) -> Runs:
@@ -59,14 +70,15 @@ class BootstrapBatches:
     """Epochs of [E, B, ...] batches, gathered by index on the device of the rows.
 
     An epoch is a permutation of each member's rows, or several behind each other where one has too few updates, decided
-    by the seed and the epoch's number alone, so that a resumed fit needs no memory of the epochs before. With a horizon
+    by the seed and the epoch's number alone, so that a resumed fit needs no memory of the epochs before. Of a source of
+    several groups it is a permutation of those in one group: of the episodes that the member has drawn, once for all
+    epochs, or of all where it has drawn none of the group. With a horizon
     h above 1 the same rows are dealt once more, as a permutation of runs of h; where these begin in an episode is drawn
     anew for every epoch. To a model that remembers they are dealt as runs alone, each with as many rows before it as it
     is long.
 
     Args:
-        train: [N, ...], on the device to train on.
-        episode: [N] long; the rows of an episode are in time order.
+        source: of the rows.
         members: E.
         seed: of the bootstraps and the permutations.
         batch_size: B.
@@ -75,12 +87,12 @@ class BootstrapBatches:
         memory: length of the runs that are dealt to a model that remembers; 0 for another.
         rank: which of `world` processes this is; each gets rows of its own.
         world: how many processes divide every epoch.
+        device: of the batches.
     """
 
     def __init__(
         self,
-        train: Batch,
-        episode: Tensor,
+        source: Source,
         members: int,
         seed: int,
         batch_size: int,
@@ -89,14 +101,33 @@ class BootstrapBatches:
         memory: int = 0,
         rank: int = 0,
         world: int = 1,
+        device: torch.device | str = "cpu",
     ) -> None:
         rng = generator(seed, "bootstrap")
-        self.train, self.seed, self.batch_size, self.horizon = train, seed, batch_size, horizon
-        self.memory, self.rank, self.world = memory, rank, world
-        self.drawn = [bootstrap_rows(episode.cpu(), rng) for _ in range(members)]
-        self.once = math.ceil(len(episode) / (batch_size * world))  # updates that deal every row
+        self.source, self.seed, self.batch_size, self.horizon = source, seed, batch_size, horizon
+        self.memory, self.rank, self.world, self.device = memory, rank, world, device
+        count = source.episodes
+        self.bootstraps = [torch.randint(count, (count,), generator=rng) for _ in range(members)]
+        self.once = math.ceil(source.rows / source.groups / (batch_size * world))  # updates that deal a group's rows
         self.steps = self.once * math.ceil(epoch_updates / self.once)
         self.epoch = 0
+        self.held: int | None = None  # the group that is here
+        self.train, self.drawn = NOTHING, list[tuple[Tensor, Tensor]]()  # its rows; each member's of them, and places
+        self._hold(0)
+
+    def _hold(self, group: int) -> None:
+        """Have the rows of a group here, and every member's own of them."""
+        if self.source.groups == 1:
+            group = 0
+        if self.held == group:
+            return
+        self.train, self.drawn = NOTHING, []  # the old ones go before the new ones come
+        rows, episode, _ = self.source.group(group)
+        self.train, self.held = Batch(*(column.to(self.device) for column in rows)), group
+        spans = Spans(episode)
+        for bootstrap in self.bootstraps:
+            own = bootstrap[torch.isin(bootstrap, spans.numbers)]
+            self.drawn.append(spans.rows(own if len(own) else spans.numbers))
 
     def __len__(self) -> int:
         """Updates in an epoch."""
@@ -104,13 +135,14 @@ class BootstrapBatches:
 
     def __iter__(self) -> Iterator[Dealt | Runs]:
         """The batches of epoch `self.epoch`, read when the first is asked for."""
+        self._hold(self.epoch)
         if self.memory:
             yield from self._runs(self.memory, self.memory)
             return
         rng = generator(self.seed, f"batches/{self.epoch}")
         needed = self.steps * self.batch_size * self.world
         orders = [rows[_shuffled(len(rows), needed, rng)][self.rank :: self.world] for rows, _ in self.drawn]
-        index = torch.stack(orders).to(self.train.obs.device)
+        index = torch.stack(orders).to(self.device)
         runs = self._runs(self.horizon) if self.horizon > 1 else itertools.repeat(None)
         for rows, ahead in zip(index.split(self.batch_size, 1), runs, strict=False):
             yield Dealt(rows_at(self.train, rows), ahead)
@@ -127,8 +159,7 @@ class BootstrapBatches:
             table, valid = _table(starts[chosen], lengths[chosen], horizon, before, earlier)
             tables.append(rows[table])
             valids.append(valid)
-        device = self.train.obs.device
-        table, valid = torch.stack(tables).to(device), torch.stack(valids).to(device)
+        table, valid = torch.stack(tables).to(self.device), torch.stack(valids).to(self.device)
         for part, kept in zip(table.split(each, 1), valid.split(each, 1), strict=True):
             yield Runs(rows_at(self.train, part), kept, before)
 

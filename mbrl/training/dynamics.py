@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mbrl.core import Batch, Dynamics
+from mbrl.data.source import Source
 from mbrl.precision import settled
 from mbrl.training.bootstrap import held_runs
 from mbrl.training.shell import Log, Settings, Shell
@@ -37,8 +38,7 @@ class FitReport(NamedTuple):
 
 def fit_dynamics(
     dynamics: Dynamics,
-    train: Batch,
-    train_episode: Tensor,
+    train: Source,
     holdout: Batch,
     holdout_episode: Tensor | None = None,
     *,
@@ -78,15 +78,15 @@ def fit_dynamics(
 
     Args:
         dynamics: trained in place, with Adam.
-        train: [N, ...].
-        train_episode: [N] long, the episode of each training row; the rows of an episode are in time order.
+        train: the training rows, N of them; one of several groups is learned from group after group, an epoch each.
         holdout: [M, ...], rows of other episodes.
         holdout_episode: [M] long, the episode of each of these rows, which are in time order; needed if `multistep` is
             above 1 or the model remembers.
         seed: of the bootstraps and the batches; the initial weights are the model's own affair.
         batch_size: rows per member and update (and device).
         lr: learning rate.
-        max_epochs: an epoch is ceil(N / batch_size) updates, or the least multiple that is not below `epoch_updates`.
+        max_epochs: an epoch is ceil(N / groups / batch_size) updates, or the least multiple that is not below
+            `epoch_updates`.
         epoch_updates: updates of an epoch, at least: on a small log it passes over the rows several times, so that
             patience does not end what has hardly begun.
         patience: epochs without improvement after which a member is done.
@@ -112,11 +112,11 @@ def fit_dynamics(
     _check_settings(settings, max_epochs, precision)
     _check_memory(dynamics, multistep)
     held = _held(holdout, holdout_episode, multistep, dynamics)
-    _check(dynamics, train, train_episode, held)
-    horizon = min(multistep, int(train_episode.unique(return_counts=True)[1].max()))
+    _check(dynamics, train, held)
+    horizon = min(multistep, train.longest)
     begun, device = time.monotonic(), next(dynamics.parameters()).device
     runs, settings = held_runs(holdout, held, horizon), settings._replace(multistep=horizon)
-    shell = Shell(dynamics.train(), train, train_episode, runs, held.sort(stable=True).values, settings)
+    shell = Shell(dynamics.train(), train, runs, held.sort(stable=True).values, settings)
     strategy, method = started_by(strategy, accelerator, devices)
     last = folder / CHECKPOINT if folder is not None else None
     callbacks: list[Callback] = [StderrBar()] if progress and sys.stderr.isatty() else []
@@ -198,13 +198,9 @@ def _held(holdout: Batch, episode: Tensor | None, multistep: int, dynamics: Dyna
     return episode.cpu()
 
 
-def _check(dynamics: Dynamics, train: Batch, episode: Tensor, held: Tensor) -> None:
-    if len(train.obs) == 0 or len(held) == 0:
-        raise ValueError(f"{len(train.obs)} training and {len(held)} held-out rows: both need at least one episode")
-    if episode.shape != (len(train.obs),):
-        raise ValueError(
-            f"train_episode has shape {list(episode.shape)}, expected [{len(train.obs)}], one a training row"
-        )
+def _check(dynamics: Dynamics, train: Source, held: Tensor) -> None:
+    if train.rows == 0 or len(held) == 0:
+        raise ValueError(f"{train.rows} training and {len(held)} held-out rows: both need at least one episode")
     for name, parameter in dynamics.named_parameters():
         if parameter.dim() == 0 or parameter.shape[0] != dynamics.members:
             shape = list(parameter.shape)

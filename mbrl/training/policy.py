@@ -13,14 +13,15 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from mbrl.core import Batch, Learner, Policy, World, generator, rows_at
+from mbrl.core import Batch, Learner, Policy, World, generator
+from mbrl.data.source import Source, Whole
 from mbrl.precision import settled
 from mbrl.simulator.rollout import Pessimism, imagine
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
 from mbrl.training.checkpoint import Checkpoint, noted_interrupt
-from mbrl.training.filtering import best_rows
+from mbrl.training.drawing import Logged
 from mbrl.training.trainer import quiet
 
 PRECISIONS = ("32-true", "bf16-mixed", "auto")  # weights, targets and losses stay float32 in both
@@ -59,7 +60,7 @@ class PolicyReport(NamedTuple):
 
 def fit_policy(
     learner: Learner,
-    real: Batch,
+    real: Batch | Source,
     simulator: Simulator | None = None,
     *,
     ends: Tensor | None = None,
@@ -88,11 +89,11 @@ def fit_policy(
 
     Args:
         learner: built; its weights move to the accelerator's device.
-        real: logged transitions [N, ...], training split only.
+        real: logged transitions [N, ...], training split only, or the source of them.
         simulator: None where the learner imagines nothing. Where a channel is exogenous, it has to replay the log that
             the rows are of: `simulator.replaying(data, episodes)`.
         ends: [N] bool, the last row of each episode, for `best` and for learners that read whole episodes
-            (`Learner.study`).
+            (`Learner.study`); a source knows them.
         seed: of row choice, start states, imagination and the learner's own noise, a stream each.
         updates: in all, those before a resumption included.
         batch_size: rows an update, logged and imagined together.
@@ -132,18 +133,18 @@ def fit_policy(
         "average": 1 if average is None else average,
     }
     worldless = simulator is None and (imagines or learner.plans)
-    _check(learner, worldless, counts, real_ratio, precision, len(real.reward))
+    source = real if isinstance(real, Source) else Whole(real, ends=ends)
+    _check(learner, worldless, counts, real_ratio, precision, source.rows)
     pessimism = _pessimism(simulator if imagines else None, penalty, halt, halt_cost)
     arithmetic = settled(precision, accelerator)
     with quiet():
         fabric = Fabric(accelerator=accelerator, devices=1, precision=arithmetic)
     device = fabric.device
     learner.to(device)
-    real = Batch(*(column.to(device) for column in real))
-    ends = None if ends is None else ends.to(device)
-    pool = best_rows(real.reward, ends, best)
-    lessons = learner.study(real, ends)
     real_rows = round(batch_size * real_ratio) if imagines else batch_size
+    replayed = used is not None and bool(used.spec.exogenous or used.dynamics.memory)
+    logged = Logged(source, learner, best, real_rows, replayed, device)
+    logged.reach(0)
     ring = Ring(learner.spec, rollout_starts * horizon * keep_rollouts if imagines else 1, device)
     rngs = {name: generator(seed, f"{label}/{name}", device) for name in STREAMS}
     settings: dict[str, Any] = {
@@ -157,10 +158,10 @@ def fit_policy(
         "precision": arithmetic,
         "average": average,
     }
-    settings |= {"label": label, "rows": len(real.reward), "device": device.type}
+    settings |= {"label": label, "rows": source.rows, "groups": logged.groups, "device": device.type}
     world: World | None = None
     if used is not None:
-        used.to(device).check_replays(real.obs)
+        used.to(device).check_replays(logged.real.obs)
         world = learner.enter(used)
     mean = None if average is None else Average(learner.policy, average)
     state = Checkpoint(checkpoint, settings, learner, ring, rngs, mean)
@@ -170,21 +171,20 @@ def fit_policy(
     try:
         with noted_interrupt() as heard, _Bar(updates, first, label) as bar:
             for update in range(first, updates):
+                logged.reach(update)
                 if imagines and world is not None and update % rollout_every == 0:
                     begun = time.perf_counter()
-                    index = torch.randint(len(real.reward), (rollout_starts,), generator=rngs["start"], device=device)
+                    start, index = logged.starts(rollout_starts, rngs["start"])
+                    rng = rngs["imagination"]
                     learner.eval()
-                    start, rng = real.obs[index], rngs["imagination"]
                     with fabric.autocast():
                         ring.add(imagine(learner.rehearsing, world, start, horizon, rng=rng, rows=index, **pessimism))
                     learner.train()
                     imagining += time.perf_counter() - begun
-                size = len(lessons.reward) if pool is None else len(pool)
-                chosen = torch.randint(size, (real_rows,), generator=rngs["rows"], device=device)
-                logged = rows_at(lessons, chosen if pool is None else pool[chosen])
+                seen = logged.draw(rngs["rows"])
                 dreamt = ring.sample(batch_size - real_rows, rngs["rows"]) if imagines else None
                 with fabric.autocast():
-                    metrics = learner.update(logged, dreamt, rngs["update"], world)
+                    metrics = learner.update(seen, dreamt, rngs["update"], world)
                 done = update + 1
                 if mean is not None:
                     mean.follow(learner.policy, done)

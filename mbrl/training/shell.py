@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mbrl.core import Batch, Dynamics, generator
+from mbrl.data.source import Source
 from mbrl.simulator.recall import recalling
 from mbrl.training.averaging import Average
 from mbrl.training.bootstrap import BootstrapBatches, Dealt, Runs
@@ -54,15 +55,13 @@ class Shell(pl.LightningModule):
     reference: Tensor  # [E] the score from which the next improvement counts
     stale: Tensor  # [E] long: epochs since the last improvement that counted
 
-    def __init__(
-        self, dynamics: Dynamics, train: Batch, episode: Tensor, holdout: Runs, held: Tensor, settings: Settings
-    ) -> None:
+    def __init__(self, dynamics: Dynamics, source: Source, holdout: Runs, held: Tensor, settings: Settings) -> None:
         super().__init__()
         self.dynamics = dynamics
         self.lookahead = Lookahead(dynamics.spec, settings.multistep)
         self.mean = Average(dynamics, 1)  # over an epoch, once it is known how many processes divide it
         self.averaged, self.best = self.mean.module.train(), copy.deepcopy(dynamics).requires_grad_(False)
-        self.rows, self.episode, self.holdout, self.held, self.settings = train, episode, holdout, held, settings
+        self.source, self.holdout, self.held, self.settings = source, holdout, held, settings
         self.report: Log | None = None
         members = dynamics.members
         self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
@@ -76,20 +75,19 @@ class Shell(pl.LightningModule):
         return torch.optim.Adam(self.dynamics.parameter_groups(), lr=self.settings.lr, fused=True)
 
     def train_dataloader(self) -> BootstrapBatches:
-        rows = Batch(*(column.to(self.device) for column in self.rows))
         held, valid, _ = self.holdout
         self.holdout = Runs(Batch(*(column.to(self.device) for column in held)), valid.to(self.device))
         self.batches = BootstrapBatches(
-            rows,
-            self.episode,
+            self.source,
             self.dynamics.members,
             self.settings.seed,
             self.settings.batch_size,
             self.settings.epoch_updates,
             self.settings.multistep,
-            min(self.dynamics.memory, int(self.episode.unique(return_counts=True)[1].max())),
+            min(self.dynamics.memory, self.source.longest),
             self.trainer.global_rank,
             self.trainer.world_size,
+            self.device,
         )
         self.batches.epoch = int(self.epochs)
         self.mean.updates = len(self.batches)
@@ -172,5 +170,9 @@ class Shell(pl.LightningModule):
             raise ValueError(f"the checkpoint is of another fit: {odd}. Give another folder, or the same settings")
 
     def _identity(self) -> dict[str, Any]:
-        rows = {"rows": len(self.rows.obs), "heldout_rows": int(self.holdout.valid.sum())}
+        rows = {
+            "rows": self.source.rows,
+            "groups": self.source.groups,
+            "heldout_rows": int(self.holdout.valid.sum()),
+        }
         return self.settings._asdict() | rows | {"model": self.dynamics.config}

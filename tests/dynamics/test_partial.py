@@ -11,6 +11,7 @@ from weather_world import Driven, driven
 from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
 from dynamics.uncertainty import max_pairwise, mixture_std
 from mbrl.core import Batch, Dynamics, Prediction, Spec, generator, seeded
+from mbrl.data.source import Whole
 from mbrl.testing import check_dynamics
 from mbrl.training.bootstrap import held_runs
 from mbrl.training.dynamics import fit_dynamics
@@ -78,7 +79,7 @@ def test_it_learns_the_rest_of_the_world() -> None:
     with seeded(0, "test"):
         model = DeterministicEnsemble(spec, members=2, elites=2, hidden=1, layers=0)
     held = data.batch(data.rows(torch.tensor([10, 11])))
-    fit_dynamics(model, data.batch(rows), data.episode[rows], held, seed=0, batch_size=32, lr=0.03, max_epochs=40)
+    fit_dynamics(model, Whole(data.batch(rows)), held, seed=0, batch_size=32, lr=0.03, max_epochs=40)
     prediction = model.predict(held.obs, held.action)
     torch.testing.assert_close(prediction.obs[0, :, 1], held.next_obs[:, 1], atol=0.03, rtol=0)
     assert torch.equal(prediction.obs[0, :, 0], held.obs[:, 0])

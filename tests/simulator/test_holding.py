@@ -15,6 +15,7 @@ from dynamics.functional import mixed_moments
 from dynamics.uncertainty import max_aleatoric, mixture_std
 from mbrl.core import Batch, Dynamics, Prediction, Spec, generator, seeded
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.source import Whole
 from mbrl.simulator.calibration import residuals
 from mbrl.simulator.holding import Stated
 from mbrl.simulator.recalibration import Recalibration
@@ -168,7 +169,7 @@ def test_a_model_learns_when_a_set_point_rests_and_how_it_changes() -> None:
     spec = replace(spec_of(log), holding=(1,))
     with seeded(0, "recipe"):
         model = ProbabilisticEnsemble(spec, **SMALL)
-    fit_dynamics(model, log, torch.arange(4000) // 20, held, seed=0, lr=5e-3, max_epochs=15, patience=15)
+    fit_dynamics(model, Whole(log, torch.arange(4000) // 20), held, seed=0, lr=5e-3, max_epochs=15, patience=15)
     obs = torch.tensor([[-1.5, 1.0], [1.5, 1.0]])
     with torch.no_grad():
         says = model.predict(obs, torch.zeros(2, 1))
@@ -187,7 +188,7 @@ def test_a_model_that_remembers_learns_it_too() -> None:
     with seeded(0, "recipe"):
         model = RecurrentEnsemble(replace(spec_of(log), holding=(1,)), **SMALL, state=4, memory=2)
     episode = torch.arange(2000) // 20
-    fit_dynamics(model, log, episode, log, episode, seed=0, lr=5e-3, max_epochs=6, patience=6)
+    fit_dynamics(model, Whole(log, episode), log, episode, seed=0, lr=5e-3, max_epochs=6, patience=6)
     with torch.no_grad():
         ((rows, hidden),) = in_parts(model, log, episode, 2000)
         still = model.predict(rows.obs, rows.action, None, hidden).still

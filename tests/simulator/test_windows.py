@@ -19,6 +19,7 @@ from dynamics import DeterministicEnsemble
 from mbrl.core import Batch, Dynamics, Policy, Prediction, Spec, generator, seeded
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.history import windowed
+from mbrl.data.source import Whole
 from mbrl.evaluation.evidence import acting
 from mbrl.serving.export import OneStep
 from mbrl.simulator.card import report_card
@@ -145,7 +146,12 @@ def test_a_learned_model_finds_it() -> None:
         with seeded(0, "test"):
             model = DeterministicEnsemble(data.spec(learn), members=2, elites=1, hidden=32, layers=1)
         report = fit_dynamics(
-            model, data.batch(rows), data.episode[rows], data.batch(data.rows(held)), seed=0, lr=1e-2, max_epochs=25
+            model,
+            Whole(data.batch(rows), data.episode[rows]),
+            data.batch(data.rows(held)),
+            seed=0,
+            lr=1e-2,
+            max_epochs=25,
         )
         scores.append(min(report.scores))
     assert scores[1] < scores[0] / 20

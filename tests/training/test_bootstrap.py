@@ -2,7 +2,8 @@ import torch
 from dynamics_toys import linear_world
 
 from mbrl.core import Batch, generator
-from mbrl.training.bootstrap import BootstrapBatches, Dealt, bootstrap_rows, held_runs
+from mbrl.data.source import Whole
+from mbrl.training.bootstrap import BootstrapBatches, Dealt, Spans, held_runs
 
 EPISODE = torch.tensor([5, 5, 7, 9, 9, 9, 2, 2, 2, 2])
 
@@ -19,7 +20,7 @@ def test_whole_episodes_are_drawn_with_replacement() -> None:
     for _ in range(20):
         drawn = [(2, 5, 7, 9)[i] for i in torch.randint(4, (4,), generator=same).tolist()]
         expected = [row for number in drawn for row in spans[number]]
-        rows, place = bootstrap_rows(EPISODE, rng)
+        rows, place = Spans(EPISODE).rows(torch.tensor([2, 5, 7, 9])[torch.randint(4, (4,), generator=rng)])
         assert rows.tolist() == expected
         assert place.tolist() == [i for number in drawn for i in range(len(spans[number]))]
         repeated += len(set(drawn)) < 4
@@ -27,12 +28,12 @@ def test_whole_episodes_are_drawn_with_replacement() -> None:
 
 
 def test_rows_of_an_episode_need_not_be_neighbours() -> None:
-    rows, _ = bootstrap_rows(torch.tensor([1, 0, 1, 0, 1]), generator(0, "test"))
+    rows, _ = Spans(torch.tensor([1, 0, 1, 0, 1])).rows(torch.randint(2, (2,), generator=generator(0, "test")))
     assert sorted(rows.tolist()) in ([1, 1, 3, 3], [0, 1, 2, 3, 4], [0, 0, 2, 2, 4, 4])
 
 
 def test_an_epoch_is_each_members_rows_in_its_own_order() -> None:
-    batches = BootstrapBatches(numbered(100), torch.arange(100), members=3, seed=1, batch_size=10)
+    batches = BootstrapBatches(Whole(numbered(100)), members=3, seed=1, batch_size=10)
     assert len(batches) == 10
     batch = [b.rows.reward for b in batches]
     assert all(reward.shape == (3, 10) for reward in batch)
@@ -44,7 +45,7 @@ def test_an_epoch_is_each_members_rows_in_its_own_order() -> None:
 
 
 def test_a_short_epoch_is_several_permutations() -> None:
-    batches = BootstrapBatches(numbered(100), torch.arange(100), members=2, seed=1, batch_size=10, epoch_updates=25)
+    batches = BootstrapBatches(Whole(numbered(100)), members=2, seed=1, batch_size=10, epoch_updates=25)
     assert len(batches) == 30
     seen = torch.cat([b.rows.reward for b in batches], 1).long()
     assert seen.shape == (2, 300)
@@ -56,7 +57,7 @@ def test_a_short_epoch_is_several_permutations() -> None:
 
 def test_columns_of_a_batch_belong_together() -> None:
     rows = numbered(50)
-    batch = next(iter(BootstrapBatches(rows, torch.arange(50), members=2, seed=0, batch_size=8))).rows
+    batch = next(iter(BootstrapBatches(Whole(rows), members=2, seed=0, batch_size=8))).rows
     index = batch.reward.long()
     assert batch.obs.shape == (2, 8, 2)
     assert torch.equal(batch.obs, rows.obs[index])
@@ -67,7 +68,7 @@ def test_columns_of_a_batch_belong_together() -> None:
 
 def test_an_epoch_is_decided_by_its_number_alone() -> None:
     def epoch(number: int) -> torch.Tensor:
-        batches = BootstrapBatches(numbered(30), torch.arange(30), members=2, seed=5, batch_size=7)
+        batches = BootstrapBatches(Whole(numbered(30)), members=2, seed=5, batch_size=7)
         batches.epoch = number
         return torch.cat([b.rows.reward for b in batches], 1)
 
@@ -77,7 +78,7 @@ def test_an_epoch_is_decided_by_its_number_alone() -> None:
 
 def test_a_member_with_fewer_rows_than_an_epoch_sees_some_again() -> None:
     episode = torch.tensor([0] * 90 + [1] * 2)
-    batches = BootstrapBatches(numbered(92), episode, members=40, seed=0, batch_size=46)
+    batches = BootstrapBatches(Whole(numbered(92), episode), members=40, seed=0, batch_size=46)
     shortest = min(range(40), key=lambda member: len(batches.drawn[member][0]))
     assert len(batches.drawn[shortest][0]) == 4  # the short episode twice
     seen = torch.cat([b.rows.reward for b in batches], 1)[shortest]
@@ -87,7 +88,7 @@ def test_a_member_with_fewer_rows_than_an_epoch_sees_some_again() -> None:
 def test_ranks_divide_the_rows_of_an_epoch() -> None:
     def seen(rank: int, world: int) -> list[int]:
         size = 10 // world
-        batches = BootstrapBatches(numbered(20), torch.arange(20), 1, seed=2, batch_size=size, rank=rank, world=world)
+        batches = BootstrapBatches(Whole(numbered(20)), 1, seed=2, batch_size=size, rank=rank, world=world)
         assert len(batches) == 2
         return torch.cat([b.rows.reward for b in batches], 1)[0].long().tolist()
 
@@ -100,7 +101,7 @@ LENGTHS = torch.tensor([7, 1, 12, 3, 20, 7])
 def dealt(epoch: int = 0, horizon: int = 5, members: int = 2) -> tuple[BootstrapBatches, list[Dealt]]:
     """Batches of 10 of 50 rows in six episodes."""
     episode = torch.arange(6).repeat_interleave(LENGTHS)
-    batches = BootstrapBatches(numbered(50), episode, members, seed=0, batch_size=10, horizon=horizon)
+    batches = BootstrapBatches(Whole(numbered(50), episode), members, seed=0, batch_size=10, horizon=horizon)
     batches.epoch = epoch
     return batches, list(batches)
 
@@ -159,7 +160,7 @@ def test_episodes_are_cut_elsewhere_in_every_epoch() -> None:
 def test_ranks_divide_the_runs_of_an_epoch() -> None:
     def seen(rank: int, world: int) -> list[list[int]]:
         episode = torch.arange(6).repeat_interleave(LENGTHS)
-        batches = BootstrapBatches(numbered(50), episode, 1, 0, 10 // world, horizon=5, rank=rank, world=world)
+        batches = BootstrapBatches(Whole(numbered(50), episode), 1, 0, 10 // world, horizon=5, rank=rank, world=world)
         return [run for batch in batches for run in lines(batch, 0)]
 
     assert sorted(seen(0, 2) + seen(1, 2)) == sorted(seen(0, 1))

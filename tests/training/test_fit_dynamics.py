@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
 from mbrl.core import Batch, Dynamics, Prediction, seeded
+from mbrl.data.source import Whole
 from mbrl.files import CorruptFileError
 from mbrl.training.bootstrap import held_runs
 from mbrl.training.dynamics import CHECKPOINT, FitReport, fit_dynamics
@@ -26,13 +27,13 @@ def small(model: type[Dynamics] = ProbabilisticEnsemble, **arguments: Any) -> Dy
 
 
 def fit(model: Dynamics, **arguments: Any) -> FitReport:
-    return fit_dynamics(model, LOG, EPISODE, HELD, **{"seed": 7, "max_epochs": 4, "batch_size": 64} | arguments)
+    return fit_dynamics(model, Whole(LOG, EPISODE), HELD, **{"seed": 7, "max_epochs": 4, "batch_size": 64} | arguments)
 
 
 def scripted(script: list[list[float]], **arguments: Any) -> tuple[Scripted, FitReport]:
     """A fit of one update an epoch, in which the hold-out errors are as told."""
     model = Scripted(unit_spec(), script)
-    report = fit_dynamics(model, still(1), torch.zeros(1).long(), still(1), seed=0, lr=0.01, **arguments)
+    report = fit_dynamics(model, Whole(still(1)), still(1), seed=0, lr=0.01, **arguments)
     return model, report
 
 
@@ -42,7 +43,7 @@ def test_linear_gaussian_world_is_recovered() -> None:
         model = ProbabilisticEnsemble(
             spec_of(log), members=2, elites=2, layers=0, weight_decays=[0.0], reward_network=[]
         )
-    fit_dynamics(model, log, torch.arange(8000) // 20, held, seed=0, lr=1e-2, max_epochs=60, patience=60)
+    fit_dynamics(model, Whole(log, torch.arange(8000) // 20), held, seed=0, lr=1e-2, max_epochs=60, patience=60)
     obs, action = torch.eye(2), torch.zeros(2, 1)
     with torch.no_grad():
         origin = model.predict(torch.zeros(1, 2), torch.zeros(1, 1))
@@ -64,7 +65,9 @@ def test_64_rows_can_be_learnt_by_heart(model: type[Dynamics]) -> None:
     with seeded(0, "test"):
         learner = model(spec_of(rows), members=2, elites=1, hidden=128, layers=2)
     episode = torch.zeros(64).long()  # so that every bootstrap holds all rows
-    report = fit_dynamics(learner, rows, episode, rows, seed=0, lr=1e-2, batch_size=64, max_epochs=400, patience=400)
+    report = fit_dynamics(
+        learner, Whole(rows, episode), rows, seed=0, lr=1e-2, batch_size=64, max_epochs=400, patience=400
+    )
     assert max(report.scores) < 0.01
     chance = learner.termination(obs, action, rows.next_obs).mean(0)
     assert (chance > 0.5).equal(rows.terminated)
@@ -87,7 +90,7 @@ def test_holdout_score_by_hand_does_not_depend_on_units() -> None:
         [0.01 + NEGLIGIBLE, ((0.01 + NEGLIGIBLE) ** 2 * (1.0 + NEGLIGIBLE)) ** (1 / 3)]
     )
     model.elites = model.elites[:1]
-    assert fit_dynamics(model, rows, torch.zeros(5).long(), rows, seed=0, max_epochs=1).elites == [0]
+    assert fit_dynamics(model, Whole(rows, torch.zeros(5).long()), rows, seed=0, max_epochs=1).elites == [0]
 
 
 def test_a_channel_that_nobody_can_predict_does_not_hide_progress_in_the_others() -> None:
@@ -129,7 +132,7 @@ def test_a_member_is_done_when_its_own_patience_ends() -> None:
 def test_weights_are_averaged_over_about_an_epoch() -> None:
     model = Scripted(unit_spec(), [[9.0, 9.0, 9.0, 1.0]])
     rows, episode = still(2), torch.zeros(2).long()
-    fit_dynamics(model, rows, episode, still(1), seed=0, lr=0.01, batch_size=1, max_epochs=2)
+    fit_dynamics(model, Whole(rows, episode), still(1), seed=0, lr=0.01, batch_size=1, max_epochs=2)
     # four updates, to 1, 2, 3 and 4 steps: evenly 1 and (1 + 2) / 2, then half of the way: 2.25 and 3.125
     assert -model.clock.item() / 0.01 == pytest.approx(3.125, rel=1e-4)
 
@@ -302,16 +305,16 @@ def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
 def test_bad_rows() -> None:
     nothing = Batch(*(column[:0] for column in HELD))
     with pytest.raises(ValueError, match="600 training and 0 held-out rows"):
-        fit_dynamics(small(), LOG, EPISODE, nothing, seed=0)
+        fit_dynamics(small(), Whole(LOG, EPISODE), nothing, seed=0)
     with pytest.raises(ValueError, match=r"train_episode has shape \[599\], expected \[600\]"):
-        fit_dynamics(small(), LOG, EPISODE[1:], HELD, seed=0)
+        fit_dynamics(small(), Whole(LOG, EPISODE[1:]), HELD, seed=0)
 
 
 def test_parameters_without_a_member_axis_are_refused() -> None:
     model = Known(unit_spec())
     model.shared = nn.Parameter(torch.zeros(2))
     with pytest.raises(ValueError, match=r"parameter shared of Known has shape \[2\], expected \[3, ...\]"):
-        fit_dynamics(model, still(4), torch.zeros(4).long(), still(4), seed=0)
+        fit_dynamics(model, Whole(still(4), torch.zeros(4).long()), still(4), seed=0)
 
 
 def test_mixed_precision_leaves_float32() -> None:

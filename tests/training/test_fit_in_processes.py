@@ -13,6 +13,7 @@ import torch
 from test_fit_dynamics import EPISODE, HELD, LOG, small
 
 from mbrl.core import Dynamics
+from mbrl.data.source import Whole
 from mbrl.training.dynamics import fit_dynamics
 from mbrl.training.shell import Shell
 from mbrl.training.trainer import relayed, started_by
@@ -23,7 +24,7 @@ Curve = list[tuple[int, dict[str, float]]]
 def fitted(**settings: Any) -> tuple[Dynamics, Curve]:
     model, curve = small(), []
     settings = {"seed": 0, "max_epochs": 3, **settings}
-    fit_dynamics(model, LOG, EPISODE, HELD, log=lambda told, epoch: curve.append((epoch, told)), **settings)
+    fit_dynamics(model, Whole(LOG, EPISODE), HELD, log=lambda told, epoch: curve.append((epoch, told)), **settings)
     return model, curve
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dynamics import ProbabilisticEnsemble
 from mbrl.core import Batch, Dynamics, Prediction, Spec, seeded
+from mbrl.data.source import Whole
 from mbrl.training.bootstrap import Runs, held_runs
 from mbrl.training.dynamics import FitReport, fit_dynamics
 from mbrl.training.lookahead import NEGLIGIBLE, Lookahead
@@ -162,7 +163,7 @@ def fitted(multistep: int, **arguments: Any) -> tuple[Dynamics, FitReport]:
             spec_of(LOG), members=2, elites=2, layers=0, weight_decays=[0.0], reward_network=[]
         )
     settings = {"seed": 0, "batch_size": 200, "lr": 0.01, "max_epochs": 20, "patience": 20} | arguments
-    return model, fit_dynamics(model, LOG, EPISODE, HELD, HELD_EPISODE, multistep=multistep, **settings)
+    return model, fit_dynamics(model, Whole(LOG, EPISODE), HELD, HELD_EPISODE, multistep=multistep, **settings)
 
 
 @torch.no_grad()
@@ -227,7 +228,7 @@ def test_no_episode_is_followed_beyond_its_end() -> None:
             model = ProbabilisticEnsemble(
                 spec_of(log), members=2, elites=2, layers=0, weight_decays=[0.0], reward_network=[]
             )
-        fit_dynamics(model, log, short, log, short, seed=0, batch_size=48, max_epochs=2, multistep=horizon)
+        fit_dynamics(model, Whole(log, short), log, short, seed=0, batch_size=48, max_epochs=2, multistep=horizon)
         made.append(model)
     assert unlike(*made) == []
 
@@ -247,7 +248,7 @@ def test_a_model_of_ones_own_is_fitted_through_predict_alone() -> None:
     obs = torch.tensor([0.9**k for k in range(10)]).repeat(20)
     rows = still(200)._replace(obs=obs.unsqueeze(-1), next_obs=0.9 * obs.unsqueeze(-1))
     episode, model = torch.arange(20).repeat_interleave(10), Blind(unit_spec())
-    fit_dynamics(model, rows, episode, rows, episode, seed=0, lr=0.05, max_epochs=60, patience=60, multistep=5)
+    fit_dynamics(model, Whole(rows, episode), rows, episode, seed=0, lr=0.05, max_epochs=60, patience=60, multistep=5)
     assert model.slopes.flatten().tolist() == pytest.approx([0.9, 0.9], abs=0.02)
 
 
@@ -286,6 +287,6 @@ def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
 def test_held_out_rows_need_their_episodes() -> None:
     model = Slope(spec_of(LOG))
     with pytest.raises(ValueError, match="multistep is 2 and holdout_episode is not given"):
-        fit_dynamics(model, LOG, EPISODE, HELD, seed=0, multistep=2)
+        fit_dynamics(model, Whole(LOG, EPISODE), HELD, seed=0, multistep=2)
     with pytest.raises(ValueError, match=r"holdout_episode has shape \[999\], expected \[1000\]"):
-        fit_dynamics(model, LOG, EPISODE, HELD, HELD_EPISODE[1:], seed=0, multistep=2)
+        fit_dynamics(model, Whole(LOG, EPISODE), HELD, HELD_EPISODE[1:], seed=0, multistep=2)

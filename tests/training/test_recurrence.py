@@ -11,6 +11,7 @@ from torch import Tensor
 from dynamics import ProbabilisticEnsemble, RecurrentEnsemble
 from dynamics.uncertainty import ensemble_std
 from mbrl.core import Batch, Dynamics, generator, seeded
+from mbrl.data.source import Whole
 from mbrl.simulator.onestep import look, one_step
 from mbrl.simulator.openloop import open_loop, start_rows
 from mbrl.simulator.recall import Recall
@@ -28,7 +29,7 @@ PLACE = torch.cat([torch.arange(n) for n in LENGTHS.tolist()])
 def dealt(memory: int, members: int = 2, epoch: int = 0) -> tuple[BootstrapBatches, list[Runs]]:
     """Runs of 50 numbered rows in six episodes, in five updates."""
     rows = linear_world(50, 0)._replace(reward=torch.arange(50.0))
-    batches = BootstrapBatches(rows, EPISODE, members, seed=0, batch_size=10, memory=memory)
+    batches = BootstrapBatches(Whole(rows, EPISODE), members, seed=0, batch_size=10, memory=memory)
     batches.epoch = epoch
     return batches, [batch for batch in batches if isinstance(batch, Runs)]
 
@@ -96,7 +97,7 @@ def test_gradients_reach_the_unit_through_the_rows_before() -> None:
     data = oscillator(4, 12, 0)
     with seeded(0, "test"):
         model = RecurrentEnsemble(data.spec(torch.arange(4)), members=2, elites=1, state=3, hidden=4, layers=1)
-    batches = BootstrapBatches(data.batch(), data.episode, 2, seed=0, batch_size=12, memory=4)
+    batches = BootstrapBatches(Whole(data.batch(), data.episode), 2, seed=0, batch_size=12, memory=4)
     runs = next(iter(batches))
     assert isinstance(runs, Runs)
     remembered_loss(model, runs)[0].backward()
@@ -121,12 +122,12 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     rows = data.batch()
     model = Summing(data.spec(torch.arange(3)))
     with pytest.raises(ValueError, match="multistep is 5, and Summing remembers: it is fitted one step ahead"):
-        fit_dynamics(model, rows, data.episode, rows, data.episode, seed=0, multistep=5)
+        fit_dynamics(model, Whole(rows, data.episode), rows, data.episode, seed=0, multistep=5)
     with pytest.raises(ValueError, match="Summing remembers and holdout_episode is not given"):
-        fit_dynamics(model, rows, data.episode, rows, seed=0)
+        fit_dynamics(model, Whole(rows, data.episode), rows, seed=0)
     model.initial = lambda rows: None  # type: ignore[method-assign,assignment,return-value]
     with pytest.raises(TypeError, match="memory of Summing is 4, and it gives no state"):
-        fit_dynamics(model, rows, data.episode, rows, data.episode, seed=0)
+        fit_dynamics(model, Whole(rows, data.episode), rows, data.episode, seed=0)
 
 
 def fitted(model: type[Dynamics], **arguments: int) -> tuple[Simulator, float, float]:
@@ -136,7 +137,7 @@ def fitted(model: type[Dynamics], **arguments: int) -> tuple[Simulator, float, f
     spec, rows, other, rest = data.spec(learn), *(data.rows(side) for side in (learn, held, measure))
     with seeded(0, "test"):
         made = model(spec, members=2, elites=2, hidden=32, layers=1, reward_network=[8], **arguments)
-    sides = (data.batch(rows), data.episode[rows], data.batch(other), data.episode[other])
+    sides = (Whole(data.batch(rows), data.episode[rows]), data.batch(other), data.episode[other])
     fit_dynamics(made, *sides, seed=0, lr=5e-3, batch_size=256, max_epochs=20, patience=20)
     simulator = Simulator(made, spec, ensemble_std)
     simulator.calibrate(data.batch(other), data.episode[other])
