@@ -56,6 +56,7 @@ def rolled(
     seed: int,
     horizon: int | None = None,
     cost: Cost | None = None,
+    whole: bool = True,
 ) -> Played:
     """Rollouts of a policy's mode from `starts`, as long as the longest limit (and `horizon`).
 
@@ -66,6 +67,7 @@ def rolled(
     Args:
         horizon: steps for which the simulator is trusted, for `truncated_value`.
         cost: of a transition, where one is to be counted.
+        whole: False: no step after the horizon, which `truncated_value` does not look at.
 
     Raises:
         Refused: the simulator is not trusted for a single step.
@@ -77,7 +79,7 @@ def rolled(
         raise ValueError(f"horizon is {horizon}, expected at least 1 step")
     world = simulator.to(starts.obs.device)
     rng = generator(seed, "trial/noise", starts.obs.device)
-    steps = max(int(starts.limit.max()), horizon or 0)
+    steps = max(int(starts.limit.max()) if whole or horizon is None else 0, horizon or 0)
     return play(policy, world, starts.obs, steps, rng, starts.rows, horizon, cost)
 
 

@@ -159,8 +159,8 @@ def _worlds(bench: Bench) -> list[Simulator]:
 
 
 def _rollouts(bench: Bench, policy: Policy, horizon: int | None) -> list[Played]:
-    """By member; all policies meet the same noise."""
-    return [rolled(policy, world, bench.starts, bench.seed, horizon) for world in _worlds(bench)]
+    """By member, of whole episodes or up to the horizon; all policies meet the same noise."""
+    return [rolled(policy, world, bench.starts, bench.seed, horizon, whole=False) for world in _worlds(bench)]
 
 
 def _model(bench: Bench, policy: Policy) -> Answer:

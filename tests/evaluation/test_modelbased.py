@@ -21,6 +21,7 @@ from mbrl.evaluation.modelbased import (
     rolled,
     simulated_values,
     truncated_value,
+    truncated_values,
     uncertain_share,
     value,
 )
@@ -153,6 +154,15 @@ def test_a_horizon_beyond_the_limits_is_rolled_out() -> None:
     assert len(played.reward) == 6
     assert played.stop.flatten().tolist() == [6, 7, 8]
     assert played.returns(starts.limit, 1.0).tolist() == [6, 3, 14]
+
+
+def test_what_no_one_looks_at_is_not_rolled_out() -> None:
+    world, starts = counting(ends_at=2.5)
+    fit: Any = SimpleNamespace(gamma=0.5, v=lambda obs: obs.T + 8.0, check=lambda: None)
+    long, short = (rolled(Rest(world.spec), world, starts, seed=0, horizon=2, whole=whole) for whole in (True, False))
+    assert (len(long.reward), len(short.reward)) == (4, 2)
+    assert torch.equal(truncated_values(long, fit), truncated_values(short, fit))
+    assert len(rolled(Rest(world.spec), world, starts, seed=0, whole=False).reward) == 4
 
 
 def test_conditional_value_at_risk_by_hand() -> None:
