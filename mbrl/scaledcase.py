@@ -35,10 +35,11 @@ class Case(NamedTuple):
     members: int
     batch: int
     resident: int | None  # MiB of logged rows in memory at once; None: all of them
+    population: int = 1  # trainings at once, each in a process of its own
 
 
 class Cost(NamedTuple):
-    """What it takes."""
+    """What it takes; of several trainings at once the mean of their times, and the sum of their memory."""
 
     dynamics_ms: float  # an update of the ensemble, median
     policy_ms: float  # an update of the learner, median

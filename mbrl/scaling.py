@@ -7,6 +7,7 @@ in files as the cache of a data set does.
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,8 @@ def cases(sizes: Sizes) -> list[Case]:
     base = Case(sizes.rows[0], sizes.members[0], sizes.batches[0], None)
     found = [base._replace(rows=count, resident=held) for count in sizes.rows for held in (None, sizes.resident)]
     found += [base._replace(members=count) for count in sizes.members[1:]]
-    return [*found, *(base._replace(batch=size) for size in sizes.batches[1:])]
+    found += [base._replace(batch=size) for size in sizes.batches[1:]]
+    return [*found, *(base._replace(population=count) for count in sizes.populations[1:])]
 
 
 def told(
@@ -83,13 +85,21 @@ def measure(
                 "updates": updates,
                 "threads": threads,
             }
-            done = subprocess.run(
-                [sys.executable, "-m", "mbrl.scaledcase", json.dumps(told)], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                why = (done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"])[-1]
-                raise RuntimeError(f"{case} could not be measured: {why}")
-            yield case, Cost(*json.loads(done.stdout))
+            yield case, _together(case, [sys.executable, "-m", "mbrl.scaledcase", json.dumps(told)])
+
+
+def _together(case: Case, command: Sequence[str]) -> Cost:
+    """The cost of as many processes at once as the case has."""
+    pipe = subprocess.PIPE
+    running = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(case.population)]
+    said = [process.communicate() for process in running]
+    for process, (_, err) in zip(running, said, strict=True):
+        if process.returncode:
+            why = (err.strip().splitlines() or [f"ended with status {process.returncode}"])[-1]
+            raise RuntimeError(f"{case} could not be measured: {why}")
+    costs = [Cost(*json.loads(out)) for out, _ in said]
+    dynamics_ms, policy_ms, group_s = (statistics.mean(cost[k] for cost in costs) for k in range(3))
+    return Cost(dynamics_ms, policy_ms, group_s, costs[0].turn, sum(cost.peak_mib for cost in costs))
 
 
 def _write(folder: Path, rows: int, seed: int) -> None:
@@ -110,27 +120,33 @@ def _write(folder: Path, rows: int, seed: int) -> None:
 
 def markdown(found: Sequence[tuple[Case, Cost]]) -> str:
     """A table: a line for each case."""
-    lines = ["| rows | members | batch | rows in memory | ensemble update | policy update | peak memory |"]
-    lines.append("|---" * 7 + "|")
+    lines = ["| rows | members | batch | at once | rows in memory | ensemble update | policy update | peak memory |"]
+    lines.append("|---" * 8 + "|")
     for case, cost in found:
         held = "all" if case.resident is None else f"{case.resident} MiB at once"
         if cost.group_s:
             held += f", {cost.group_s:.1f} s every {cost.turn:,} updates"
         lines.append(
-            f"| {case.rows:,} | {case.members} | {case.batch:,} | {held} | {cost.dynamics_ms:.1f} ms |"
-            f" {cost.policy_ms:.1f} ms | {cost.peak_mib:,.0f} MiB |"
+            f"| {case.rows:,} | {case.members} | {case.batch:,} | {case.population} | {held}"
+            f" | {cost.dynamics_ms:.1f} ms | {cost.policy_ms:.1f} ms | {cost.peak_mib:,.0f} MiB |"
         )
     return "\n".join(lines) + "\n"
 
 
 def growths(found: Sequence[tuple[Case, Cost]]) -> list[list[Growth]]:
-    """What to draw: the time of updates, and the memory, over each of the three sizes."""
-    base = found[0][0]
-    by_size: dict[str, list[tuple[float, Case, Cost]]] = {}
-    for axis in ("rows", "members", "batch"):
-        alike = [(case, cost) for case, cost in found if case._replace(**{axis: getattr(base, axis)})[:3] == base[:3]]
-        by_size[axis] = [(getattr(case, axis), case, cost) for case, cost in alike]
-    named = {"rows": "rows of the log", "members": "members of the ensemble", "batch": "rows of a batch"}
+    """What to draw: the time of updates, and the memory, over each of the sizes."""
+    base = found[0][0]._replace(resident=None)
+    named = {
+        "rows": "rows of the log",
+        "members": "members of the ensemble",
+        "batch": "rows of a batch",
+        "population": "trainings at once",
+    }
+    by_size = {}
+    for axis in named:
+        same = {axis: getattr(base, axis), "resident": None}
+        alike = [(getattr(case, axis), case, cost) for case, cost in found if case._replace(**same) == base]
+        by_size[axis] = [point for point in alike if axis == "rows" or point[1].resident is None]
     times, memory = [], []
     for axis, points in by_size.items():
         held = [(size, cost) for size, case, cost in points if case.resident is None]

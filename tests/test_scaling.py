@@ -12,7 +12,7 @@ from mbrl.settings import Sizes
 
 
 def test_one_size_is_changed_at_a_time() -> None:
-    found = scaling.cases(Sizes(rows=[1000, 5000], members=[7, 1], batches=[256, 64], resident=3))
+    found = scaling.cases(Sizes([1000, 5000], [7, 1], [256, 64], [1, 3], resident=3))
     assert found == [
         Case(1000, 7, 256, None),
         Case(1000, 7, 256, 3),
@@ -20,32 +20,38 @@ def test_one_size_is_changed_at_a_time() -> None:
         Case(5000, 7, 256, 3),
         Case(1000, 1, 256, None),
         Case(1000, 7, 64, None),
+        Case(1000, 7, 256, None, 3),
     ]
 
 
 def test_a_log_in_files_is_trained_on_a_group_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--sizes.rows", "[20000]", "--sizes.members", "[2]", "--sizes.batches", "[16]"]
+    sizes += ["--sizes.populations", "[1,2]"]
     short = ["--sizes.resident", "1", "--sizes.updates", "2", "--threads", "1"]
     assert main(["bench", "--scaling", str(tmp_path), *sizes, *short, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    whole, streamed = answer["scaling"]
+    whole, streamed, two = answer["scaling"]
     assert (whole["resident"], whole["group_s"], whole["turn"]) == (None, 0.0, 1250)
     assert (streamed["resident"], streamed["turn"]) == (1, 417)  # 20,000 rows of 113 bytes are three groups
     assert streamed["group_s"] > 0
-    for row in whole, streamed:
+    assert two["population"] == 2
+    assert two["peak_mib"] > 1.5 * whole["peak_mib"]
+    for row in whole, streamed, two:
         assert row["dynamics_ms"] > 0
         assert row["policy_ms"] > 0
         assert 100 < row["peak_mib"] < 2000
     assert (tmp_path / "scaling.md").read_text() == answer["table"]
-    assert "| 20,000 | 2 | 16 | 1 MiB at once, 0." in answer["table"]
+    assert "| 20,000 | 2 | 16 | 1 | 1 MiB at once, 0." in answer["table"]
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
 def test_what_is_drawn_are_updates_and_memory_over_each_size() -> None:
     cost = Cost(dynamics_ms=2.0, policy_ms=3.0, group_s=0.0, turn=1, peak_mib=100.0)
-    cases = scaling.cases(Sizes(rows=[1000, 5000], members=[7, 1], batches=[256, 64]))
+    cases = scaling.cases(Sizes([1000, 5000], [7, 1], [256, 64], [1, 3]))
     times, memory = scaling.growths([(case, cost._replace(peak_mib=case.rows / 10)) for case in cases])
-    assert [panel.size for panel in times] == ["rows of the log", "members of the ensemble", "rows of a batch"]
+    of = ["rows of the log", "members of the ensemble", "rows of a batch", "trainings at once"]
+    assert [panel.size for panel in times] == of
+    assert times[3].lines["ensemble"] == [(1, 2.0), (3, 2.0)]
     assert times[0].lines["ensemble"] == [(1000, 2.0), (5000, 2.0)]
     assert times[1].lines["policy"] == [(7, 3.0), (1, 3.0)]
     assert memory[0].lines["from the disk"] == [(1000, 100.0), (5000, 500.0)]
