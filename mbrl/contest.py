@@ -86,6 +86,11 @@ def contest(
     for id in ids:
         minari.check_id(id)
     arenas = [Arena(*pair) for pair in zip(ids, envs, strict=True)]
+    names = [arena.name for arena in arenas]
+    if odd := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"data names several logs whose runs would be called {', '.join(odd)}: compare them in folders of their own"
+        )
     found = configurations("learners", learners)
     return Contest(arenas, found, seeds, more, (folder or files.home() / "comparisons" / "latest").absolute())
 
@@ -130,14 +135,15 @@ def hold(asked: Contest, engine: Engine) -> dict[str, Any]:
     scores: dict[str, dict[str, list[Score]]] = {arena.name: {} for arena in asked.arenas}
     logged: dict[str, Estimate] = {}
     for cell in cells:
-        answer, arena = ended[cell.member.name].answer, cell.arena
-        if answer:
-            logged[arena.name] = Estimate(**answer["logged_return"])
-            for name, score in _scores(answer, cell.learners, arena, cell.first):
-                scores[arena.name].setdefault(name, []).append(score)
+        (_, answer, failure), arena = ended[cell.member.name], cell.arena
+        if failure is not None:
+            failed[arena.name] |= dict.fromkeys(cell.learners, f"{cell.member.name} {failure}")
+            continue
+        logged[arena.name] = Estimate(**answer["logged_return"])
+        for name, score in _scores(answer, cell.learners, arena, cell.first):
+            scores[arena.name].setdefault(name, []).append(score)
     died = lost([ended[cell.member.name] for cell in cells])
-    told = _told(asked, scores, logged, failed) | {"died": died}
-    return told | ({"error": complaint(died, len(cells))} if died else {})
+    return _told(asked, scores, logged, failed) | ({"error": complaint(died, len(cells))} if died else {})
 
 
 def _cells(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[Cell]:
@@ -281,7 +287,8 @@ def markdown(
             minutes += [cell.seconds / 60 for cell in found]
             if found:
                 value = means[arena.name][name]
-                cells.append(shown(value) if arena.env else small(value))
+                lacking = f" ({len(found)} of {len(asked.seeds)} seeds)" if len(found) < len(asked.seeds) else ""
+                cells.append((shown(value) if arena.env else small(value)) + lacking)
             else:
                 cells.append("-" if name in failed[arena.name] else "")
         if minutes:

@@ -38,6 +38,9 @@ class Batch(NamedTuple):
     terminated: Tensor  # [...] bool: the world ended, so nothing is bootstrapped from next_obs
 
 
+NOTHING = Batch(*[torch.empty(0)] * 5)  # in the place of rows that are not here
+
+
 def rows_at(batch: Batch, index: Tensor) -> Batch:
     """The rows of a Batch of [N, ...] at `index` [...] long: [..., ...]. Quicker than indexing, which checks more."""
     flat = index.flatten()

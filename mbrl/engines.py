@@ -18,7 +18,7 @@ import yaml
 
 from mbrl import files
 
-RUN = (sys.executable, "-m", "mbrl", "run", "--json", "--config")
+RUN = (sys.executable, "-m", "mbrl", "run", "--config")
 HANDED_ON = ("MBRL_", "MLFLOW_", "MINARI_", "PYTHON")  # beginnings of the variables that a member's machine is told
 PATIENCE = 5.0  # seconds until an address that does not answer counts as unreachable
 LINES = 3  # of a failed member's log that are told
@@ -28,7 +28,7 @@ class Member(NamedTuple):
     """One run of several."""
 
     name: str
-    path: Path  # its whole configuration; beside it are its folder, its log and its answer
+    path: Path  # its whole configuration; beside it are its folder and what it printed
     command: Sequence[str]  # what makes the run, but for this path
 
     @classmethod
@@ -49,7 +49,7 @@ class Ended(NamedTuple):
     """What became of a member."""
 
     member: Member
-    answer: dict[str, Any]  # what `mbrl run --json` printed; empty where it failed
+    answer: dict[str, Any]  # the result of the run; empty where it failed
     failure: str | None = None
 
 
@@ -87,10 +87,13 @@ class Engine(NamedTuple):
 
 def in_processes(members: Sequence[Member], told: Mapping[str, str], workers: int) -> Iterator[Ended]:
     """As many at once as there are workers, on this machine."""
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         tasks = [pool.submit(run_member, member, told) for member in members]
         for task in as_completed(tasks):
             yield task.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after a Ctrl-C, which running members have heard too, none is begun
 
 
 def on_ray(address: str | None) -> Run:
@@ -147,13 +150,13 @@ def _reachable(address: str) -> None:
 
 def run_member(member: Member, told: Mapping[str, str]) -> Ended:
     """One `mbrl run`, in a process of its own, which goes on where an earlier one ended."""
-    log, out = member.path.with_suffix(".log"), member.path.with_suffix(".json")
-    with log.open("w") as err, out.open("w") as answer:
+    log, result = member.path.with_suffix(".log"), member.folder / "result.json"
+    with log.open("w") as out:
         status = subprocess.run(
-            [*member.command, str(member.path)], stdout=answer, stderr=err, env={**os.environ, **told}, check=False
+            [*member.command, str(member.path)], stdout=out, stderr=out, env={**os.environ, **told}, check=False
         ).returncode
-    if status == 0:
-        return Ended(member, json.loads(out.read_text()))
+    if status == 0 and result.exists():
+        return Ended(member, json.loads(result.read_text()))
     last = " / ".join(log.read_text().strip().splitlines()[-LINES:])
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     return Ended(member, {}, f"{how}; its log {log} ends: {last}")

@@ -84,10 +84,12 @@ def _cost(told: dict[str, Any]) -> Cost:
     begun = time.perf_counter()
     batches = BootstrapBatches(source, case.members, 0, case.batch)
     group = time.perf_counter() - begun if source.groups > 1 else 0.0
+    if len(batches) <= WARM:
+        raise ValueError(f"{case.rows:,} rows are {len(batches)} batches of {case.batch:,}, expected more than {WARM}")
     optimizer = Adam(model.parameter_groups(), 1e-3, fused=True)
     fitted = _median(partial(_fit, model, optimizer, iter(batches)), min(told["updates"], len(batches) - WARM))
     del batches
-    logged, rng = Logged(source, learner, 1.0, case.batch, False, torch.device("cpu")), generator(0, "scaling")
+    logged, rng = Logged(source, learner, 1.0, case.batch, 0.0, False, torch.device("cpu")), generator(0, "scaling")
     logged.reach(0)
     improved = _median(lambda: learner.update(logged.draw(rng), None, rng), told["updates"])
     turn = -(-source.rows // source.groups // case.batch)

@@ -105,6 +105,8 @@ def compare(
     from mbrl import contest
     from mbrl.engines import Engine
 
+    if odd := sorted({"data.id", "seed", "env", "name", "folder"} & set(settings or {})):
+        raise ValueError(f"settings has {', '.join(odd)}, which each run has its own of: leave it out")
     own = {"trial.episodes": episodes, **({} if updates is None else {"rehearsal.updates": updates})}
     said = {**own, **(settings or {})}.items()
     more = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in said]
@@ -152,6 +154,7 @@ def sweep(
     check_seeds(seeds)
     runner = Engine.of(engine, workers, threads, ray_address)
     arena, found = Arena(data, env), configurations("configs", configs)
+    minari.load(data)  # which makes the cache that all runs share
     name = arena.name if name is None else name
     models.check_name(name)
     place = (folder or files.home() / "sweeps" / name).absolute()

@@ -99,7 +99,8 @@ class Worlds:
 
     def own(self, model: Dynamics, desk: Desk) -> Rehearsed:
         """The simulator to rehearse in, registered with its report card."""
-        data, (learn, held, *_) = self.log.data, self.log.episodes
+        data, learn = self.log.data, self.log.episodes.learn
+        held = few(data, self.log.episodes.held, self.seed)
         world = self._fitted("simulator", model, learn, held, self.seed, desk)
         path = desk.folder.path / "card.json"
         if path.exists():
@@ -120,6 +121,7 @@ class Worlds:
         """The second simulator, graded on episodes that it has not seen, and the imitation: kept with the run."""
         data, (_, held, learn, stop), folder = self.log.data, self.log.episodes, desk.folder
         seed = self.seed + 1
+        held, stop = (few(data, episodes, self.seed) for episodes in (held, stop))
         second = self._fitted("judge", self.model("judge", learn, seed), learn, stop, seed, desk)
         if "witnesses_sha256" not in folder.facts:
             about = inspection.about(second, (data.id, data.fingerprint), seed)
@@ -137,11 +139,13 @@ class Worlds:
         path, data = desk.folder.path / f"{stage}.ckpt", self.log.data
         if path.exists():
             return stored.load(files.load(path))
-        other = data.rows(_few(data, held, seed))
+        other, source = data.rows(held), Streamed(data, learn, self.resident, seed)
+        if source.groups > 1:
+            tell(stage, f"{source.groups} groups of episodes, one in memory at a time (data.resident)")
         with desk.record.stage(stage) as child:
             report = fit_dynamics(
                 model,
-                Streamed(data, learn, self.resident, seed),
+                source,
                 data.batch(other),
                 data.episode[other],
                 seed=seed,
@@ -173,7 +177,7 @@ class Worlds:
         return Simulator(model, model.spec, **world, starts=data.starts[kept], replay=replay)
 
 
-def _few(data: TransitionDataset, held: Tensor, seed: int) -> Tensor:
+def few(data: TransitionDataset, held: Tensor, seed: int) -> Tensor:
     """Held-out episodes with `HELD` rows at most: all of them in most logs, else some at random, at least one."""
     order = held[torch.randperm(len(held), generator=generator(seed, "held"))]
     return order[: max(1, int((data.lengths[order].cumsum(0) <= HELD).sum()))].sort().values

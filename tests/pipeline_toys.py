@@ -39,7 +39,6 @@ QUICK = (
     f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from pipeline_toys import quick;"
     " sys.exit(quick(sys.argv[1:]))",
     "run",
-    "--json",
     "--config",
 )  # in the place of `mbrl.engines.RUN`
 

@@ -54,17 +54,18 @@ def _column(path: Path, digest: str) -> np.ndarray:
     return column
 
 
-def write(data: TransitionDataset, folder: Path, source: str, root: Path) -> None:
-    """Write the cache and remove those of older sources; a data set on a read-only or full disk only warns.
+def write(data: TransitionDataset, folder: Path, source: str) -> bool:
+    """Write the cache and remove those of older sources; whether it is there.
 
-    It is made in a hidden folder of `root`, where all data sets are, so that it is there whole or not at all.
+    A data set on a read-only or full disk only warns. It is made in a hidden folder beside its place, so that it is
+    there whole or not at all.
     """
     here = folder / ".mbrl"
     path = here / f"flat-{_FIELDS}-{source[:16]}-{data.fingerprint[:16]}"
     about = {f.name: getattr(data, f.name) for f in fields(data) if f.name not in ("id", "mapped", *data.tensors)}
     try:
         here.mkdir(exist_ok=True)
-        with workspace.hidden(root) as work:
+        with workspace.hidden(here) as work:
             made, digests = work / "cache", {}
             made.mkdir()
             for name, tensor in data.tensors.items():
@@ -72,10 +73,15 @@ def write(data: TransitionDataset, folder: Path, source: str, root: Path) -> Non
                     np.save(beside, tensor.numpy())
                 digests[f"{name}.npy"] = files.sha256(made / f"{name}.npy")
             files.save(made / _ABOUT, {"source": source, "columns": digests, **about})
-            if not path.exists():  # else another process was faster
+            try:
                 made.rename(path)
+            except OSError:
+                if not path.exists():  # else another process was faster
+                    raise
         for old in here.glob("flat*"):
             if old != path:
                 shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
     except OSError as error:
         warnings.warn(f"the cache {path} could not be written, so the next load is slow again: {error}", stacklevel=3)
+        return False
+    return True

@@ -26,7 +26,8 @@ class TransitionDataset:
     """Every transition of a log, in order: N rows, O observation and A action channels.
 
     The rows of an episode are contiguous and in time order, and `next_obs` never crosses into another
-    episode. The last row of every episode is terminated, truncated or both. Build one with `create`.
+    episode. The last row of every episode is terminated, truncated or both. Build one with `create`. Tensors are read,
+    never written to: those that lie in files may be read from there anew at any time.
     """
 
     id: str  # the Minari id

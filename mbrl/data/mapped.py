@@ -22,6 +22,10 @@ class Mapped:
         bases: list[Any] = [array.base for array in arrays]
         return cls(base for base in bases if isinstance(base, mmap.mmap))
 
+    def __reduce__(self) -> tuple[type[Self], tuple[tuple[()]]]:
+        """Of a copy, which another process may be given, the tensors are in memory: no map is behind them."""
+        return type(self), ((),)
+
     def let_go(self) -> None:
         """Give the pages that were read back to the kernel; touched again, they come from its cache or from the disk.
 

@@ -86,7 +86,8 @@ def load(id: str, download: bool = False) -> TransitionDataset:
     data = cache.read(id, folder, source)
     if data is None:
         data = _from_episodes(id, folder)
-        cache.write(data, folder, source, get_dataset_path())
+        if cache.write(data, folder, source):
+            return cache.read(id, folder, source) or data  # its rows lie in files, and leave the memory
     return data
 
 

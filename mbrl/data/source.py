@@ -56,9 +56,7 @@ class Whole(Source):
     def __init__(self, rows: Batch, episode: Tensor | None = None, ends: Tensor | None = None) -> None:
         self.rows = len(rows.reward)
         if episode is not None and episode.shape != (self.rows,):
-            raise ValueError(
-                f"train_episode has shape {list(episode.shape)}, expected [{self.rows}], one a training row"
-            )
+            raise ValueError(f"episode has shape {list(episode.shape)}, expected [{self.rows}], one a training row")
         numbers = torch.arange(self.rows) if episode is None else episode.cpu()
         _, number, counts = numbers.unique(return_inverse=True, return_counts=True)
         self.episodes, self.longest = len(counts), int(counts.max()) if len(counts) else 0
@@ -81,7 +79,7 @@ class Streamed(Source):
     Args:
         data: the log.
         episodes: of it, [k] long.
-        resident: bytes of logged rows to hold at once; an episode that is longer is a group of its own.
+        resident: bytes of logged rows to hold at once; up to three episodes where these are longer than half of that.
         seed: of the divisions.
     """
 
@@ -90,7 +88,10 @@ class Streamed(Source):
         lengths = data.lengths[episodes]
         self.rows, self.episodes, self.longest = int(lengths.sum()), len(episodes), int(lengths.max())
         a_row = sum(column[:1].nbytes for column in data.batch())
-        self.groups = min(self.episodes, max(1, math.ceil(self.rows * a_row / resident)))
+        most = max(
+            1, self.rows // (2 * self.longest)
+        )  # so that every group has from a half to one and a half of its share
+        self.groups = min(most, math.ceil(self.rows * a_row / resident))
         self._kept: tuple[int, Group] | None = None
 
     def group(self, number: int) -> Group:
@@ -102,7 +103,7 @@ class Streamed(Source):
         return self._kept[1]
 
     def whole(self) -> Group:
-        return self._read(torch.arange(self.episodes))
+        return self.group(0) if self.groups == 1 else self._read(torch.arange(self.episodes))
 
     def _places(self, number: int) -> Tensor:
         """Which of the chosen episodes are in a group, in order, [n] long."""
@@ -113,8 +114,6 @@ class Streamed(Source):
         ends = self.data.lengths[self.chosen[order]].cumsum(0)
         edges = torch.tensor([self.rows * k / self.groups for k in range(1, self.groups)])
         cuts = [0, *torch.searchsorted(ends, edges).tolist(), self.episodes]
-        for k in range(1, self.groups):  # long episodes leave no group empty
-            cuts[k] = min(max(cuts[k], cuts[k - 1] + 1), self.episodes - self.groups + k)
         return order[cuts[place] : cuts[place + 1]].sort().values
 
     def _read(self, places: Tensor) -> Group:

@@ -10,10 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, generator, rows_at
+from mbrl.core import NOTHING, Batch, generator, rows_at
 from mbrl.data.source import Source
-
-NOTHING = Batch(*[torch.empty(0)] * 5)
 
 
 class Runs(NamedTuple):

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Learner, rows_at
+from mbrl.core import NOTHING, Batch, Learner, rows_at
 from mbrl.data.source import Source
 from mbrl.training.filtering import best_rows
 
@@ -25,6 +25,7 @@ class Logged:
         learner: which is given them.
         best: the share of the rows to draw from, see `best_rows`.
         drawn: logged rows an update.
+        begun: logged rows that rollouts begin with, an update.
         replayed: whether rollouts need to know which row of the log they begin with.
         device: of the rows.
     """
@@ -32,12 +33,19 @@ class Logged:
     real: Batch  # [n, ...] as logged
 
     def __init__(
-        self, source: Source, learner: Learner, best: float, drawn: int, replayed: bool, device: torch.device
+        self,
+        source: Source,
+        learner: Learner,
+        best: float,
+        drawn: int,
+        begun: float,
+        replayed: bool,
+        device: torch.device,
     ) -> None:
         studies = type(learner).study is not Learner.study
         self.groups = 1 if studies or best < 1 or replayed else source.groups
         self.source, self.learner, self.best, self.drawn, self.device = source, learner, best, drawn, device
-        self.turn = math.ceil(source.rows / self.groups / max(1, drawn))  # updates that draw a group's rows once
+        self.turn = math.ceil(source.rows / self.groups / max(1, drawn + begun))  # updates that use a group's rows once
         self.number: int | None = None
 
     def reach(self, update: int) -> None:
@@ -45,6 +53,7 @@ class Logged:
         number = 0 if self.groups == 1 else update // self.turn
         if number == self.number:
             return
+        self.real = self.lessons = NOTHING  # the old ones go before the new ones come
         rows, _, ends = self.source.whole() if self.groups == 1 else self.source.group(number)
         self.number, self.real = number, Batch(*(column.to(self.device) for column in rows))
         ends = None if ends is None else ends.to(self.device)

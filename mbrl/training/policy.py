@@ -143,7 +143,8 @@ def fit_policy(
     learner.to(device)
     real_rows = round(batch_size * real_ratio) if imagines else batch_size
     replayed = used is not None and bool(used.spec.exogenous or used.dynamics.memory)
-    logged = Logged(source, learner, best, real_rows, replayed, device)
+    begun = rollout_starts / rollout_every if imagines else 0.0
+    logged = Logged(source, learner, best, real_rows, begun, replayed, device)
     logged.reach(0)
     ring = Ring(learner.spec, rollout_starts * horizon * keep_rollouts if imagines else 1, device)
     rngs = {name: generator(seed, f"{label}/{name}", device) for name in STREAMS}

@@ -1,5 +1,6 @@
 """The flat cache beside a Minari data set: true of its source, or made anew; and sources that are damaged."""
 
+import copy
 import errno
 import os
 import shutil
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def cache(id: str = "toy/line-v0") -> Path:
-    (path,) = (folder(id) / ".mbrl").iterdir()
+    (path,) = (folder(id) / ".mbrl").glob("flat*")
     return path
 
 
@@ -83,10 +84,11 @@ def test_a_damaged_cache_is_named_and_safe_to_delete(damage: str, file: str) -> 
 
 def test_a_cached_log_lies_in_files_whose_pages_come_and_go() -> None:
     minari.write("toy/line-v0", [episode(*range(1000))] * 40, LINE, PUSH)
-    held = minari.load("toy/line-v0")
-    assert held.mapped is None
     data = minari.load("toy/line-v0")
+    held = copy.deepcopy(data)
     assert data.mapped is not None
+    assert held.mapped is not None
+    assert held.mapped.maps == ()  # a copy is in memory
     assert len(data.mapped.maps) == len(data.tensors)
     assert torch.equal(data.obs, held.obs)
     before = resident(cache() / "obs.npy")
@@ -145,5 +147,21 @@ def test_a_cache_for_which_the_disk_is_too_small_only_warns(monkeypatch: pytest.
     monkeypatch.setattr(np, "save", full)
     with pytest.warns(UserWarning, match="could not be written.*No space left"):
         assert len(minari.load("toy/line-v0")) == 3
-    assert list((folder("toy/line-v0") / ".mbrl").iterdir()) == []
-    assert list(folder("toy/line-v0").parents[1].glob(".mbrl-import*")) == []
+    assert [file.name for file in (folder("toy/line-v0") / ".mbrl").iterdir()] == [".mbrl.lock"]
+
+
+def test_a_process_that_was_slower_takes_the_cache_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    minari.write("toy/line-v0", TWO, LINE, PUSH)
+    minari.load("toy/line-v0")
+    with monkeypatch.context() as later:
+        later.setattr(minari.cache, "read", lambda *_: None)
+        assert len(minari.load("toy/line-v0")) == 3
+    assert (cache() / "obs.npy").exists()
+
+
+def test_the_cache_of_a_data_set_that_lies_elsewhere_is_made_there(tmp_path: Path) -> None:
+    minari.write("toy/line-v0", TWO, LINE, PUSH)
+    folder("toy/line-v0").rename(tmp_path / "elsewhere")
+    folder("toy/line-v0").symlink_to(tmp_path / "elsewhere")
+    minari.load("toy/line-v0")
+    assert len(list((tmp_path / "elsewhere" / ".mbrl").glob("flat*/obs.npy"))) == 1

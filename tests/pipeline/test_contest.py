@@ -36,7 +36,7 @@ def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path) -> None
     command += ["--seeds", "[0,1]", "--episodes", "2", "--folder", str(tmp_path / "out")]
     command += ["--settings", "{trial.starts: 3, rehearsal.precision: 32-true}"]
     status, answer, told = spoken(command)
-    assert (status, answer["died"]) == (0, {})
+    assert (status, answer["failed"]) == (0, {"toy-pendulum": {}})
     kept = yaml.safe_load((tmp_path / "out" / "toy-pendulum-0-0.yaml").read_text())
     assert (kept["trial"]["starts"], kept["trial"]["episodes"]) == (3, 2)
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {
@@ -74,7 +74,9 @@ def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tm
     status, answer, told = spoken([*command, "--folder", str(tmp_path / "out")])
     assert status == 1
     assert "1 of 2 runs failed; the same command goes on with them:\n  toy-cartpole-1-0 ended with" in answer["error"]
-    assert "run.json is damaged" in answer["died"]["toy-cartpole-1-0"]
+    assert "run.json is damaged" in answer["failed"]["toy-cartpole"]["cloning"]
+    assert "spreads) | minutes |" in (tmp_path / "out" / "table.md").read_text()
+    assert "(1 of 2 seeds) |" in answer["table"]
     assert set(answer["scores"]["toy-cartpole"]) == {"cloning"}
     assert len(answer["scores"]["toy-cartpole"]["cloning"]["seeds"]) == 1
     assert "DiscreteBCQ" in answer["failed"]["toy-cartpole"]["bcq"]
@@ -91,6 +93,8 @@ def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tm
         (["--seeds", "[0,0]"], "seeds are [0, 0], expected different numbers"),
         (["--data", "toy/pendulum"], "expected NAMESPACE/NAME-vN"),
         (["--workers", "0"], "workers is 0, expected at least 1"),
+        (["--data", "toy/pendulum-v0,toy/pendulum-v1"], "several logs whose runs would be called toy-pendulum:"),
+        (["--settings", "{seed: 3, data.id: toy/cartpole-v0}"], "settings has data.id, seed, which each run has"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_work(arguments: list[str], part: str, tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ if path.stem == "bc-1" and len((folder / "times").read_text()) == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 value = {"value": 3.0, "low": 1.0, "high": 5.0, "effective_n": 9, "diagnostics": {}}
 row = {"true_return": None, "gain_in_spreads": value}
-print(json.dumps({"verdict": "promote", "chosen": "candidate", "candidates": {"candidate": row}}))
+answer = {"verdict": "promote", "chosen": "candidate", "candidates": {"candidate": row}}
+(folder / "result.json").write_text(json.dumps(answer))
 """
 
 
@@ -82,6 +83,21 @@ def test_a_member_is_a_whole_configuration_of_a_run(tmp_path: Path) -> None:
     wanted = yaml.safe_load((ROOT / "configs" / "mopo.yaml").read_text())
     assert parsed.rehearsal.penalty == wanted["rehearsal"]["penalty"]
     assert parsed.folder == tmp_path / "out" / "mopo-1"
+
+
+def test_who_stops_looking_begins_no_further_run(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; p = Path(sys.argv[1]).with_suffix(''); p.mkdir();"
+    code += " (p / 'result.json').write_text('{}')"
+    members = [engines.Member(str(k), tmp_path / f"{k}.yaml", (sys.executable, "-c", code)) for k in range(5)]
+    ended = engines.in_processes(members, {}, 1)
+    assert next(ended).answer == {}
+    ended.close()  # as a Ctrl-C does
+    assert sum(member.folder.exists() for member in members) < 5
+
+
+def test_a_run_that_leaves_no_result_has_failed(tmp_path: Path) -> None:
+    member = engines.Member("a", tmp_path / "a.yaml", (sys.executable, "-c", "print('nothing')"))
+    assert engines.run_member(member, {}).failure == f"ended with status 0; its log {tmp_path / 'a.log'} ends: nothing"
 
 
 @pytest.mark.parametrize(

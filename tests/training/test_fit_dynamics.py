@@ -306,7 +306,7 @@ def test_bad_rows() -> None:
     nothing = Batch(*(column[:0] for column in HELD))
     with pytest.raises(ValueError, match="600 training and 0 held-out rows"):
         fit_dynamics(small(), Whole(LOG, EPISODE), nothing, seed=0)
-    with pytest.raises(ValueError, match=r"train_episode has shape \[599\], expected \[600\]"):
+    with pytest.raises(ValueError, match=r"episode has shape \[599\], expected \[600\]"):
         fit_dynamics(small(), Whole(LOG, EPISODE[1:]), HELD, seed=0)
 
 

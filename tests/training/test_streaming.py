@@ -64,12 +64,18 @@ def test_an_epoch_is_of_one_group_and_a_pass_deals_each_member_its_own_bootstrap
 
 
 def test_a_member_that_has_drawn_nothing_of_a_group_learns_from_all_of_it() -> None:
-    source = streamed(log(), groups=24)  # an episode each
-    batches = BootstrapBatches(source, members=2, seed=0, batch_size=10)
-    missing = next(k for k in range(24) if int(source.group(k).episode[0]) not in batches.bootstraps[0])
-    batches.epoch = missing
-    rows = torch.cat([dealt.rows.reward[0] for dealt in batches])
-    assert sorted(rows.tolist()) == sorted(source.group(missing).rows.reward.tolist())
+    source = streamed(log(), groups=12)  # two episodes each
+    batches = BootstrapBatches(source, members=4, seed=0, batch_size=10)
+    lacking = [
+        (member, group)
+        for member, bootstrap in enumerate(batches.bootstraps)
+        for group in range(12)
+        if not torch.isin(source.group(group).episode, bootstrap).any()
+    ]
+    assert lacking
+    member, batches.epoch = lacking[0]
+    rows = torch.cat([dealt.rows.reward[member] for dealt in batches])
+    assert sorted(rows.tolist()) == sorted(source.group(batches.epoch).rows.reward.tolist())
 
 
 def fitted(data: TransitionDataset, source: Streamed, **settings: Any) -> tuple[Dynamics, Any]:
