@@ -88,9 +88,7 @@ class Streamed(Source):
         lengths = data.lengths[episodes]
         self.rows, self.episodes, self.longest = int(lengths.sum()), len(episodes), int(lengths.max())
         a_row = sum(column[:1].nbytes for column in data.batch())
-        most = max(
-            1, self.rows // (2 * self.longest)
-        )  # so that every group has from a half to one and a half of its share
+        most = max(1, self.rows // (2 * self.longest))  # so that no group is less than a half of its share
         self.groups = min(most, math.ceil(self.rows * a_row / resident))
         self._kept: tuple[int, Group] | None = None
 
