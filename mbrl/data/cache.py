@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,18 @@ def read(id: str, folder: Path, source: str) -> TransitionDataset | None:
         except (files.CorruptFileError, FileNotFoundError) as error:
             raise files.CorruptFileError(f"{error}. {path} is only a cache: delete it, and it is rebuilt") from error
     return None
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path | None]:
+    """A folder on the disk of the cache, for columns that are being made; None where there can be none."""
+    with ExitStack() as stack:
+        try:
+            (folder / ".mbrl").mkdir(exist_ok=True)
+            place = stack.enter_context(workspace.hidden(folder / ".mbrl"))
+        except OSError:
+            place = None
+        yield place
 
 
 def _column(path: Path, digest: str) -> np.ndarray:

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Self, final
 
 import numpy as np
+
+
+def new_array(place: Path | None, name: str, shape: tuple[int, ...], kind: type[np.generic]) -> np.ndarray:
+    """Zeros in a file `name`.npy of the folder `place`; in memory without one, or where the disk has no room for them.
+
+    The room is taken before anything is written: a mapped file that finds its disk full ends the process.
+    """
+    if place is None:
+        return np.zeros(shape, kind)
+    path = place / f"{name}.npy"
+    try:
+        array = np.lib.format.open_memmap(path, "w+", kind, shape)
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except (OSError, AttributeError):  # macOS has no such call
+        path.unlink(missing_ok=True)
+        return np.zeros(shape, kind)
+    return array
 
 
 @final

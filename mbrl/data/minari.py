@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from minari.storage import get_dataset_path
 from mbrl import environments, files
 from mbrl.data import cache, workspace
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.mapped import new_array
 from mbrl.environments import Box, Discrete, Episode
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
@@ -85,9 +87,10 @@ def load(id: str, download: bool = False) -> TransitionDataset:
     source = files.sha256(folder / "data")
     data = cache.read(id, folder, source)
     if data is None:
-        data = _from_episodes(id, folder)
-        if cache.write(data, folder, source):
-            return cache.read(id, folder, source) or data  # its rows lie in files, and leave the memory
+        with cache.scratch(folder) as place:
+            data = _from_episodes(id, folder, place)
+            if cache.write(data, folder, source):
+                return cache.read(id, folder, source) or data  # whose rows lie in files
     return data
 
 
@@ -106,13 +109,13 @@ def _download(id: str, folder: Path) -> None:
         ) from error
 
 
-def _from_episodes(id: str, folder: Path) -> TransitionDataset:
+def _from_episodes(id: str, folder: Path, place: Path | None) -> TransitionDataset:
     try:
         source = minari.load_dataset(id)
     except (OSError, ValueError, KeyError) as error:
         raise _damaged(id, folder, error) from error
     try:
-        columns = _columns(id, source)
+        columns = _columns(id, source, place)
     except OSError as error:
         raise _damaged(id, folder, error) from error
     space = source.action_space
@@ -139,15 +142,16 @@ def _damaged(id: str, folder: Path, error: Exception) -> files.CorruptFileError:
     )
 
 
-def _columns(id: str, source: minari.MinariDataset) -> dict[str, np.ndarray]:
-    """The flat arrays: the one place where episodes become rows."""
+def _columns(id: str, source: minari.MinariDataset, place: Path | None) -> dict[str, np.ndarray]:
+    """The flat arrays: the one place where episodes become rows. They lie in files in `place`, or else in memory."""
     flat_obs, flat_action = environments.flat_spaces(source.observation_space, source.action_space)
     width = int(flat_action.n) if isinstance(flat_action, Discrete) else flat_action.shape[0]
     n = int(source.total_steps)
-    obs, next_obs = (np.empty((n, flat_obs.shape[0]), np.float32) for _ in range(2))
-    action, reward = np.empty((n, width), np.float32), np.empty(n, np.float32)
-    terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
-    episode = np.empty(n, np.int64)
+    made = partial(new_array, place)
+    obs, next_obs = (made(name, (n, flat_obs.shape[0]), np.float32) for name in ("obs", "next_obs"))
+    action, reward = made("action", (n, width), np.float32), made("reward", (n,), np.float32)
+    terminated, truncated = (made(name, (n,), np.bool_) for name in ("terminated", "truncated"))
+    episode = made("episode", (n,), np.int64)
     more: dict[str, list[np.ndarray]] = {field: [] for field in _INFOS}
     row = 0
     for number, logged in enumerate(source.iterate_episodes()):

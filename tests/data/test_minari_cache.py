@@ -16,6 +16,7 @@ from minari.data_collector import EpisodeBuffer
 from minari_toys import LINE, PUSH, TWO, episode, folder
 
 from mbrl.data import minari
+from mbrl.data.mapped import new_array
 from mbrl.files import CorruptFileError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,3 +166,22 @@ def test_the_cache_of_a_data_set_that_lies_elsewhere_is_made_there(tmp_path: Pat
     folder("toy/line-v0").symlink_to(tmp_path / "elsewhere")
     minari.load("toy/line-v0")
     assert len(list((tmp_path / "elsewhere" / ".mbrl").glob("flat*/obs.npy"))) == 1
+
+
+def test_columns_are_made_in_files_that_have_their_room_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = new_array(tmp_path, "obs", (1000, 3), np.float32)
+    array[:] = 2
+    assert isinstance(array, np.memmap)
+    assert (tmp_path / "obs.npy").stat().st_blocks * 512 >= 12_000
+    assert np.load(tmp_path / "obs.npy").sum() == 6000
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    held = new_array(tmp_path, "action", (2,), np.float32)
+    assert (held.tolist(), isinstance(held, np.memmap)) == ([0, 0], False)
+    assert not (tmp_path / "action.npy").exists()
+    assert new_array(None, "action", (2,), np.int64).tolist() == [0, 0]
