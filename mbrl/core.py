@@ -8,12 +8,10 @@ action travels as its one-hot row, so that every network reads `action [..., A]`
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -21,6 +19,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mbrl.precision import full_precision as full_precision
+from mbrl.randomness import generator as generator
+from mbrl.randomness import seeded as seeded
 from mbrl.spec import Spec as Spec
 from mbrl.world import Foreseen as Foreseen
 from mbrl.world import Memory as Memory
@@ -333,20 +333,3 @@ def locate(path: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{path!r} is not an importable dotted path: {error}") from error
-
-
-def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator for one named stream of randomness; streams of one seed are independent of each other."""
-    return torch.Generator(device=device).manual_seed(_seed(seed, stream))
-
-
-def _seed(seed: int, stream: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:7], "big")
-
-
-@contextmanager
-def seeded(seed: int, stream: str) -> Iterator[None]:
-    """Build networks inside: torch's initialisers draw from global state, which is seeded here and put back after."""
-    with torch.random.fork_rng(devices=()):  # weights are made on the CPU
-        torch.default_generator.manual_seed(_seed(seed, stream))
-        yield

@@ -24,7 +24,7 @@ from mbrl.core import Dynamics, Learner, Spec
 from mbrl.report.console import tell
 from mbrl.report.scaling import Growth, plot_growth
 from mbrl.scaledcase import Case, Cost
-from mbrl.settings import Sizes
+from mbrl.sizes import Sizes
 
 STEPS = 1000  # of an episode
 CHUNK = 1_000_000  # rows that are made at a time

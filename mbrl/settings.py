@@ -5,7 +5,6 @@ Numbers are checked here, before any work, so that a slip does not come to light
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mbrl.core import Learner, Prediction, Spec
+from mbrl.limits import at_least, callable_with, expect
 
 # All return a Tensor. Not said so, because jsonargparse would then offer the subclasses of Tensor as values.
 Uncertainty = Callable[[Prediction], Any]
@@ -21,27 +21,6 @@ Structure = Callable[..., Any]
 Cost = Callable[..., Any]
 
 FEWEST = 10_000  # updates of a learner whose number of updates follows the log's rows: a network needs so many at least
-
-
-def _expect(good: bool, name: str, value: object, expected: str) -> None:
-    if not good:  # false of NaN as well, whatever the comparison
-        raise ValueError(f"{name} is {value}, expected {expected}")
-
-
-def _at_least(least: int, group: str, settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        _expect(value >= least, f"{group}.{name}", value, f"at least {least}")
-
-
-def _callable_with(name: str, function: Callable[..., Any] | None, *arguments: str) -> None:
-    if function is None:
-        return
-    try:
-        inspect.signature(function).bind(*arguments)
-    except TypeError as error:
-        path = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
-        raise ValueError(f"{name} is {path}, which does not take ({', '.join(arguments)}): {error}") from error
 
 
 @dataclass
@@ -69,7 +48,7 @@ class Data:
     resident: int = 256
 
     def __post_init__(self) -> None:
-        _at_least(1, "data", self, "history", "resident")
+        at_least(1, "data", self, "history", "resident")
         if min(self.split) <= 0 or not math.isclose(sum(self.split), 1, abs_tol=1e-6):
             raise ValueError(f"data.split is {list(self.split)}, expected three shares above 0 that sum to 1")
 
@@ -122,10 +101,10 @@ class Fit:
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
-        _at_least(1, "fit", self, "batch_size", "max_epochs", "epoch_updates", "patience", "multistep", "devices")
-        _expect(self.lr > 0, "fit.lr", self.lr, "a number above 0")
-        _expect(0 <= self.min_improvement < 1, "fit.min_improvement", self.min_improvement, "a share of 0 or more")
-        _expect(0 < self.multistep_weight < math.inf, "fit.multistep_weight", self.multistep_weight, "a number above 0")
+        at_least(1, "fit", self, "batch_size", "max_epochs", "epoch_updates", "patience", "multistep", "devices")
+        expect(self.lr > 0, "fit.lr", self.lr, "a number above 0")
+        expect(0 <= self.min_improvement < 1, "fit.min_improvement", self.min_improvement, "a share of 0 or more")
+        expect(0 < self.multistep_weight < math.inf, "fit.multistep_weight", self.multistep_weight, "a number above 0")
 
 
 @dataclass
@@ -155,13 +134,13 @@ class World:
     recalibration: Literal["isotonic", "scale"] = "isotonic"
 
     def __post_init__(self) -> None:
-        _callable_with("simulator.uncertainty", self.uncertainty, "prediction")
-        _callable_with("simulator.termination", self.termination, "obs", "action", "next_obs")
-        _callable_with("simulator.structure", self.structure, "obs", "action", "next_obs")
+        callable_with("simulator.uncertainty", self.uncertainty, "prediction")
+        callable_with("simulator.termination", self.termination, "obs", "action", "next_obs")
+        callable_with("simulator.structure", self.structure, "obs", "action", "next_obs")
         both = (self.structure is None) == (not self.computed)
-        _expect(both, "simulator.computed", self.computed, "channels if simulator.structure is given, and only then")
-        _expect(0 <= self.margin < math.inf, "simulator.margin", self.margin, "0 or more")
-        _expect(0 < self.quantile <= 1, "simulator.quantile", self.quantile, "a share above 0, up to 1")
+        expect(both, "simulator.computed", self.computed, "channels if simulator.structure is given, and only then")
+        expect(0 <= self.margin < math.inf, "simulator.margin", self.margin, "0 or more")
+        expect(0 < self.quantile <= 1, "simulator.quantile", self.quantile, "a share above 0, up to 1")
 
 
 @dataclass
@@ -209,20 +188,20 @@ class Rehearsal:
     precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"
 
     def __post_init__(self) -> None:
-        _at_least(1, "rehearsal", self, "updates", "batch_size", "rollout_every", "rollout_starts")
+        at_least(1, "rehearsal", self, "updates", "batch_size", "rollout_every", "rollout_starts")
         for name in "horizon", "average":
             if getattr(self, name) is not None:
-                _at_least(1, "rehearsal", self, name)
-        _at_least(1, "rehearsal", self, "keep_rollouts", "checkpoint_every")
-        _expect(0 <= self.real_ratio <= 1, "rehearsal.real_ratio", self.real_ratio, "a share from 0 to 1")
-        _expect(0 < self.best <= 1, "rehearsal.best", self.best, "a share above 0 and at most 1")
-        _expect(self.passes is None or 0 < self.passes < math.inf, "rehearsal.passes", self.passes, "a number above 0")
+                at_least(1, "rehearsal", self, name)
+        at_least(1, "rehearsal", self, "keep_rollouts", "checkpoint_every")
+        expect(0 <= self.real_ratio <= 1, "rehearsal.real_ratio", self.real_ratio, "a share from 0 to 1")
+        expect(0 < self.best <= 1, "rehearsal.best", self.best, "a share above 0 and at most 1")
+        expect(self.passes is None or 0 < self.passes < math.inf, "rehearsal.passes", self.passes, "a number above 0")
         for name in ("penalty", "halt_cost"):
             value = getattr(self, name)
-            _expect(value is None or 0 <= value < math.inf, f"rehearsal.{name}", value, "0 or more")
-        _expect(self.halt is None or 0 < self.halt < math.inf, "rehearsal.halt", self.halt, "a number above 0")
+            expect(value is None or 0 <= value < math.inf, f"rehearsal.{name}", value, "0 or more")
+        expect(self.halt is None or 0 < self.halt < math.inf, "rehearsal.halt", self.halt, "a number above 0")
         costly = self.halt is None and self.halt_cost is not None
-        _expect(not costly, "rehearsal.halt_cost", self.halt_cost, "null, as rehearsal.halt is null too")
+        expect(not costly, "rehearsal.halt_cost", self.halt_cost, "null, as rehearsal.halt is null too")
 
     def check(self, learner: str, imagines: bool, uncertain: bool) -> None:
         """Refuse what was asked for and would not be done.
@@ -290,7 +269,7 @@ class Imitation:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        _at_least(1, "imitation", self, "updates", "batch_size")
+        at_least(1, "imitation", self, "updates", "batch_size")
 
 
 @dataclass
@@ -316,35 +295,7 @@ class Trial:
     episodes: int = 20
 
     def __post_init__(self) -> None:
-        _at_least(2, "trial", self, "starts")
-        _at_least(1, "trial", self, "episodes", "critic_updates")
-        _expect(0 < self.discount < 1, "trial.discount", self.discount, "a number above 0 and below 1")
-        _callable_with("trial.cost", self.cost, "obs", "action", "next_obs")
-
-
-@dataclass
-class Sizes:
-    """Sizes at which `mbrl bench` measures how costs grow; the first of each is the one of the other measurements.
-
-    Args:
-        rows: of the log.
-        members: of the ensemble.
-        batches: rows of a batch.
-        populations: trainings at once, each in a process of its own.
-        updates: that are timed at each; the median counts.
-        resident: MiB of logged rows that are held at once of a log that is read from the disk.
-    """
-
-    rows: list[int] = field(default_factory=lambda: [200_000, 2_000_000, 20_000_000])
-    members: list[int] = field(default_factory=lambda: [7, 1, 50])
-    batches: list[int] = field(default_factory=lambda: [256, 4096])
-    populations: list[int] = field(default_factory=lambda: [1, 4, 16])
-    updates: int = 50
-    resident: int = 256
-
-    def __post_init__(self) -> None:
-        _at_least(1, "sizes", self, "updates", "resident")
-        for name in ("rows", "members", "batches", "populations"):
-            value = getattr(self, name)
-            _expect(bool(value) and min(value, default=0) >= 1, f"sizes.{name}", value, "numbers of at least 1")
-        _expect(min(self.rows) >= 1000, "sizes.rows", self.rows, "1,000 or more, which are an episode")
+        at_least(2, "trial", self, "starts")
+        at_least(1, "trial", self, "episodes", "critic_updates")
+        expect(0 < self.discount < 1, "trial.discount", self.discount, "a number above 0 and below 1")
+        callable_with("trial.cost", self.cost, "obs", "action", "next_obs")

@@ -17,7 +17,8 @@ import torch
 from mbrl.core import Dynamics, Learner, Spec
 from mbrl.custody import copy, delete, history, promote, rollback
 from mbrl.finetuning import finetune
-from mbrl.settings import Candidate, Data, Fit, Imitation, OtherLog, Rehearsal, Sizes, Trial, Uncertainty, World
+from mbrl.settings import Candidate, Data, Fit, Imitation, OtherLog, Rehearsal, Trial, Uncertainty, World
+from mbrl.sizes import Sizes
 from mbrl.trials import compare, evaluate, select, sweep
 
 # what a user can mend: told in a line, without a traceback

@@ -8,7 +8,7 @@ import pytest
 from mbrl import scaling
 from mbrl.__main__ import main
 from mbrl.scaledcase import Case, Cost
-from mbrl.settings import Sizes
+from mbrl.sizes import Sizes
 
 
 def test_one_size_is_changed_at_a_time() -> None:

@@ -1,0 +1,31 @@
+"""What settings may be: refusals that name the setting, its value and what was expected."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+def expect(good: bool, name: str, value: object, expected: str) -> None:
+    """Refuse a value that is not good."""
+    if not good:  # false of NaN as well, whatever the comparison
+        raise ValueError(f"{name} is {value}, expected {expected}")
+
+
+def at_least(least: int, group: str, settings: object, *names: str) -> None:
+    """Refuse the named settings of a group where they are below `least`."""
+    for name in names:
+        value = getattr(settings, name)
+        expect(value >= least, f"{group}.{name}", value, f"at least {least}")
+
+
+def callable_with(name: str, function: Callable[..., Any] | None, *arguments: str) -> None:
+    """Refuse a function that does not take these arguments."""
+    if function is None:
+        return
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        path = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+        raise ValueError(f"{name} is {path}, which does not take ({', '.join(arguments)}): {error}") from error
