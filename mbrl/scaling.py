@@ -67,7 +67,7 @@ def measure(
         dynamics, learner: configurations of the plug-ins.
         asked: the cases.
         updates: that are timed, of each.
-        threads: torch's.
+        threads: torch's; those of several trainings at once are divided among them.
         seed: of the synthetic rows.
 
     Raises:
@@ -83,7 +83,7 @@ def measure(
                 "dynamics": dynamics,
                 "learner": learner,
                 "updates": updates,
-                "threads": threads,
+                "threads": max(1, threads // case.population),
             }
             yield case, _together(case, [sys.executable, "-m", "mbrl.scaledcase", json.dumps(told)])
 
