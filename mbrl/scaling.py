@@ -146,7 +146,8 @@ def growths(found: Sequence[tuple[Case, Cost]]) -> list[list[Growth]]:
     for axis in named:
         same = {axis: getattr(base, axis), "resident": None}
         alike = [(getattr(case, axis), case, cost) for case, cost in found if case._replace(**same) == base]
-        by_size[axis] = [point for point in alike if axis == "rows" or point[1].resident is None]
+        shown = [point for point in alike if axis == "rows" or point[1].resident is None]
+        by_size[axis] = sorted(shown, key=lambda point: point[0])
     times, memory = [], []
     for axis, points in by_size.items():
         held = [(size, cost) for size, case, cost in points if case.resident is None]

@@ -53,7 +53,7 @@ def test_what_is_drawn_are_updates_and_memory_over_each_size() -> None:
     assert [panel.size for panel in times] == of
     assert times[3].lines["ensemble"] == [(1, 2.0), (3, 2.0)]
     assert times[0].lines["ensemble"] == [(1000, 2.0), (5000, 2.0)]
-    assert times[1].lines["policy"] == [(7, 3.0), (1, 3.0)]
+    assert times[1].lines["policy"] == [(1, 3.0), (7, 3.0)]
     assert memory[0].lines["from the disk"] == [(1000, 100.0), (5000, 500.0)]
 
 
