@@ -36,8 +36,9 @@ class Data:
         history: observations that models and policies are given at once, with the actions between them; more than 1
             where one observation does not say enough, as with delays or velocities that were not logged.
         resident: MiB of logged rows that a training holds in memory at once; of a longer log one random group of
-            episodes after the other is read from the disk. Learners that read whole episodes, the best ones, or a
-            history hold all of it.
+            episodes after the other is read from the disk. The order in which rows are dealt to an ensemble comes on
+            top: for 7 members and 27 numbers a row, 1.6 times as much. Learners that read whole episodes, the best
+            ones, or a history hold all of it.
     """
 
     id: str
