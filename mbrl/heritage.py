@@ -20,13 +20,8 @@ from mbrl.runfolder import RunFolder
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.checkpoint import KEYS
 
-OF_ONE_TRAINING = (
-    "seed",
-    "label",
-    "rows",
-    "groups",
-    "device",
-)  # settings in a checkpoint that do not go on with its learner
+# settings in a checkpoint that do not go on with its learner
+OF_ONE_TRAINING = ("seed", "label", "rows", "groups", "device")
 
 
 class Heritage(NamedTuple):
