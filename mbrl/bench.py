@@ -19,6 +19,7 @@ from mbrl.core import Batch, Dynamics, Learner, Prediction, Spec, generator, row
 from mbrl.simulator.envs import SimulatorVectorEnv
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
+from mbrl.training.capture import Captured, recorder
 
 OBS, ACTION, BATCH, STARTS, HORIZON = 11, 3, 256, 50_000, 5
 ENVS = 4096
@@ -89,8 +90,9 @@ def measure(
         found[precision] = {"matmul_flop_per_s": peak}
         for name, loop in _loops(dynamics, yardstick, learner, uncertainty, device, seed).items():
             cast = _within(loop, device, precision)
+            flop = _flop(cast)  # of a call as it is written: one that is replayed shows none
             rates = _rates(cast, device, repeats, seconds)
-            share = _flop(cast) * rates["median"] / peak["median"]
+            share = flop * rates["median"] / peak["median"]
             found[precision][name] = rates | {"share_of_peak": share}
             if traces is not None:
                 _trace(cast, traces / f"{name}-{precision}")
@@ -105,7 +107,7 @@ def _loops(
     device: str,
     seed: int,
 ) -> dict[str, Loop]:
-    """What is timed; every call begins with the same weights and rows."""
+    """What is timed; every call begins with the same weights and rows. On a GPU updates and rollouts are captured."""
     spec, rows = hopper_sized(STARTS, seed)
     rows = Batch(*(column.to(device) for column in rows))
     with seeded(seed, "bench"):
@@ -120,15 +122,18 @@ def _loops(
     doubting.calibrate(Batch(*(column[:4096] for column in rows)))
     honest.starts = rows.obs
     rng = generator(seed, "bench/noise", device)
+    graphs = recorder(torch.device(device), [rng], agent.optimizers.values())
+    improve = Captured(lambda *columns: agent.update(Batch(*columns), None, rng), graphs)
 
     def update_policy() -> int:
-        index = torch.randint(STARTS, (BATCH,), generator=rng, device=device)
-        agent.update(rows_at(rows, index), None, rng)
+        improve(*rows_at(rows, torch.randint(STARTS, (BATCH,), generator=rng, device=device)))
         return 1
 
     def rollout(simulator: Simulator, penalty: float) -> Loop:
+        dream = Captured(lambda obs: imagine(agent.policy, simulator, obs, HORIZON, penalty, rng), graphs)
+
         def imagined() -> int:
-            return imagine(agent.policy, simulator, rows.obs, HORIZON, penalty, rng).reward.numel()
+            return dream(rows.obs).reward.numel()
 
         return imagined
 

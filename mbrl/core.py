@@ -243,7 +243,8 @@ class Learner(Described):
     """A policy and the way it improves. Knows no Lightning, MLflow, Gymnasium or file.
 
     `optimizers` is filled in the constructor. The rig checkpoints these and the state dict: whatever else an update
-    depends on has to be a parameter or a buffer, or a resumed run would go on differently.
+    depends on has to be a parameter or a buffer, changed in place, or a run that is resumed, or whose updates are
+    captured (`mbrl.training.capture`), would go on differently.
     """
 
     imagines: bool = True  # False: `update` never reads imagined rows, and the rig makes none

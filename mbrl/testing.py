@@ -6,39 +6,16 @@ Each raises AssertionError with the rule that is broken.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mbrl.core import Batch, Dynamics, Learner, Policy, Prediction, Spec, World, build, generator, seeded
+from mbrl.watching import Tape
+from mbrl.watching import no_host_reads as no_host_reads
 
-HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "allclose", "_unique2")
 ROUNDING = 1e-3  # in actions: a planner magnifies how a batch rounds (9e-5 seen), a mixed-up row is off by more
-INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
-
-
-class _Watch(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        assert name not in HOST_READS, f"aten::{name} makes the host wait for the device: use torch.where, or shapes"
-        masks = [i for i in args[1] if i is not None and i.dtype == torch.bool] if name in INDEXING else []
-        assert not masks, f"aten::{name} with a boolean mask makes the host wait for the device: use torch.where"
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def no_host_reads() -> Iterator[None]:
-    """Fail where tensor code inside reads a value from its device (`.item()`, a branch on a tensor, a boolean index).
-
-    Works on the CPU as well, so that a machine without an accelerator can hold the rule; what copies whole tensors
-    there (`.tolist()`, `.numpy()`, `.cpu()`) leaves no trace on a CPU and is not seen.
-    """
-    with _Watch():
-        yield
 
 
 def rows_for(spec: Spec, count: int, seed: int = 0) -> Batch:
@@ -254,7 +231,8 @@ def check_policy(policy: Policy) -> None:
 
 
 def check_learner(factory: Callable[[Spec], Learner], spec: Spec, simulator: World | None = None) -> None:
-    """A learner's contract: `update` changes the weights, from its generator alone, without reading from the device.
+    """A learner's contract: `update` changes the weights, from its generator alone, without reading from the device,
+    and can be captured: played back it does what it does when it is called.
 
     One that reads the simulator has to be given one, which it must leave as it is.
     """
@@ -282,28 +260,48 @@ def check_learner(factory: Callable[[Spec], Learner], spec: Spec, simulator: Wor
         assert isinstance(value, Tensor), f"metric {name} is {type(value).__name__}, expected a tensor"
         assert value.numel() == 1, f"metric {name} has shape {tuple(value.shape)}, expected a scalar"
         assert not value.requires_grad, f"metric {name} is not detached"
-    if not _resumes(first, spec, lessons, imagined, simulator, world):
-        raise AssertionError(
-            "a learner restored from state_dict and optimizers goes on differently: keep all state there"
-        )
+    _check_goes_on(first, spec, lessons, imagined, simulator, world)
     check_policy(first.policy)
 
 
-def _resumes(
+def _check_goes_on(
     learner: Learner, spec: Spec, lessons: Batch, imagined: Batch, simulator: World | None, world: World | None
-) -> bool:
+) -> None:
+    """The next three updates of the learner, of one that is restored, and of one whose update is played back."""
+    (resumed, other), (taped, third) = (_twin(learner, spec, simulator) for _ in range(2))
+    told = []
+    for one, its_world in (learner, world), (resumed, other):
+        rng = generator(2, "check")
+        told.append(([one.update(lessons, imagined, rng, its_world) for _ in range(3)], one.state_dict()))
+    assert _equal(told[0], told[1]), (
+        "a learner restored from state_dict and optimizers goes on differently: keep all state there"
+    )
+    rng, played = generator(2, "check"), []
+    metrics, replay = Tape().record(lambda: taped.update(lessons, imagined, rng, third))
+    for _ in range(3):
+        replay()
+        played.append({name: value.clone() for name, value in metrics.items()})
+    assert _equal(told[0], (played, taped.state_dict())), (
+        "an update that is played back, as a CUDA graph would be, goes on differently: what changes from one update to"
+        " the next has to be a tensor that is changed in place, and no Python value"
+    )
+
+
+def _twin(learner: Learner, spec: Spec, simulator: World | None) -> tuple[Learner, World | None]:
     twin = build(learner.config, Learner, spec)
-    other = None if simulator is None else twin.enter(simulator)
+    world = None if simulator is None else twin.enter(simulator)
     twin.load_state_dict(copy.deepcopy(learner.state_dict()))
     for name, optimizer in learner.optimizers.items():
         twin.optimizers[name].load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    told = []
-    for one, its_world in (learner, world), (twin, other):
-        rng = generator(2, "check")
-        told += [one.update(lessons, imagined, rng, its_world) for _ in range(3)]
-    weights = all(torch.equal(v, twin.state_dict()[k]) for k, v in learner.state_dict().items())
-    metrics = all(torch.equal(v, b[k]) for a, b in zip(told[:3], told[3:], strict=True) for k, v in a.items())
-    return weights and metrics
+    return twin, world
+
+
+Told = tuple[list[dict[str, Tensor]], dict[str, Tensor]]  # metrics of each update, and the weights after the last
+
+
+def _equal(one: Told, other: Told) -> bool:
+    pairs = zip([*one[0], one[1]], [*other[0], other[1]], strict=True)
+    return all(torch.equal(value, b[name]) for a, b in pairs for name, value in a.items())
 
 
 def _updated(

@@ -16,12 +16,14 @@ from tqdm import tqdm
 from mbrl.core import Batch, Learner, Policy, World, generator
 from mbrl.data.source import Source, Whole
 from mbrl.precision import settled
-from mbrl.simulator.rollout import Pessimism, imagine
+from mbrl.simulator.rollout import Pessimism
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
+from mbrl.training.capture import recorder
 from mbrl.training.checkpoint import Checkpoint, noted_interrupt
 from mbrl.training.drawing import Logged
+from mbrl.training.steps import Steps
 from mbrl.training.trainer import quiet
 
 PRECISIONS = ("32-true", "bf16-mixed", "auto")  # weights, targets and losses stay float32 in both
@@ -81,6 +83,7 @@ def fit_policy(
     checkpoint_every: int = 10_000,
     accelerator: str = "cpu",
     precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true",
+    capture: bool = False,
     log: Callable[[dict[str, Tensor], int], None] | None = None,
     log_every: int = 250,
     label: str = "policy",
@@ -108,6 +111,7 @@ def fit_policy(
         checkpoint: a file, written every `checkpoint_every` updates, at Ctrl-C and at the end; if it exists, the run
             goes on from it.
         accelerator, precision: of Fabric. One device. `auto` is bf16-mixed where its matmuls are in hardware.
+        capture: whether updates and rollouts are CUDA graphs, where the device is a GPU; elsewhere it changes nothing.
         log: called with the learner's metrics (tensors) and the update's number.
         log_every: updates between two such calls.
         label: of the progress bar.
@@ -167,25 +171,21 @@ def fit_policy(
     mean = None if average is None else Average(learner.policy, average)
     state = Checkpoint(checkpoint, settings, learner, ring, rngs, mean)
     first = state.restore(updates)
+    graphs = recorder(device, rngs.values(), learner.optimizers.values()) if capture else None
+    steps = Steps(learner, world, imagines, rngs, fabric.autocast, graphs, horizon=horizon, **pessimism)
     started, imagining, logging, before = time.perf_counter(), 0.0, 0.0, ring.written
     learner.train()
     try:
         with noted_interrupt() as heard, _Bar(updates, first, label) as bar:
             for update in range(first, updates):
                 logged.reach(update)
-                if imagines and world is not None and update % rollout_every == 0:
+                if imagines and update % rollout_every == 0:
                     begun = time.perf_counter()
-                    start, index = logged.starts(rollout_starts, rngs["start"])
-                    rng = rngs["imagination"]
-                    learner.eval()
-                    with fabric.autocast():
-                        ring.add(imagine(learner.rehearsing, world, start, horizon, rng=rng, rows=index, **pessimism))
-                    learner.train()
+                    ring.add(steps.imagine(*logged.starts(rollout_starts, rngs["start"])))
                     imagining += time.perf_counter() - begun
                 seen = logged.draw(rngs["rows"])
                 dreamt = ring.sample(batch_size - real_rows, rngs["rows"]) if imagines else None
-                with fabric.autocast():
-                    metrics = learner.update(seen, dreamt, rngs["update"], world)
+                metrics = steps.update(seen, dreamt)
                 done = update + 1
                 if mean is not None:
                     mean.follow(learner.policy, done)
@@ -194,7 +194,7 @@ def fit_policy(
                     bar.show(done)
                     _finite(metrics, done)
                     if log is not None:
-                        log(metrics, done)
+                        log({name: value.clone() for name, value in metrics.items()}, done)
                 stop = heard()  # read once: a signal between two readings would skip the checkpoint
                 if done % checkpoint_every == 0 or done == updates or stop:
                     _finite(metrics, done)

@@ -276,7 +276,7 @@ def test_rollouts_begin_in_logged_states_and_the_policy_dreams_in_eval_mode(monk
     learner, simulator = parts()
     started: list[Tensor] = []
     modes: list[bool] = []
-    from mbrl.training import policy as loop
+    from mbrl.training import steps as loop
 
     honest = loop.imagine
 
