@@ -135,7 +135,7 @@ class Assessment:
         preferences, gains = ({n: getattr(f, x) for n, f in of.items()} for x in ("preference", "gain"))
         chosen = choose(preferences, promotable, gains, self.rules.tie) or next(iter(of))
         findings = Findings(policies, logged, heard, of, chosen)
-        _tell(findings)
+        _tell(findings, self.rules)
         return findings
 
     def measure(self, policies: dict[str, Policy], stage: RunLog) -> dict[str, Estimate]:
@@ -213,7 +213,7 @@ def _comparable(name: str, champion: str | None, data: TransitionDataset) -> dic
     return {CHAMPION: policy}
 
 
-def _tell(findings: Findings) -> None:
+def _tell(findings: Findings, rules: Rules) -> None:
     """What was seen, in lines."""
     if len(findings.of) == 1:
         for line in told(findings.best.evidence):
@@ -222,7 +222,8 @@ def _tell(findings: Findings) -> None:
         for name, found in findings.of.items():
             gain = "not every kind has an estimate" if found.gain is None else f"{small(found.gain)} spreads"
             liked = "-" if found.preference is None else f"{found.preference:.2f}"
-            tell(name, f"gain over the log, combined: {gain}; to choose by: {liked}; {found.verdict.outcome}")
+            seen = f"gain over the log, {rules.ranking} of the kinds: {gain}; to choose by: {liked}"
+            tell(name, f"{seen}; {found.verdict.outcome}")
         tell("chosen", findings.chosen)
     tell("verdict", findings.best.outcome)
     for reason in findings.best.verdict.reasons:

@@ -13,6 +13,7 @@ RULES = Rules(
     tie=0.1,
     level=0.9,
     least_gain_over_log=0.0,
+    least_gain_by_choice=0.0,
     most_loss_to_cloning=0.0,
     least_gain_over_champion=0.0,
     harmful_loss=0.0,

@@ -218,6 +218,11 @@ def _gain_rules(evidence: Evidence, rules: Rules, gains: Mapping[str, Estimate])
             continue
         value = gains[other].low if other in gains else None
         table.append(Rule(name, value, "above", least, _passed(value is not None and value > least)))
+    preferred = evidence.views[rules.choice].standard(LOG).value if gains and rules.choice in evidence.views else None
+    good = preferred is not None and preferred > rules.least_gain_by_choice
+    table.append(
+        Rule(f"gain over the log by {rules.choice}", preferred, "above", rules.least_gain_by_choice, _passed(good))
+    )
     high = gains[CLONING].high if CLONING in gains else None
     table.append(_least(f"upper bound of the gain over {TOLD[CLONING]}", high, 0 - rules.most_loss_to_cloning))
     share = n = None

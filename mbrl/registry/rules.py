@@ -16,6 +16,7 @@ PACKAGED = Path(__file__).with_name("rules.yaml")
 GRADES = ("good", "with care", "poor")  # of a report card, best first
 NUMBERS = (  # 0 or more each
     "least_gain_over_log",
+    "least_gain_by_choice",
     "most_loss_to_cloning",
     "least_gain_over_champion",
     "tie",
@@ -46,6 +47,7 @@ class Rules:
     tie: float
     level: float
     least_gain_over_log: float
+    least_gain_by_choice: float
     most_loss_to_cloning: float
     least_gain_over_champion: float
     harmful_loss: float

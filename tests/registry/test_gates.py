@@ -19,6 +19,7 @@ NAMES = [  # of every rule, in the order of the verdict
     "upper bound of the gain over the log",
     "lower bound of the gain over the log",
     "lower bound of the gain over the champion",
+    "gain over the log by model",
     "upper bound of the gain over behaviour cloning",
     "share of the kinds that see a gain over the log",
     "effective sample size",
@@ -55,7 +56,7 @@ def test_a_candidate_that_keeps_every_rule_is_promoted_with_all_of_them_as_reaso
     assert outcomes(verdict) == dict.fromkeys(NAMES, "passed")
     assert len(verdict.reasons) == len(NAMES)
     assert verdict.reasons[2] == "lower bound of the gain over the log: 2 is above 0"
-    assert verdict.reasons[11] == "grade of the card: good is one of good, with care"
+    assert verdict.reasons[12] == "grade of the card: good is one of good, with care"
 
 
 def test_gains_are_weighed_in_spreads_and_by_the_middle_of_the_kinds() -> None:
@@ -110,6 +111,19 @@ def test_a_policy_has_to_beat_the_log_and_must_not_be_seen_to_lose_to_imitation(
     if not kept:
         assert failed(GOOD._replace(views=views)) == ["upper bound of the gain over behaviour cloning"]
         assert decide(GOOD._replace(views=views), replace(RULES, most_loss_to_cloning=0.2)).promote
+
+
+@pytest.mark.parametrize(("value", "kept"), [(-1.0, False), (0.0, False), (0.1, True)])
+def test_the_kind_to_choose_by_is_not_outvoted(value: float, kept: bool) -> None:
+    """The other two are sure of a gain, and their median with it is one."""
+    others = {"fqe": view(4, 8, 12, spread=2.0), "model+fqe": view(4, 8, 12, spread=2.0)}
+    evidence = everybody(GOOD, model=view(value - 5, value, value + 5), **others)
+    three = replace(RULES, kinds=("model", "model+fqe", "fqe"), least_agreement=0.6)
+    assert decide(evidence, three).promote == kept
+    assert decide(evidence, replace(three, choice="fqe")).promote
+    assert decide(evidence, replace(three, least_gain_by_choice=0.01)).promote is False
+    if not kept:
+        assert failed(evidence, three) == ["gain over the log by model"]
 
 
 def test_without_a_champion_no_gain_over_it_is_asked() -> None:
