@@ -19,7 +19,7 @@ from mbrl.core import Batch, Dynamics, Learner, Prediction, Spec, generator, row
 from mbrl.simulator.envs import SimulatorVectorEnv
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
-from mbrl.training.capture import Captured, recorder
+from mbrl.training.capture import WARM, Captured, recorder
 
 OBS, ACTION, BATCH, STARTS, HORIZON = 11, 3, 256, 50_000, 5
 ENVS = 4096
@@ -220,7 +220,7 @@ def _rates(loop: Loop, device: str, repeats: int, seconds: float) -> dict[str, f
             torch.cuda.synchronize()
         return units / (time.perf_counter() - begun)
 
-    timed(2)  # the first calls allocate
+    timed(WARM + 1)  # the first calls allocate, and record
     begun = time.perf_counter()
     timed(2)
     calls = max(1, round(2 * seconds / (time.perf_counter() - begun)))

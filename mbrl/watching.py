@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 T = TypeVar("T")
-HOST_READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "allclose", "_unique2")
+HOST_READS = (
+    *("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "allclose", "bincount"),
+    *("_unique", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave"),
+)
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 
 

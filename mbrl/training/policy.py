@@ -172,7 +172,7 @@ def fit_policy(
     state = Checkpoint(checkpoint, settings, learner, ring, rngs, mean)
     first = state.restore(updates)
     graphs = recorder(device, rngs.values(), learner.optimizers.values()) if capture else None
-    steps = Steps(learner, world, imagines, rngs, fabric.autocast, graphs, horizon=horizon, **pessimism)
+    steps = Steps(learner, world, rngs, fabric.autocast, graphs, horizon=horizon, **pessimism)
     started, imagining, logging, before = time.perf_counter(), 0.0, 0.0, ring.written
     learner.train()
     try:

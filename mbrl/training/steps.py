@@ -14,6 +14,7 @@ from mbrl.simulator.rollout import imagine
 from mbrl.training.capture import Captured, Recorder
 
 WIDTH = len(Batch._fields)
+Context = Callable[[], AbstractContextManager[Any]]
 
 
 @final
@@ -23,7 +24,6 @@ class Steps:
     Args:
         learner: which is improved.
         world: what it has entered; None where nothing is imagined or planned.
-        imagines: whether updates are given imagined rows.
         rngs: streams by name, of which `imagination` and `update` are drawn from.
         autocast: the precision, as a context.
         recorder: of both, see `capture`.
@@ -34,15 +34,14 @@ class Steps:
         self,
         learner: Learner,
         world: World | None,
-        imagines: bool,
         rngs: Mapping[str, torch.Generator],
-        autocast: Callable[[], AbstractContextManager[Any]],
+        autocast: Context,
         recorder: Recorder | None,
         **rollout: Any,
     ) -> None:
-        self.learner, self.world, self.imagines, self.rngs = learner, world, imagines, rngs
-        self.autocast, self.rollout = autocast, rollout
-        self._imagine, self._update = Captured(self._imagined, recorder), Captured(self._updated, recorder)
+        self.learner = learner
+        self._imagine = Captured(_imagining(learner, world, rngs["imagination"], autocast, rollout), recorder)
+        self._update = Captured(_updating(learner, world, rngs["update"], autocast), recorder)
 
     def imagine(self, start: Tensor, rows: Tensor) -> Batch:
         """Rollouts [T, B, ...] of the policy, in eval mode, from logged states [B, O], which are of these rows [B]."""
@@ -55,13 +54,25 @@ class Steps:
         """One update; its metrics hold until the next one."""
         return self._update(*seen, *(dreamt or ()))
 
-    def _imagined(self, start: Tensor, rows: Tensor) -> Batch:
-        assert self.world is not None
-        with self.autocast():
-            rng = self.rngs["imagination"]
-            return imagine(self.learner.rehearsing, self.world, start, rng=rng, rows=rows, **self.rollout)
 
-    def _updated(self, *columns: Tensor) -> dict[str, Tensor]:
-        seen, dreamt = Batch(*columns[:WIDTH]), Batch(*columns[WIDTH:]) if self.imagines else None
-        with self.autocast():
-            return self.learner.update(seen, dreamt, self.rngs["update"], self.world)
+def _imagining(
+    learner: Learner, world: World | None, rng: torch.Generator, autocast: Context, rollout: Mapping[str, Any]
+) -> Callable[[Tensor, Tensor], Batch]:
+    def imagined(start: Tensor, rows: Tensor) -> Batch:
+        assert world is not None
+        with autocast():
+            return imagine(learner.rehearsing, world, start, rng=rng, rows=rows, **rollout)
+
+    return imagined
+
+
+def _updating(
+    learner: Learner, world: World | None, rng: torch.Generator, autocast: Context
+) -> Callable[..., dict[str, Tensor]]:
+    def updated(*columns: Tensor) -> dict[str, Tensor]:
+        seen, dreamt = Batch(*columns[:WIDTH]), Batch(*columns[WIDTH:]) if columns[WIDTH:] else None
+        with autocast():
+            torch.set_autocast_cache_enabled(False)  # it would keep weights in bfloat16 as they were before a step
+            return learner.update(seen, dreamt, rng, world)
+
+    return updated

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,10 +160,38 @@ class Making(SAC):
         return super().update(real._replace(reward=real.reward * torch.tensor([2.0])), imagined, rng, simulator)
 
 
-@pytest.mark.parametrize(("cls", "told"), [(Counting, "changed in place"), (Making, "keep it in a buffer")])
+class Reading(SAC):
+    """Counts on the device how often each row was drawn: its kernel waits for the largest number."""
+
+    def update(
+        self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
+    ) -> dict[str, Tensor]:
+        weight = torch.bincount(real.terminated.long(), minlength=2)[0]
+        return super().update(real._replace(reward=real.reward * weight), imagined, rng, simulator)
+
+
+@pytest.mark.parametrize(
+    ("cls", "told"), [(Counting, "changed in place"), (Making, "keep it in a buffer"), (Reading, "bincount")]
+)
 def test_a_learner_that_cannot_be_captured_breaks_the_contract(cls: type[Learner], told: str) -> None:
     with pytest.raises(AssertionError, match=told):
         check_learner(lambda spec: cls(spec, hidden=(8,)), SPEC)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_training_that_is_over_holds_nothing(captured: bool, taped: list[str]) -> None:
+    learner, simulator = parts()
+    gc.disable()
+    try:
+        fit_policy(learner, ROWS, simulator, updates=40, capture=captured, **SHORT)
+        gone = weakref.ref(learner)
+        del learner
+        assert (
+            gone() is None
+        )  # a cycle would hold it, and on a GPU the memory of its graphs, until Python looks for one
+    finally:
+        gc.enable()
+    assert ("record" in taped) == captured
 
 
 def test_nothing_is_recorded_on_a_cpu() -> None:

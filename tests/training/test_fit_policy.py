@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mbrl import files
 from mbrl.bench import hopper_sized
@@ -319,6 +319,25 @@ def test_precision_reaches_the_imagination() -> None:
     fit_policy(learner, ROWS, simulator, updates=1, precision="bf16-mixed", **SHORT)
     assert hidden[: SHORT["horizon"]] == [torch.bfloat16] * SHORT["horizon"]
     assert {column.dtype for column in ROWS} == {torch.float32, torch.bool}
+
+
+def test_a_step_within_an_update_is_seen_by_what_comes_after_it() -> None:
+    """Autocast would keep bfloat16 copies of the weights from before the step."""
+
+    class Stepping(Spy):
+        def update(
+            self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
+        ) -> dict[str, Tensor]:
+            weight = nn.Parameter(torch.ones(1, 1))
+            seen.append(nn.functional.linear(weight, weight).detach().item())
+            with torch.no_grad():
+                weight.mul_(2)
+            seen.append(nn.functional.linear(weight, weight).detach().item())
+            return super().update(real, imagined, rng)
+
+    seen: list[float] = []
+    fit_policy(Stepping(SPEC), ROWS, updates=1, real_ratio=1.0, precision="bf16-mixed")
+    assert seen == [1.0, 4.0]
 
 
 def test_the_pace_says_where_the_time_went(tmp_path: Path) -> None:
