@@ -64,18 +64,27 @@ class Contest(NamedTuple):
     learners: Mapping[str, Path]  # by name: its configuration
     seeds: Sequence[int]
     more: Sequence[str]  # settings of `mbrl run` that hold for all, as on a command line
+    together: int | None  # learners that share a run, at most
     folder: Path
 
 
 def contest(
-    data: str, env: str | None, learners: str, seeds: Sequence[int], more: Sequence[str], folder: Path | None
+    data: str,
+    env: str | None,
+    learners: str,
+    seeds: Sequence[int],
+    more: Sequence[str],
+    together: int | None,
+    folder: Path | None,
 ) -> Contest:
     """The comparison that a command line asks for; see `stages.compare`.
 
     Raises:
         ValueError: a learner has no configuration, or there are not as many environments as logs, or a seed is there
-            twice.
+            twice, or fewer than one learner is to have a run.
     """
+    if together is not None and together < 1:
+        raise ValueError(f"together is {together}, expected at least 1 learner a run")
     ids = [part.strip() for part in data.split(",")]
     envs: list[str | None] = [None] * len(ids)
     if env is not None:
@@ -92,7 +101,8 @@ def contest(
             f"data names several logs whose runs would be called {', '.join(odd)}: compare them in folders of their own"
         )
     found = configurations("learners", learners)
-    return Contest(arenas, found, seeds, more, (folder or files.home() / "comparisons" / "latest").absolute())
+    place = (folder or files.home() / "comparisons" / "latest").absolute()
+    return Contest(arenas, found, seeds, more, together, place)
 
 
 def configurations(setting: str, names: str) -> dict[str, Path]:
@@ -158,7 +168,7 @@ def _cells(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[Cel
 def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Runs, as settings and the learners in each: those whose other settings are equal share one, and its simulators.
 
-    A configuration with candidates of its own has a run of its own.
+    No more of them than are to be together; a configuration with candidates of its own has a run of its own.
     """
     shared: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for name, path in asked.learners.items():
@@ -174,7 +184,10 @@ def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tu
         run, members = shared.setdefault(json.dumps(rest, sort_keys=True), ({**rest, "candidates": {}}, []))
         run["candidates"][name] = {"learner": settings["learner"], "rehearsal": settings["rehearsal"]}
         members.append(name)
-    yield from shared.values()
+    for run, members in shared.values():
+        size = asked.together or len(members)
+        for few in (members[k : k + size] for k in range(0, len(members), size)):
+            yield {**run, "candidates": {name: run["candidates"][name] for name in few}}, few
 
 
 def run_settings(path: Path, arena: Arena, more: Sequence[str]) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def compare(
     workers: int = 2,
     threads: int = 1,
     ray_address: str | None = None,
+    together: int | None = None,
     folder: Path | None = None,
 ) -> dict[str, Any]:
     """Put learners side by side on logs: what each is worth by true return, or by the evidence where there is no truth.
@@ -100,6 +101,8 @@ def compare(
         workers: how many runs at once on this machine; a cluster has as many as it has cores.
         threads: of each run.
         ray_address: HOST:PORT of a Ray cluster; this machine if not given.
+        together: learners that share a run, and its simulators, at most; all whose other settings are equal if not
+            given. Fewer fit more simulators, and can learn on more cores.
         folder: where the table, the picture and the runs are kept, MBRL_HOME/comparisons/latest if not given.
     """
     from mbrl import contest
@@ -110,7 +113,7 @@ def compare(
     own = {"trial.episodes": episodes, **({} if updates is None else {"rehearsal.updates": updates})}
     said = {**own, **(settings or {})}.items()
     more = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in said]
-    asked = contest.contest(data, env, learners, seeds, more, folder)
+    asked = contest.contest(data, env, learners, seeds, more, together, folder)
     return contest.hold(asked, Engine.of(engine, workers, threads, ray_address))
 
 

@@ -66,6 +66,16 @@ def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path) -> None
     assert all("nothing is repeated" in log for log in logs)
 
 
+def test_learners_that_are_not_together_have_runs_of_their_own(tmp_path: Path) -> None:
+    three = [learner(tmp_path, name, "policies.BC") for name in ("one", "two", "three")]
+    command = ["compare", "--data", "toy/pendulum-v0", "--learners", ",".join(three), "--seeds", "[0]"]
+    status, answer, _ = spoken([*command, "--together", "2", "--folder", str(tmp_path / "out")])
+    assert (status, set(answer["scores"]["toy-pendulum"])) == (0, {"one", "two", "three"})
+    held = [yaml.safe_load((tmp_path / "out" / f"toy-pendulum-0-{k}.yaml").read_text())["candidates"] for k in (0, 1)]
+    assert [set(candidates) for candidates in held] == [{"one", "two"}, {"three"}]
+    assert not (tmp_path / "out" / "toy-pendulum-0-2.yaml").exists()
+
+
 def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tmp_path: Path) -> None:
     both = learner(tmp_path, "cloning", "policies.BC"), learner(tmp_path, "bcq", "policies.BCQ")
     command = ["compare", "--data", "toy/cartpole-v0", "--learners", ",".join(both), "--seeds", "[0,1]"]
@@ -93,6 +103,7 @@ def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tm
         (["--seeds", "[0,0]"], "seeds are [0, 0], expected different numbers"),
         (["--data", "toy/pendulum"], "expected NAMESPACE/NAME-vN"),
         (["--workers", "0"], "workers is 0, expected at least 1"),
+        (["--together", "0"], "together is 0, expected at least 1 learner a run"),
         (["--data", "toy/pendulum-v0,toy/pendulum-v1"], "several logs whose runs would be called toy-pendulum:"),
         (["--settings", "{seed: 3, data.id: toy/cartpole-v0}"], "settings has data.id, seed, which each run has"),
     ],
