@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -100,8 +100,12 @@ class Schema:
     index: str | None = None  # npz layout only: an array with the first row of each episode
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path, layout: Self | None = None) -> Self:
         """Read a schema file.
+
+        Args:
+            path: of it.
+            layout: what a file that names no column at all is taken to name: the layout that needs no schema.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -117,21 +121,16 @@ class Schema:
         for key in content:
             if key not in known:
                 raise ValueError(f"the schema {path} has an unknown key {key!r}: {closest(str(key), known)}")
-        for key in ("observation", "action"):
-            if content.get(key) in (None, [], ""):
-                raise ValueError(f"the schema {path} names no {key}: add `{key}: COLUMN`")
-        if not content.get("reward") and not content.get("reward_function"):
-            raise ValueError(
-                f"the schema {path} names no reward: add `reward: COLUMN` or `reward_function: MODULE.FUNCTION`; a log "
-                "without reward cannot be learned from"
-            )
+        silent = not {*ROLES, "reward_function"} & set(content)
+        if layout is None or not silent:
+            _check_named(path, content)
         values: dict[str, Any] = {}
         for key, value in content.items():
             try:
                 values[key] = CHECKS[key](value)
             except TypeError as error:
                 raise ValueError(f"the schema {path}: {key} is {value!r}, expected {error}") from error
-        schema = cls(**values)
+        schema = replace(layout, **values) if layout is not None and silent else cls(**values)
         schema.check(f"the schema {path}")
         return schema
 
@@ -231,6 +230,17 @@ class Schema:
         single = (self.propensity, self.reward, self.cost, self.terminal, self.truncated, self.episode, self.time)
         names = (*self.seen, *self.action, *self.next_observation, *single, *self.fallback.values())
         return list(dict.fromkeys(name for name in names if name))
+
+
+def _check_named(path: Path, content: Mapping[str, Any]) -> None:
+    for key in ("observation", "action"):
+        if content.get(key) in (None, [], ""):
+            raise ValueError(f"the schema {path} names no {key}: add `{key}: COLUMN`")
+    if not content.get("reward") and not content.get("reward_function"):
+        raise ValueError(
+            f"the schema {path} names no reward: add `reward: COLUMN` or `reward_function: MODULE.FUNCTION`; a log "
+            "without reward cannot be learned from"
+        )
 
 
 STANDARD = Schema(  # the layout of an npz that needs no schema

@@ -69,7 +69,7 @@ def import_log(
 
     Args:
         file: .npz, .csv, .csv.gz or .parquet. An npz with obs, action, next_obs, reward, done and truncated
-            (and perhaps index, the first row of each episode) needs no schema.
+            (and perhaps index, the first row of each episode) needs no schema, or one that names no column.
         id: NAMESPACE/NAME-vN, not taken.
         env: Gymnasium id, or `module:EnvId`, that the log is from: gives the spaces and the action bounds.
         schema: YAML file that names the columns, see `mbrl.data.schema.Schema`.
@@ -134,10 +134,11 @@ def import_log(
 def _schema(source: Source, path: str | Path | None) -> Schema:
     """The schema, all of whose columns the file has."""
     where = f"the schema {path}" if path is not None else "without --schema"
+    layout = replace(STANDARD, index="index" if "index" in source.names else None) if isinstance(source, Npz) else None
     if path is not None:
-        schema = Schema.read(Path(path))
-    elif isinstance(source, Npz):
-        schema = replace(STANDARD, index="index" if "index" in source.names else None)
+        schema = Schema.read(Path(path), layout)
+    elif layout is not None:
+        schema = layout
     else:
         raise ValueError(f"{source.path} needs --schema FILE.yaml, which names its columns: {', '.join(source.names)}")
     for name in schema.columns():

@@ -1,8 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mbrl.data.schema import Schema
+from mbrl.data.schema import STANDARD, Schema
 
 
 def read(tmp_path: Path, text: str) -> Schema:
@@ -23,6 +24,19 @@ next_observation: [angle2, speed2]
 action_low: -2
 action_high: [2.5]
 """
+
+
+def test_a_schema_without_columns_is_of_the_layout_that_needs_none(tmp_path: Path) -> None:
+    path = tmp_path / "schema.yaml"
+    path.write_text("action_low: -1\naction_high: 1\nbounds: {obs: [0, 1]}\n")
+    layout = replace(STANDARD, index="index")
+    found = Schema.read(path, layout)
+    assert found == replace(layout, action_low=(-1.0,), action_high=(1.0,), bounds={"obs": (0.0, 1.0)})
+    with pytest.raises(ValueError, match="names no observation"):
+        Schema.read(path)  # a table has no such layout
+    path.write_text("action: torque\ndiscrete: true\n")
+    with pytest.raises(ValueError, match="names no observation"):
+        Schema.read(path, layout)
 
 
 def test_a_schema_names_every_column(tmp_path: Path) -> None:

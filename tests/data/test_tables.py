@@ -81,7 +81,8 @@ def test_discrete_actions_by_environment_or_by_schema(tmp_path: Path) -> None:
         "observation: obs\naction: action\nreward: reward\nterminal: done\nnext_observation: next_obs\ndiscrete: true"
     )
     import_log(path, "toy/yaml-v0", schema=schema(tmp_path, text))
-    for id in ("toy/env-v0", "toy/yaml-v0"):
+    import_log(path, "toy/layout-v0", schema=schema(tmp_path, "discrete: true"))
+    for id in ("toy/env-v0", "toy/yaml-v0", "toy/layout-v0"):
         data = minari.load(id)
         assert (data.discrete, data.action.tolist()) == (True, [[0, 1], [1, 0]])
     with pytest.raises(ValueError, match="array of integers: say what it is with --env"):
