@@ -262,7 +262,15 @@ def plain(value: Any) -> Any:
 
 def shown(estimate: Estimate) -> str:
     """A value and its interval."""
-    return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
+    parts = estimate.value, estimate.low, estimate.high
+    value, low, high = (figure(part, max(map(abs, parts))) for part in parts)
+    return f"{value} [{low}, {high}]"
+
+
+def figure(value: float, scale: float | None = None) -> str:
+    """A return: one digit behind the point, or three that count where such returns (`scale`) are below 1."""
+    scale = abs(value) if scale is None else scale
+    return f"{value:.3g}" if 0 < scale < 1 else f"{value:.1f}"
 
 
 def small(gain: Estimate) -> str:

@@ -37,10 +37,7 @@ def measure(policy: str, played: TrueEpisodes) -> dict[str, Any]:
     environments.check_fits(env, spec.frame_dim, spec.action_dim, spec.discrete, policy)
     returns = environments.true_returns(acting(actor), env, episodes, seed)
     estimate = bootstrap(returns, level, seed)
-    print(
-        f"{policy} in {env}: {estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
-        f" (mean and {level:.0%} interval of {episodes} undiscounted returns)"
-    )
+    print(f"{policy} in {env}: {shown(estimate)} (mean and {level:.0%} interval of {episodes} undiscounted returns)")
     return {"policy": policy, "env": env, **estimate.to_dict(), "returns": returns.tolist()}
 
 

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from mbrl import environments, files
-from mbrl.assessment import Assessment, Entrant, Findings, plain
+from mbrl.assessment import Assessment, Entrant, Findings, figure, plain
 from mbrl.core import Dynamics, Learner, Spec
 from mbrl.data import minari
 from mbrl.data.audit import audit
@@ -197,7 +197,7 @@ class Pipeline:
         plain = minari.load(self.data.id, self.data.download)
         data = windowed(plain, self.data.history)
         episodes = divide(data, self.data.split, self.seed, needs_terminals=self.world.termination is None)
-        said = f"{len(data):,} rows, {data.episodes:,} episodes, mean return {data.returns().mean():.1f}"
+        said = f"{len(data):,} rows, {data.episodes:,} episodes, mean return {figure(float(data.returns().mean()))}"
         seen = f", windows of {data.history} observations" if data.history > 1 else ""
         tell("log", f"{data.id}: {said}{seen}")
         return Log(plain, data, episodes)

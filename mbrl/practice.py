@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from mbrl import environments, files
-from mbrl.assessment import plain, shown
+from mbrl.assessment import figure, plain, shown
 from mbrl.core import Batch, Learner, Policy, generator
 from mbrl.data.joining import joined, transitions
 from mbrl.evaluation.estimates import bootstrap
@@ -90,7 +90,7 @@ class Practice:
         probation.floor = worth.low if self.floor is None else self.floor
         if probation.floor > worth.value:
             raise ValueError(
-                f"floor is {probation.floor:g}, and {label} itself returns {worth.value:.1f} (mean of {len(old)}"
+                f"floor is {probation.floor:g}, and {label} itself returns {figure(worth.value)} (mean of {len(old)}"
                 " episodes): a floor above the old policy's own return would hand back to something worse. Lower it"
             )
         stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -130,7 +130,7 @@ class Practice:
             newest = float(np.mean(probation.newest))
             stage.metrics({"true_return": value, "newest_true_returns": newest}, probation.spent)
             if len(told) % self.episodes == 0:
-                tell("practice", f"{probation.spent:,} of {self.steps:,} steps; newest episodes {newest:.1f}")
+                tell("practice", f"{probation.spent:,} of {self.steps:,} steps; newest episodes {figure(newest)}")
             if probation.broken:
                 break
             kept = Standing.of(driver.policy, left.learner, updates)
@@ -141,9 +141,8 @@ class Practice:
         new = np.array([]) if probation.broken else probation.measure(driver.policy)
         standing: Standing | None = Standing.of(driver.policy, left.learner, updates)
         if probation.broken:
-            tell(
-                "handed back", f"the newest {self.episodes} episodes return less than the floor, {probation.floor:.1f}"
-            )
+            floor = figure(probation.floor)
+            tell("handed back", f"the newest {self.episodes} episodes return less than the floor, {floor}")
             standing = kept if kept is not None and kept.updates else None
         return Practised(standing, new, told, probation.floor, probation.spent, probation.broken)
 

@@ -21,6 +21,7 @@ from mbrl.data.refit import explained, out_of_fold
 MOST_ROWS = 50_000  # looked at, as whole episodes drawn at random
 DISTRUSTED = 0.03  # share of the rows, those with the worst reward, that a second refit does without
 NEGLIGIBLE = 5.0  # times as much as a row's own action has a neighbour to explain, to be taken for it
+WIDEST = 500  # products of actions and observations that a regression has, at most; ten rows for each, at least
 DETERMINED = 0.98  # share of the action's variance beyond which the observation says nearly all of it
 Rows = NDArray[np.int64]
 
@@ -105,7 +106,8 @@ def shifted_action(refit: Refit) -> Iterator[Finding]:
     """An action column that is a row late or early.
 
     What the observation does not say of its own change is regressed on what it does not say of the actions before, of
-    and after the row. In a Markov log the row's own action has the largest share that no other has.
+    and after the row, and on their products with the observation unless these are too many. In a Markov log the row's
+    own action has the largest share that no other has.
     """
     change, action = (part[refit.inner] for part in refit.left)
     if len(change) < 100 or (refit.determined > DETERMINED).all():
@@ -113,9 +115,9 @@ def shifted_action(refit: Refit) -> Iterator[Finding]:
     obs = refit.obs[refit.inner]
     scaled = (obs - obs.mean(0)) / np.where(obs.std(0) > 0, obs.std(0), 1.0)
     change = change / np.where(change.std(0) > 0, change.std(0), 1.0)
-    blocks = [
-        np.column_stack([a, (a[:, :, None] * scaled[:, None]).reshape(len(a), -1)]) for a in action.swapaxes(0, 1)
-    ]
+    blocks = list(action.swapaxes(0, 1))
+    if 3 * scaled.shape[1] * action.shape[2] <= min(WIDEST, len(change) // 10):
+        blocks = [np.column_stack([a, (a[:, :, None] * scaled[:, None]).reshape(len(a), -1)]) for a in blocks]
     left = [_unexplained(np.concatenate(blocks[:k] + blocks[k + 1 :], 1), change) for k in range(3)]
     own = np.array(left) - _unexplained(np.concatenate(blocks, 1), change)
     best = int(own.argmax())

@@ -62,7 +62,8 @@ def check(folder: Path, label: str) -> float:
     if spec["discrete"]:
         difference = np.asarray(found != wanted, float)
     else:
-        difference = np.abs(found - wanted) / (np.array(spec["action_high"]) - np.array(spec["action_low"]))
+        width = np.array(spec["action_high"]) - np.array(spec["action_low"])
+        difference = np.abs(found - wanted) / np.where(width > 0, width, 1.0)  # a channel that cannot move has no range
     worst = float(difference.max())
     if not worst <= TOLERANCE:  # a comparison with NaN is false
         step, row = np.unravel_index(int(np.nanargmax(difference)), difference.shape)[:2]

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from audit_toys import FAULTS, STEPS, merged, plant, rule, sensor, set_point, single, twice
@@ -61,6 +62,24 @@ def test_a_finding_names_the_rows_and_the_channel(
     assert finding.rows[: len(rows)] == rows
     assert finding.channels == channels
     assert finding.count >= len(finding.rows)
+
+
+def test_a_wide_log_is_looked_at_without_a_regression_wider_than_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 18 choices and 100 channels there are 5,400 products, and 900 rows to learn from."""
+    rng, rows = np.random.default_rng(0), 900
+    obs = torch.tensor(rng.normal(size=(rows + 1, 100)), dtype=torch.float32)
+    last = torch.arange(rows) % 30 == 29
+    choice = torch.nn.functional.one_hot(torch.tensor(rng.integers(0, 18, rows)), 18).float()
+    data = TransitionDataset.create(
+        "toy/wide-v0", obs=obs[:-1], action=choice, reward=choice[:, 3], next_obs=obs[1:],
+        terminated=torch.zeros(rows, dtype=torch.bool), truncated=last, episode=torch.arange(rows) // 30,
+        discrete=True, action_low=[0.0] * 18, action_high=[1.0] * 18,
+    )  # fmt: skip
+    widths: list[int] = []
+    solve = np.linalg.lstsq
+    monkeypatch.setattr(np.linalg, "lstsq", lambda x, *a, **k: widths.append(x.shape[1]) or solve(x, *a, **k))
+    assert "shifted actions" not in kinds(audit(data))
+    assert max(widths) == 3 * 18 + 1
 
 
 def test_a_set_point_is_not_a_sensor_that_hangs(clean: TransitionDataset) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +17,14 @@ from mbrl.serving import artifact, golden
 from mbrl.window import Remembering
 
 
-@pytest.fixture(params=["history", "history, Discrete", "Discrete"])
+@pytest.fixture(params=["history", "history, Discrete", "Discrete", "an action that cannot move"])
 def made(request, home):
     """Two versions with a verdict in their favour. The policy of the first."""
     discrete, remembers = "Discrete" in request.param, "history" in request.param
-    first, second = (Recall(remembering_spec(discrete)) if remembers else Line(spec(discrete)) for _ in range(2))
+    plain = spec(discrete)
+    if "cannot move" in request.param:
+        plain = replace(plain, action_low=(-1.0, 0.3), action_high=(3.0, 0.3))
+    first, second = (Recall(remembering_spec(discrete)) if remembers else Line(plain) for _ in range(2))
     with torch.no_grad():
         for weights in second.parameters():
             weights.neg_()
