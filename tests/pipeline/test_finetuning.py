@@ -14,6 +14,7 @@ from pipeline_toys import spoken, stages
 from registry_toys import crown
 
 from mbrl import demonstration, environments, practice
+from mbrl.assessment import figure
 from mbrl.evaluation.evidence import acting
 from mbrl.heritage import inherit
 from mbrl.registry import chronicle, models, promotion, store, witnesses
@@ -145,7 +146,7 @@ def test_a_floor_above_the_old_policys_own_return_is_refused_before_learning(
     monkeypatch.setattr(practice, "fit_policy", never)
     status, answer, _ = spoken([*FOUR, "--steps", "1000", f"--floor={worth + 0.1}"])
     assert status == 1
-    assert f"toy-policy/1 itself returns {worth:.1f} (mean of 4 episodes)" in answer["error"]
+    assert f"toy-policy/1 itself returns {figure(worth)} (mean of 4 episodes)" in answer["error"]
     assert plant.taken == 20
     assert versions() == [1]
     assert not (own / "runs").exists()
