@@ -81,7 +81,7 @@ def measure(
     `share_of_peak` is that of the machine's own rate in a product of two square matrices, measured in the same run and
     in the same precision, which the matrix products of the loop reach at its median rate.
 
-    `yardstick` is what other libraries train, and so what to compare with theirs. Into `traces`, a folder, goes a trace
+    `yardstick` is what other libraries train and roll out, and so what to compare with theirs. Into `traces`, a folder, goes a trace
     of each loop, for a browser's trace viewer, and a table of its dearest operations.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
@@ -118,8 +118,7 @@ def _loops(
         raise ValueError(
             f"dynamics is {name}, which remembers, and the rows of the bench are of no episode: name another"
         )
-    honest, doubting = Simulator(model, spec).to(device), Simulator(model, spec, uncertainty).to(device)
-    doubting.calibrate(Batch(*(column[:4096] for column in rows)))
+    honest = Simulator(model, spec).to(device)
     honest.starts = rows.obs
     rng = generator(seed, "bench/noise", device)
     graphs = recorder(torch.device(device), [rng], agent.optimizers.values())
@@ -129,7 +128,11 @@ def _loops(
         improve(*rows_at(rows, torch.randint(STARTS, (BATCH,), generator=rng, device=device)))
         return 1
 
-    def rollout(simulator: Simulator, penalty: float) -> Loop:
+    def rollout(ensemble: Dynamics, doubt: Callable[[Prediction], torch.Tensor] | None) -> Loop:
+        simulator = Simulator(ensemble, spec, doubt).to(device)
+        if doubt is not None:
+            simulator.calibrate(Batch(*(column[:4096] for column in rows)))
+        penalty = 0.0 if doubt is None else 1.0
         dream = Captured(lambda obs: imagine(agent.policy, simulator, obs, HORIZON, penalty, rng), graphs)
 
         def imagined() -> int:
@@ -140,8 +143,10 @@ def _loops(
     return {
         "ensemble_updates_per_s": _fit(plain, rows, rng),
         "ensemble_updates_per_s_with_heads": _fit(model, rows, rng),
-        "imagined_transitions_per_s_with_disagreement": rollout(doubting, 1.0),
-        "imagined_transitions_per_s": rollout(honest, 0.0),
+        "imagined_transitions_per_s": rollout(plain, None),
+        "imagined_transitions_per_s_with_heads": rollout(model, None),
+        "imagined_transitions_per_s_with_disagreement": rollout(plain, uncertainty),
+        "imagined_transitions_per_s_with_disagreement_and_heads": rollout(model, uncertainty),
         "vector_environment_steps_per_s": _environment(honest, seed),
         "policy_updates_per_s": update_policy,
     }

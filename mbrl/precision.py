@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+NARROW = 32  # columns of a matrix product below which a CPU does its transpose in half the time, or less
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]  # weights, losses and optimisers are float32 in all of them
 
 
@@ -18,6 +19,16 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(x.device.type):
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
+
+
+def narrow(x: Tensor, weight: Tensor) -> bool:
+    """Whether x @ weight [..., I, J] is better computed as the transpose of weight.mT @ x.mT.
+
+    On a CPU, where few columns leave its matrix product half idle; not for a gradient, which would take longer so.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return x.device.type == "cpu" and weight.shape[-1] < NARROW
 
 
 def settled(precision: str, accelerator: str) -> Precision:

@@ -234,7 +234,7 @@ def bench(
 
     Args:
         dynamics: the ensemble that is trained (with heads for reward and end) and rolled out.
-        yardstick: an ensemble that is trained only, to compare with other libraries.
+        yardstick: an ensemble that is trained and rolled out beside it, to compare with other libraries.
         learner: the learner whose updates are counted.
         uncertainty: dotted path of the disagreement in the rollouts that have one.
         device: where to compute.
@@ -285,7 +285,7 @@ def bench(
         print(precision)
         for loop, rate in loops.items():
             share = f"   {rate['share_of_peak']:.0%} of the peak" if "share_of_peak" in rate else ""
-            print(f"{loop:>46}: {rate['median']:>12,.4g}   [{rate['min']:,.4g}, {rate['max']:,.4g}]{share}")
+            print(f"{loop:>54}: {rate['median']:>12,.4g}   [{rate['min']:,.4g}, {rate['max']:,.4g}]{share}")
     if profile is not None:
         print(f"traces and the dearest operations of each loop: {profile}")
     return {**about, "repeats": repeats, "rates": rates}

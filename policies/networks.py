@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mbrl.core import Spec, full_precision
+from mbrl.core import Spec, full_precision, narrow
 from policies.functional import stacked_linear
+
+CACHE_ROWS = 2048  # that go through a network at once on a CPU: the activations then stay in its cache
 
 
 class Standardise(nn.Module):
@@ -66,16 +68,25 @@ class Trunk(nn.Module):
             layers.append(nn.Linear(inputs, width))
             if layer_norm:
                 layers.append(nn.LayerNorm(width))
-            layers.append(nn.ReLU())
+            layers.append(nn.ReLU(inplace=True))
             inputs = width
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Outputs [..., outputs] for x [..., inputs]. A CPU asked for no gradient takes a part of the rows at once."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.dim() != 2 or x.device.type != "cpu":
+            return self._through(x)
+        return torch.cat([self._through(part) for part in x.split(CACHE_ROWS)])
+
+    def _through(self, x: Tensor) -> Tensor:
         for number, layer in enumerate(self.hidden):
             with full_precision(x) if number == 0 else nullcontext():
                 x = layer(x.float() if number == 0 else x)
+        weight, bias = self.output.weight, self.output.bias
         with full_precision(x):
+            if x.dim() == 2 and narrow(x, weight.mT):
+                return torch.addmm(bias.unsqueeze(-1), weight, x.float().mT).mT
             return self.output(x.float())
 
 

@@ -243,8 +243,10 @@ def test_the_bench_measures_every_loop_in_every_precision(
     loops = {
         "ensemble_updates_per_s",
         "ensemble_updates_per_s_with_heads",
-        "imagined_transitions_per_s_with_disagreement",
         "imagined_transitions_per_s",
+        "imagined_transitions_per_s_with_heads",
+        "imagined_transitions_per_s_with_disagreement",
+        "imagined_transitions_per_s_with_disagreement_and_heads",
         "vector_environment_steps_per_s",
         "policy_updates_per_s",
     }

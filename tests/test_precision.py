@@ -40,3 +40,15 @@ def test_full_precision_is_that_of_devices_without_autocast_too() -> None:
             assert not torch.is_autocast_enabled("cpu")
         with precision.full_precision(torch.zeros(1, device="meta")):
             assert torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize(
+    ("columns", "device", "gradient", "found"),
+    [(31, "cpu", False, True), (32, "cpu", False, False), (31, "meta", False, False), (31, "cpu", True, False)],
+)
+def test_narrow_products_are_few_columns_on_a_cpu_that_nobody_differentiates(
+    columns: int, device: str, gradient: bool, found: bool
+) -> None:
+    x, weight = torch.zeros(4, 8, device=device), torch.zeros(8, columns, device=device)
+    with torch.set_grad_enabled(gradient):
+        assert precision.narrow(x, weight) == found

@@ -45,15 +45,21 @@ def own_states(hidden: Tensor | None, members: Tensor, rows: Tensor) -> Tensor |
     return None if hidden is None else hidden[rows, members.unsqueeze(-1)]
 
 
+def rows_of(column: Tensor, index: Tensor) -> Tensor:
+    """column [N, ...] at index [...] long. Quicker than indexing, which checks more."""
+    return column.index_select(0, index.flatten()).unflatten(0, index.shape)
+
+
 def own(
     dynamics: Dynamics, obs: Tensor, action: Tensor, deal: Deal, targets: Tensor | None, hidden: Tensor | None
 ) -> Stated:
     """What each row's own member says of `targets` [B, C], in its state [B, E, H]; nothing else is computed."""
     chunk, members, parts = chunk_rows(obs, len(deal.members)), deal.members, []
     for rows in deal.rows.split(chunk, 1):
-        prediction = dynamics.predict(obs[rows], action[rows], members, own_states(hidden, members, rows))
+        o, a = rows_of(obs, rows), rows_of(action, rows)
+        prediction = dynamics.predict(o, a, members, own_states(hidden, members, rows))
         parts.append(Stated.of(prediction, targets))
-    return Stated.joined(parts, 1).each(lambda column: column.flatten(0, 1)[deal.slots])
+    return Stated.joined(parts, 1).each(lambda column: column.flatten(0, 1).index_select(0, deal.slots))
 
 
 def own_among_all(

@@ -13,7 +13,7 @@ from torch import Tensor
 from mbrl.core import Batch, Dynamics, Foresight, Memory, Prediction, Spec, Step, World
 from mbrl.data.dataset import TransitionDataset
 from mbrl.simulator.calibration import check_settings, check_structure, doubt_unit, measure
-from mbrl.simulator.dealing import Deal, deal, own, own_among_all, own_states
+from mbrl.simulator.dealing import Deal, deal, own, own_among_all, own_states, rows_of
 from mbrl.simulator.filling import Filling
 from mbrl.simulator.holding import Stated
 from mbrl.simulator.recalibration import Forecast, Method, Recalibration, moments, outcome, unit
@@ -321,8 +321,9 @@ class Simulator(World):
         if not self.spec.terminals:
             return torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
         rows, states = deal.rows, own_states(hidden, deal.members, deal.rows)
-        chance = self.dynamics.termination(obs[rows], action[rows], next_obs[rows], deal.members, states)
-        chance = chance.flatten()[deal.slots]
+        before, did, after = (rows_of(column, rows) for column in (obs, action, next_obs))
+        chance = self.dynamics.termination(before, did, after, deal.members, states)
+        chance = chance.flatten().index_select(0, deal.slots)
         return torch.rand(chance.shape, generator=rng, device=chance.device) < chance
 
     def by_rule(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor | None:

@@ -31,6 +31,17 @@ def test_a_balanced_linear_layer_has_the_values_and_gradients_of_the_plain_one(
     torch.testing.assert_close(torch.autograd.grad(balanced, inputs, slope), torch.autograd.grad(plain, inputs, slope))
 
 
+@pytest.mark.parametrize("columns", [1, 22, 31, 32])
+def test_a_layer_is_the_same_without_a_gradient(columns: int) -> None:
+    x, weight, bias = torch.randn(3, 5, 4), torch.randn(3, 4, columns), torch.randn(3, 1, columns)
+    plain = functional.batched_linear(x, weight.requires_grad_(), bias)
+    with torch.no_grad():
+        found = functional.batched_linear(x, weight, bias)
+        shared = functional.batched_linear(functional.as_members(x[0], 3), weight, bias)
+    torch.testing.assert_close(found, plain.detach())
+    torch.testing.assert_close(shared[0], plain[0].detach())
+
+
 def test_members_that_the_threads_divide_are_not_balanced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functional, "WORTH_BALANCING", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
