@@ -111,8 +111,16 @@ def run_command(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]
     except stages.MENDABLE as error:
         if os.environ.get("MBRL_TRACEBACK"):
             raise
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        return 1, {"error": f"{kind}{error}"}
+        return 1, {"error": _told(error)}
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, and for an error of torch's allocator what can be done."""
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    if "allocate memory" in str(error) or "out of memory" in str(error):
+        first = str(error).splitlines()[0]
+        return f"{kind}{first}\nMake smaller what grows with it: members, hidden, batch_size, rollout_starts, history"
+    return f"{kind}{error}"
 
 
 if __name__ == "__main__":

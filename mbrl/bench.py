@@ -81,8 +81,8 @@ def measure(
     `share_of_peak` is that of the machine's own rate in a product of two square matrices, measured in the same run and
     in the same precision, which the matrix products of the loop reach at its median rate.
 
-    `yardstick` is what other libraries train and roll out, and so what to compare with theirs. Into `traces`, a folder, goes a trace
-    of each loop, for a browser's trace viewer, and a table of its dearest operations.
+    `yardstick` is what other libraries train and roll out, and so what to compare with theirs. Into `traces`, a folder,
+    goes a trace of each loop, for a browser's trace viewer, and a table of its dearest operations.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for precision in precisions:

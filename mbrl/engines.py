@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import torch
 import yaml
 
 from mbrl import files
+from mbrl.training.room import check_room
 
 RUN = (sys.executable, "-m", "mbrl", "run", "--config")
 HANDED_ON = ("MBRL_", "MLFLOW_", "MINARI_", "PYTHON")  # beginnings of the variables that a member's machine is told
+RUN_BYTES = 2**30  # of memory that a run takes: `configs/auto.yaml` on 20,000 rows, at its most
 PATIENCE = 5.0  # seconds until an address that does not answer counts as unreachable
 LINES = 3  # of a failed member's log that are told
 
@@ -62,6 +65,7 @@ class Engine(NamedTuple):
     run: Run
     workers: int  # how many at once
     threads: int  # of each
+    here: bool  # on this machine, whose memory they share
 
     @classmethod
     def of(cls, engine: str, workers: int, threads: int, ray_address: str | None) -> Engine:
@@ -77,10 +81,17 @@ class Engine(NamedTuple):
             raise ValueError(
                 f"ray_address is {ray_address!r} and engine is {engine}: set engine to ray, or leave it out"
             )
-        return cls(in_processes if engine == "processes" else on_ray(ray_address), workers, threads)
+        run = in_processes if engine == "processes" else on_ray(ray_address)
+        return cls(run, workers, threads, ray_address is None)
 
     def __call__(self, members: Sequence[Member]) -> Iterator[Ended]:
-        """Run what has not been run; each is told as it ends."""
+        """Run what has not been run; each is told as it ends.
+
+        Raises:
+            ValueError: as many at once do not fit into this machine's memory.
+        """
+        if self.here:
+            check_room("workers", min(self.workers, len(members)), RUN_BYTES, torch.device("cpu"), "a run")
         told = {key: value for key, value in os.environ.items() if key.startswith(HANDED_ON)}
         return self.run(members, told | {"OMP_NUM_THREADS": str(self.threads)}, self.workers)
 

@@ -38,8 +38,14 @@ class RunFolder:
         Raises:
             ValueError: another process works in it, its run was on a log with another fingerprint, or a note in it
                 cannot be read.
+            OSError: it cannot be made.
         """
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(
+                f"{path} cannot be made ({error.strerror}): set MBRL_HOME, or --folder, to where you may write"
+            ) from error
         try:
             with filelock.FileLock(path / "run.lock", timeout=0):
                 yield cls(path, fingerprint)

@@ -30,10 +30,11 @@ def sweep(
     notes = folder / "sweep.json"
     known = json.loads(notes.read_text())["run_id"] if notes.exists() else None
     ended: dict[str, Ended] = {}
+    going = engine(members)
     with RunLog.open(EXPERIMENT, name, known) as record:
         with files.replacing(notes) as beside:
             beside.write_text(json.dumps({"run_id": record.run_id}))
-        for one in engine(members):
+        for one in going:
             ended[one.member.name] = one
             if (run_id := _run_id(one.member)) is not None:
                 record.adopt(run_id)

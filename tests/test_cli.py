@@ -174,6 +174,16 @@ def test_ctrl_c_is_told_without_a_traceback(
     assert failing(["ui"], capsys) == (130, "mbrl ui: stopped by Ctrl-C\n")
 
 
+def test_torch_without_memory_is_told_with_what_to_change(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages, "ui", lambda port=1: torch.empty(2**50))
+    status, err = failing(["ui"], capsys)
+    assert status == 1
+    assert "can't allocate memory: you tried to allocate 4503599627370496 bytes" in err
+    assert err.endswith("Make smaller what grows with it: members, hidden, batch_size, rollout_starts, history\n")
+
+
 def test_a_traceback_is_shown_on_demand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("MBRL_TRACEBACK", "1")
     with pytest.raises(ValueError, match="port is 0"):

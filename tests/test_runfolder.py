@@ -25,6 +25,17 @@ def test_facts_settings_and_result_are_there_for_the_next_process(tmp_path: Path
         assert folder.settings == SETTINGS
 
 
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(
+            NotADirectoryError, match=r"file/run cannot be made \(Not a directory\): set MBRL_HOME, or --folder"
+        ),
+        RunFolder.open(tmp_path / "file" / "run", LOG),
+    ):
+        pass
+
+
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path, LOG) as folder:
         folder.settle(SETTINGS)

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from mbrl.core import Batch, Dynamics
 from mbrl.data.source import Source
 from mbrl.precision import settled
-from mbrl.training.bootstrap import held_runs
+from mbrl.training.bootstrap import BootstrapBatches, held_runs
+from mbrl.training.room import ASKED, check_room, row_taken
 from mbrl.training.shell import Log, Settings, Shell
 from mbrl.training.trainer import StderrBar, VerifiedIO, interruptible, quiet, relayed, started_by
 
@@ -117,6 +118,9 @@ def fit_dynamics(
     begun, device = time.monotonic(), next(dynamics.parameters()).device
     runs, settings = held_runs(holdout, held, horizon), settings._replace(multistep=horizon)
     shell = Shell(dynamics.train(), train, runs, held.sort(stable=True).values, settings)
+    rows = min(batch_size, -(-train.rows // train.groups))
+    if rows > ASKED:
+        _check_batch(shell, rows, accelerator)
     strategy, method = started_by(strategy, accelerator, devices)
     last = folder / CHECKPOINT if folder is not None else None
     callbacks: list[Callback] = [StderrBar()] if progress and sys.stderr.isatty() else []
@@ -175,6 +179,19 @@ def _check_settings(settings: Settings, max_epochs: int, precision: str) -> None
         raise ValueError(f"multistep_weight is {settings.multistep_weight}, expected a number above 0")
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+
+
+def _check_batch(shell: Shell, rows: int, accelerator: str) -> None:
+    """Refuse a batch that does not fit, by losses of small ones."""
+    dynamics, settings, source = shell.dynamics, shell.settings, shell.source
+
+    def loss(count: int) -> Tensor:
+        remembered = min(dynamics.memory, source.longest)
+        dealt = BootstrapBatches(source, dynamics.members, 0, count, horizon=settings.multistep, memory=remembered)
+        return shell.loss(next(iter(dealt)))
+
+    gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
+    check_room("batch_size", rows, row_taken(loss), torch.device("cuda" if gpu else "cpu"))
 
 
 def _check_memory(dynamics: Dynamics, multistep: int) -> None:

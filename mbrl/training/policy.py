@@ -16,18 +16,16 @@ from tqdm import tqdm
 from mbrl.core import Batch, Learner, Policy, World, generator
 from mbrl.data.source import Source, Whole
 from mbrl.precision import settled
-from mbrl.simulator.rollout import Pessimism
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
 from mbrl.training.capture import recorder
 from mbrl.training.checkpoint import Checkpoint, noted_interrupt
+from mbrl.training.checks import STREAMS, check, check_batch, pessimistic
 from mbrl.training.drawing import Logged
+from mbrl.training.room import ASKED, check_room, row_bytes
 from mbrl.training.steps import Steps
 from mbrl.training.trainer import quiet
-
-PRECISIONS = ("32-true", "bf16-mixed", "auto")  # weights, targets and losses stay float32 in both
-STREAMS = ("rows", "start", "imagination", "update")  # each with a generator of its own
 
 
 class Interrupted(KeyboardInterrupt):
@@ -118,9 +116,9 @@ def fit_policy(
 
     Raises:
         Interrupted: after Ctrl-C, with the checkpoint written.
-        ValueError: an argument out of range, a learner that imagines without a simulator or reads episodes without
-            `ends`, or a simulator that replays another log; a penalty or a halt where nothing is imagined, or without
-            an uncertainty to measure with.
+        ValueError: an argument out of range, a batch or a ring that does not fit into memory, a learner that imagines
+            without a simulator or reads episodes without `ends`, or a simulator that replays another log; a penalty or
+            a halt where nothing is imagined, or without an uncertainty to measure with.
         FloatingPointError: a metric became NaN or infinite; the last checkpoint is from before.
     """
     imagines = learner.imagines and real_ratio < 1
@@ -138,8 +136,8 @@ def fit_policy(
     }
     worldless = simulator is None and (imagines or learner.plans)
     source = real if isinstance(real, Source) else Whole(real, ends=ends)
-    _check(learner, worldless, counts, real_ratio, precision, source.rows)
-    pessimism = _pessimism(simulator if imagines else None, penalty, halt, halt_cost)
+    check(learner, worldless, counts, real_ratio, precision, source.rows)
+    pessimism = pessimistic(simulator if imagines else None, penalty, halt, halt_cost)
     arithmetic = settled(precision, accelerator)
     with quiet():
         fabric = Fabric(accelerator=accelerator, devices=1, precision=arithmetic)
@@ -150,7 +148,9 @@ def fit_policy(
     begun = rollout_starts / rollout_every if imagines else 0.0
     logged = Logged(source, learner, best, real_rows, begun, replayed, device)
     logged.reach(0)
-    ring = Ring(learner.spec, rollout_starts * horizon * keep_rollouts if imagines else 1, device)
+    capacity = rollout_starts * horizon * keep_rollouts if imagines else 1
+    check_room("rollout_starts x horizon x keep_rollouts", capacity, row_bytes(logged.real), device)
+    ring = Ring(learner.spec, capacity, device)
     rngs = {name: generator(seed, f"{label}/{name}", device) for name in STREAMS}
     settings: dict[str, Any] = {
         k: v for k, v in counts.items() if k not in ("updates", "checkpoint_every", "log_every")
@@ -168,6 +168,8 @@ def fit_policy(
     if used is not None:
         used.to(device).check_replays(logged.real.obs)
         world = learner.enter(used)
+    if batch_size > ASKED:
+        check_batch(learner, world, logged, batch_size, real_rows, fabric.autocast, pessimism | {"horizon": horizon})
     mean = None if average is None else Average(learner.policy, average)
     state = Checkpoint(checkpoint, settings, learner, ring, rngs, mean)
     first = state.restore(updates)
@@ -209,47 +211,6 @@ def fit_policy(
     policy = learner.policy if mean is None else mean.module
     pace = Pace(updates - first, ring.written - before, time.perf_counter() - started, imagining, logging)
     return PolicyReport(policy, updates, ring.written, pace)
-
-
-def _check(
-    learner: Learner,
-    worldless: bool,
-    counts: dict[str, int],
-    real_ratio: float,
-    precision: str,
-    rows: int,
-) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}, expected at least 1")
-    if not 0 <= real_ratio <= 1:
-        raise ValueError(f"real_ratio is {real_ratio}, expected a share between 0 and 1")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    if rows == 0:
-        raise ValueError("there are no logged rows to learn from")
-    if worldless and learner.plans:
-        raise ValueError(f"{type(learner).__name__} plans in a simulator: give one, or choose a learner that does not")
-    if worldless:
-        raise ValueError(f"{type(learner).__name__} learns from imagined rows: give a simulator, or real_ratio 1")
-
-
-def _pessimism(
-    simulator: Simulator | None, penalty: float | None, halt: float | None, halt_cost: float | None
-) -> dict[str, Any]:
-    """The arguments of `imagine` that make it pessimistic; without a simulator nothing is imagined."""
-    if simulator is None:
-        for name, value in ("penalty", penalty), ("halt", halt):
-            if value:
-                raise ValueError(
-                    f"{name} is {value} and nothing is imagined: leave it out, lower real_ratio, or choose a learner"
-                    " that imagines"
-                )
-        return {"penalty": 0.0, "halt": None, "halt_cost": None}
-    if penalty is None:
-        penalty = 0.0 if simulator.uncertainty is None else 1.0
-    Pessimism.of(simulator, penalty, halt, halt_cost)
-    return {"penalty": penalty, "halt": halt, "halt_cost": halt_cost}
 
 
 def _finite(metrics: dict[str, Tensor], done: int) -> None:

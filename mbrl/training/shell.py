@@ -104,11 +104,11 @@ class Shell(pl.LightningModule):
         return batch  # gathered there
 
     def training_step(self, batch: Dealt | Runs) -> Tensor:
-        loss = self._loss(batch)
+        loss = self.loss(batch)
         self.loss_sum += loss.detach()
         return loss
 
-    def _loss(self, batch: Dealt | Runs) -> Tensor:
+    def loss(self, batch: Dealt | Runs) -> Tensor:
         """The sum over members."""
         if isinstance(batch, Runs):
             return remembered_loss(self.dynamics, batch).sum()

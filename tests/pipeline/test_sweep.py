@@ -14,6 +14,7 @@ from pipeline_toys import ROOT, spoken
 from mbrl import engines, parsing, stages
 from mbrl.inspection import EXPERIMENT
 from mbrl.registry import store
+from mbrl.training import room
 
 # In the place of `mbrl run`: the member bc-1 is killed the first time.
 STUB = """
@@ -71,6 +72,19 @@ def test_a_member_that_is_killed_is_named_and_goes_on(engine: str, members: dict
     assert parents == {answer["run_id"]}
     assert client.get_run(answer["run_id"]).info.status == "FINISHED"
     assert (tmp_path / "out" / "bc-1" / "times").read_text() == "33"
+
+
+def test_more_runs_than_fit_into_memory_are_not_begun(
+    members: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "free", lambda _: 3.5 * engines.RUN_BYTES)
+    command = ["sweep", "--data", "toy/pendulum-v0", "--configs", "bc,mopo", "--seeds", "[0,1]", "--name", "both"]
+    status, answer, _ = spoken([*command, "--folder", str(tmp_path / "out"), "--workers", "99"])
+    assert status == 1
+    assert answer["error"].startswith("workers is 4, and a run takes about 1 GiB of memory, of which cpu has 3.5 GiB")
+    assert answer["error"].endswith("at most 3 fit")
+    assert not (tmp_path / "out" / "sweep.json").exists()
+    assert not any((tmp_path / "out" / name).exists() for name in members)
 
 
 @pytest.mark.usefixtures("members")
