@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
 COMMAND_OF = {"demo.yaml": "demo", "bench.yaml": "bench"}  # the others are for `run`
 RUNS = [name for name in CONFIGS if name != "bench.yaml"]
-DISCRETE = ("mcts.yaml",)  # the others are for Box actions, most of them for both
+DISCRETE = ("discrete_bcq.yaml", "mcts.yaml")  # the others are for Box actions, most of them for both
 
 
 def settings(name: str) -> dict[str, Any]:
