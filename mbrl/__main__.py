@@ -89,11 +89,12 @@ def _underscored(argument: str) -> str:
 
 def run_command(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]]:
     """Parse, call, and turn the errors that a user can mend into one message: (exit status, answer)."""
-    import yaml
+    from mbrl.allocator import keep_freed_memory, uncollected
 
-    from mbrl import parsing, stages  # torch is imported here, so that `mbrl --help` answers at once
-    from mbrl.allocator import keep_freed_memory
+    with uncollected():
+        import yaml
 
+        from mbrl import parsing, stages  # torch is imported here, so that `mbrl --help` answers at once
     keep_freed_memory()
     function = getattr(stages, COMMANDS[command][0])
     try:

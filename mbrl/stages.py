@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from mbrl.allocator import uncollected
 from mbrl.core import Dynamics, Learner, Spec
 from mbrl.custody import copy, delete, history, promote, rollback
 from mbrl.finetuning import finetune
@@ -89,8 +90,9 @@ def run(
             already is continued.
         resolved: the whole configuration, kept with the run.
     """
-    from mbrl.data import minari
-    from mbrl.pipeline import Pipeline
+    with uncollected():
+        from mbrl.data import minari
+        from mbrl.pipeline import Pipeline
 
     _check_device("accelerator", accelerator)
     minari.check_id(data.id)

@@ -1,4 +1,5 @@
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrl.allocator import give_back, keep_freed_memory
+from mbrl.allocator import give_back, keep_freed_memory, uncollected
 
 ROOT = Path(__file__).parent.parent
 CHURN = """
@@ -67,3 +68,16 @@ def test_what_is_free_between_what_is_kept_goes_back() -> None:
     before, after = map(int, told.split())
     assert before > 80_000
     assert after < 20_000
+
+
+def test_garbage_is_left_alone_for_as_long_as_that_is_asked() -> None:
+    assert gc.isenabled()
+    with uncollected():
+        assert not gc.isenabled()
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ImportError, match="nothing"), uncollected():
+        raise ImportError("nothing")
+    assert gc.isenabled()
