@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from mbrl import files
+from mbrl.allocator import uncollected
 
 LOCK_SECONDS = 20.0  # how long another process may keep the store to itself before we give up
 URI_VARIABLE, REGISTRY_VARIABLE, HOME_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MBRL_HOME"
@@ -180,7 +181,8 @@ def _prepare(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
             _probe(path)
-            MlflowClient(uri).search_experiments(max_results=1)  # creates or checks the tables
+            with uncollected():  # MLflow imports its store here
+                MlflowClient(uri).search_experiments(max_results=1)  # creates or checks the tables
     except filelock.Timeout as error:
         raise StoreError(
             f"{path}.lock has been held by another process for {LOCK_SECONDS:g} s: wait for it, or end it"
