@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, layer_norm, silu, softplus
 
-from mbrl.core import full_precision, narrow
+from mbrl.core import full_precision, narrow, narrow_linear
 
 WORTH_BALANCING = 2_000_000  # multiplications in a matrix product that takes longer than the calls to balance it
 
@@ -19,7 +19,7 @@ WORTH_BALANCING = 2_000_000  # multiplications in a matrix product that takes lo
 def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A linear layer per member: x [E, B, I], weight [E, I, H], bias [E, 1, H] -> [E, B, H]."""
     if narrow(x, weight):
-        return torch.baddbmm(bias.mT, weight.mT, x.mT).mT
+        return narrow_linear(x, weight, bias)
     if torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return torch.baddbmm(bias, x, weight)
     small = x.shape[1] * weight.shape[1] * weight.shape[2] < WORTH_BALANCING

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from mbrl.precision import full_precision as full_precision
 from mbrl.precision import narrow as narrow
+from mbrl.precision import narrow_linear as narrow_linear
 from mbrl.randomness import generator as generator
 from mbrl.randomness import seeded as seeded
 from mbrl.spec import Spec as Spec

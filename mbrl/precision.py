@@ -22,13 +22,18 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
 
 
 def narrow(x: Tensor, weight: Tensor) -> bool:
-    """Whether x @ weight [..., I, J] is better computed as the transpose of weight.mT @ x.mT.
+    """Whether x @ weight [..., I, J] is better computed by `narrow_linear`.
 
     On a CPU, where few columns leave its matrix product half idle; not for a gradient, which would take longer so.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     return x.device.type == "cpu" and weight.shape[-1] < NARROW
+
+
+def narrow_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [E, B, I] @ weight [E, I, J] + bias [E, 1, J], computed as its transpose: [E, B, J]."""
+    return torch.baddbmm(bias.mT, weight.mT, x.mT).mT
 
 
 def settled(precision: str, accelerator: str) -> Precision:

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from mbrl.core import narrow
+from mbrl.core import narrow, narrow_linear
 
 
 def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """K linear layers at once: x [K, B, I], weight [K, I, J], bias [K, 1, J] -> [K, B, J]."""
     if narrow(x, weight):
-        return torch.baddbmm(bias.mT, weight.mT, x.mT).mT
+        return narrow_linear(x, weight, bias)
     return torch.baddbmm(bias, x, weight)
 
 

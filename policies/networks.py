@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mbrl.core import Spec, full_precision, narrow
+from mbrl.core import Spec, full_precision, narrow, narrow_linear
 from policies.functional import stacked_linear
 
 CACHE_ROWS = 2048  # that go through a network at once on a CPU: the activations then stay in its cache
@@ -75,7 +75,8 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs [..., outputs] for x [..., inputs]. A CPU asked for no gradient takes a part of the rows at once."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.dim() != 2 or x.device.type != "cpu":
+        watched = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if watched or x.dim() != 2 or x.device.type != "cpu" or len(x) <= CACHE_ROWS:
             return self._through(x)
         return torch.cat([self._through(part) for part in x.split(CACHE_ROWS)])
 
@@ -86,7 +87,7 @@ class Trunk(nn.Module):
         weight, bias = self.output.weight, self.output.bias
         with full_precision(x):
             if x.dim() == 2 and narrow(x, weight.mT):
-                return torch.addmm(bias.unsqueeze(-1), weight, x.float().mT).mT
+                return narrow_linear(x.float()[None], weight.mT[None], bias[None, None])[0]
             return self.output(x.float())
 
 
