@@ -114,8 +114,10 @@ def decide(evidence: Evidence, rules: Rules) -> Verdict:
     if gains:
         high = gains[LOG].high
         harm = harm._replace(value=high, outcome=_passed(high >= harm.threshold))
-    table = (sound, harm, *_gain_rules(evidence, rules, gains), *_limits(evidence, rules))
-    reasons = [*faults, *(rule.sentence() for rule in table[1:] if rule.outcome == "failed")]
+    gained, limits = _gain_rules(evidence, rules, gains), _limits(evidence, rules)
+    table = (sound, harm, *gained, *limits)
+    judged = (harm, *limits) if faults else table[1:]  # the faults are why no gain is known
+    reasons = [*faults, *(rule.sentence() for rule in judged if rule.outcome == "failed")]
     if harm.outcome == "failed":
         return Verdict("harmful", tuple(reasons), table, rules.version)
     if reasons:

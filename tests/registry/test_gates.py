@@ -217,8 +217,9 @@ def test_a_limit_of_nothing_is_not_asked() -> None:
 def test_evidence_that_is_not_sound_refuses_and_says_why(change: dict[str, Any], reason: str) -> None:
     verdict = decide(GOOD._replace(**change), RULES)
     assert verdict.outcome == "no evidence of improvement"
-    assert reason in verdict.reasons
+    assert verdict.reasons == (reason,)  # and not one for each gain that nobody knows for that reason
     assert outcomes(verdict)["faults of the evidence"] == "failed"
+    assert outcomes(verdict)["lower bound of the gain over the log"] == "failed"
 
 
 def with_part(kind: str, column: str, name: str, estimate: Estimate) -> Evidence:
