@@ -150,6 +150,7 @@ FAULTS: dict[str, tuple[str, Callable[[TransitionDataset], TransitionDataset]]] 
         lambda d: replace(d, next_obs=put(d.next_obs, slice(100, 110), 0.0)),
     ),
     "a dead sensor": ("constant sensor", lambda d: sensor(d, lambda c: torch.full_like(c, 4.0))),
+    "a sensor far from zero": ("coarse sensor", lambda d: sensor(d, lambda c: c + 1e7)),
     "a clipped sensor": ("saturated sensor", lambda d: sensor(d, half_saturated)),
     "a sensor that hangs": ("stuck sensor", lambda d: sensor(d, stuck)),
     "wild values": ("outliers", lambda d: sensor(d, lambda c: put(c, [40, 900, 1700], 1e3))),

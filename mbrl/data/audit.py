@@ -57,7 +57,8 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
 
     Returns:
         the findings, worst first. Rows are those of `data`, counted from 0; a refit looks at `suspicions.MOST_ROWS`
-        rows at most, whole episodes at a time. Single odd rewards are not looked for while there are outliers.
+        rows at most, whole episodes at a time or a part of a longer one. Single odd rewards are not looked for while
+        there are outliers.
     """
     found = list(checks.not_finite(data))
     if found:

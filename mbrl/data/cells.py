@@ -19,8 +19,12 @@ class CellError(ValueError):
         self.row = row
 
 
-def numbers(values: Any) -> np.ndarray:
+def numbers(values: Any, lenient: bool = False) -> np.ndarray:
     """Channels [n, k] of a column; what is missing becomes NaN. A float keeps its precision, the rest is float64.
+
+    Args:
+        values: of the column.
+        lenient: whether a text that is no number is missing, too.
 
     Raises:
         CellError: a cell is not a number.
@@ -28,15 +32,17 @@ def numbers(values: Any) -> np.ndarray:
     """
     if isinstance(values, pa.Array):
         if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+            _check_whole(values)
             lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
-            odd = np.flatnonzero(~(lengths == lengths[0]))
+            odd = np.flatnonzero(lengths != lengths[0])
             if len(odd):
                 raise CellError(int(odd[0]), f"holds {lengths[odd[0]]} numbers, the rows before it {lengths[0]}")
-            return numbers(values.flatten()).reshape(len(values), -1)
+            return numbers(values.flatten(), lenient).reshape(len(values), -1)
         if pa.types.is_fixed_size_list(values.type):
-            return numbers(values.flatten()).reshape(len(values), -1)
-        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-            values = _parsed(pc.utf8_trim_whitespace(values), pa.float64(), "a number")
+            _check_whole(values)
+            return numbers(values.flatten(), lenient).reshape(len(values), -1)
+        if _textual(values):
+            values = _parsed(pc.utf8_trim_whitespace(values), pa.float64(), "a number", lenient)
         elif pa.types.is_integer(values.type):
             values = values.cast(pa.float64(), safe=False)
         elif not pa.types.is_floating(values.type):
@@ -48,18 +54,48 @@ def numbers(values: Any) -> np.ndarray:
     return wide.reshape(len(wide), -1)
 
 
-def _parsed(values: pa.Array, wanted: pa.DataType, what: str) -> pa.Array:
+def _textual(values: pa.Array) -> bool:
+    return bool(pa.types.is_string(values.type) or pa.types.is_large_string(values.type))
+
+
+def _check_whole(values: pa.Array) -> None:
+    """Refuse a missing cell, which says nothing of how many values it would have held."""
+    if values.null_count:
+        raise CellError(int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))), "is empty")
+
+
+def _column(values: Any) -> Any:
+    """Values of a column that has to have one channel: [n], or the Arrow array.
+
+    Raises:
+        ValueError: it has more.
+    """
+    if isinstance(values, pa.Array):
+        if pa.types.is_nested(values.type):
+            raise ValueError(
+                f"has type {values.type}, expected one value a row: name one of its channels, as in NAME[0]"
+            )
+        return values
+    if values.ndim > 1 and values.shape[1] != 1:
+        raise ValueError(f"has {values.shape[1]} channels, expected 1: name one of them, as in NAME[0]")
+    return values.reshape(len(values))
+
+
+def _parsed(values: pa.Array, wanted: pa.DataType, what: str, lenient: bool = False) -> pa.Array:
     try:
         return values.cast(wanted)
     except pa.ArrowNotImplementedError as error:
         raise ValueError(f"has type {values.type}, expected {what}") from error
     except pa.ArrowInvalid:
+        found: list[Any] = []
         for row, value in enumerate(values):
             try:
-                value.cast(wanted)
+                found.append(value.cast(wanted))
             except pa.ArrowInvalid as error:
-                raise CellError(row, f"is {value.as_py()!r}, expected {what}") from error
-        raise
+                if not lenient:
+                    raise CellError(row, f"is {value.as_py()!r}, expected {what}") from error
+                found.append(pa.scalar(None, wanted))
+        return pa.array([value.as_py() for value in found], wanted)
 
 
 def flags(values: Any) -> np.ndarray:
@@ -68,7 +104,8 @@ def flags(values: Any) -> np.ndarray:
     Raises:
         CellError: a cell is anything else.
     """
-    texts = values if isinstance(values, pa.Array) else pa.array(values.reshape(len(values), -1)[:, 0])
+    values = _column(values)
+    texts = values if isinstance(values, pa.Array) else pa.array(values.astype(values.dtype.newbyteorder("=")))
     texts = pc.fill_null(pc.utf8_lower(pc.utf8_trim_whitespace(texts.cast(pa.string()))), "")
     found = pc.index_in(texts, value_set=pa.array(list(_FLAGS)))
     if found.null_count:
@@ -83,25 +120,26 @@ def labels(values: Any) -> np.ndarray:
     Raises:
         CellError: a cell is empty.
     """
+    values = _column(values)
     if isinstance(values, pa.Array):
-        if values.null_count:
-            raise CellError(int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))), "is empty")
+        _check_whole(values)
         values = np.array(values.to_pylist(), dtype=object)
-    return np.asarray(values).reshape(len(values), -1)[:, 0]
+    return np.asarray(values)
 
 
 def times(values: Any) -> np.ndarray:
     """A column of times that can be compared, [n]: numbers as they are, timestamps and durations as seconds.
 
     Raises:
-        CellError: a cell is neither a number nor an ISO 8601 timestamp.
+        CellError: a cell is neither a number nor an ISO 8601 timestamp, with a zone in every row or in none.
     """
+    values = _column(values)
     if isinstance(values, pa.Array):
-        if pa.types.is_string(values.type):
+        if _textual(values):
             try:
                 return numbers(values)[:, 0]
             except CellError:
-                values = _parsed(pc.utf8_trim_whitespace(values), pa.timestamp("ns"), "a number or an ISO timestamp")
+                values = _stamps(pc.utf8_trim_whitespace(values))
         if pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
             values = values.cast(pa.timestamp("ns"))
         elif pa.types.is_duration(values.type):
@@ -110,9 +148,18 @@ def times(values: Any) -> np.ndarray:
             return numbers(values)[:, 0]
         return np.asarray(numbers(values.cast(pa.int64()))[:, 0] * 1e-9)
     if values.dtype.kind in "mM":
-        wide = values.astype(f"{values.dtype.kind}8[ns]").reshape(len(values), -1)[:, 0]
+        wide = values.astype(f"{values.dtype.kind}8[ns]")
         return np.where(np.isnat(wide), np.nan, wide.astype(np.int64) * 1e-9)
     return numbers(values)[:, 0].astype(np.float64)
+
+
+def _stamps(values: pa.Array) -> pa.Array:
+    """Timestamps of texts; those with a zone are brought to UTC."""
+    try:
+        return values.cast(pa.timestamp("ns", "UTC"))
+    except pa.ArrowInvalid:
+        what = "a number or an ISO timestamp, with a zone in every row or in none"
+        return _parsed(values, pa.timestamp("ns"), what)
 
 
 def texts(values: Any) -> np.ndarray:
@@ -121,4 +168,8 @@ def texts(values: Any) -> np.ndarray:
     Raises:
         CellError: a cell is empty.
     """
-    return np.array([str(value).strip() for value in labels(values)])
+    names = np.array([str(value).strip() for value in labels(values)])
+    empty = (names == "") | (names == "nan")
+    if empty.any():
+        raise CellError(int(np.argmax(empty)), "is empty or NaN, expected a category")
+    return names

@@ -17,6 +17,7 @@ DISTINCT = 20  # a channel with fewer values is a flag or a level, not a measure
 PREFIX = 5  # rows with which two recordings of one episode begin alike
 STUCK = 20  # consecutive equal values of a channel that otherwise moves with almost every row
 SATURATED = 0.005  # share of the rows at the very end of a channel's range
+COARSE = 0.05  # of a channel's spread, by which neighbouring float32 numbers of its size differ
 FAR = 4.0  # spans between the 1 % and 99 % quantiles, beyond either of them
 
 
@@ -151,7 +152,7 @@ def uneven_cuts(data: TransitionDataset) -> Iterator[Finding]:
 
 
 def sensors(data: TransitionDataset) -> Iterator[Finding]:
-    """Channels of the observation that are constant, saturated, or stuck for a while.
+    """Channels of the observation that are constant, too coarse in float32, saturated, or stuck for a while.
 
     An exogenous channel may rest as it likes: a set-point holds, and the sun does not shine at night.
     """
@@ -168,9 +169,23 @@ def sensors(data: TransitionDataset) -> Iterator[Finding]:
                 "leave the column out of the schema, or find out why it was not recorded",
                 channels=(name,),
             )
+        elif (step := _step(column)) > COARSE:
+            yield Finding(
+                "coarse sensor",
+                "serious" if step > 10 * COARSE else "warning",
+                f"{name} is about {np.abs(column).max():.6g}, where float32 numbers lie {step:.2g} of its spread apart",
+                "all rows are kept in float32, which rounds the channel's changes away: a model sees steps, or nothing",
+                "subtract a constant from the column, in the log and where the policy is used, and import it again",
+                channels=(name,),
+            )
         elif len(distinct) > DISTINCT and k not in data.exogenous:
             yield from _saturated(name, column, distinct)
             yield from _stuck(name, column, same)
+
+
+def _step(column: NDArray[np.float32]) -> float:
+    """Between neighbouring float32 numbers as large as the channel's largest, in its standard deviations."""
+    return float(np.spacing(np.abs(column).max())) / float(column.std(dtype=np.float64))
 
 
 def _saturated(name: str, column: NDArray[np.float32], distinct: NDArray[np.float32]) -> Iterator[Finding]:

@@ -51,16 +51,17 @@ class Plan:
 
     schema: Schema  # with the categories of every categorical column
     constant: dict[str, str]  # channel -> its only value; dropped
+    lenient: bool = False  # whether a cell of a measurement that is no number counts as empty
 
 
-def survey(source: Source, schema: Schema, drop: bool) -> Plan:
-    """Find categories and, where `drop`, channels of the observation that never change.
+def survey(source: Source, schema: Schema, drop: bool, lenient: bool = False) -> Plan:
+    """Find categories and, where `drop`, channels of the observation that never change; `lenient` as in `Plan`.
 
     Raises:
         ValueError: a cell cannot be read, a category is not among those that the schema lists, or nothing is left.
     """
     if not schema.categorical and not drop:
-        return Plan(schema, {})
+        return Plan(schema, {}, lenient)
     after = dict(zip(schema.next_observation, schema.seen, strict=False))
     seen = {name: _Seen() for name in schema.seen}
     start = 0
@@ -72,7 +73,7 @@ def survey(source: Source, schema: Schema, drop: bool) -> Plan:
             if column in schema.categorical:
                 seen[column].add(read(source, texts, name, chunk, start))
             else:
-                seen[column].add(measured(source, schema, name, chunk, start))
+                seen[column].add(measured(source, schema, name, chunk, start, lenient))
         start += len(next(iter(chunk.values())))
     if not start:
         raise ValueError(f"{source.path} holds no row")
@@ -84,7 +85,7 @@ def survey(source: Source, schema: Schema, drop: bool) -> Plan:
                 "group them, or use a column of numbers as one"
             )
     whole = replace(schema, categorical=categories)
-    return Plan(whole, _constant(source, whole, seen) if drop else {})
+    return Plan(whole, _constant(source, whole, seen) if drop else {}, lenient)
 
 
 def _constant(source: Source, schema: Schema, seen: dict[str, _Seen]) -> dict[str, str]:
@@ -116,7 +117,7 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
     index = _index(source, schema.index) if isinstance(source, Npz) and schema.index else None
     for chunk in source.chunks(schema.columns()):
         look = partial(read, source, chunk=chunk, start=start)
-        number = partial(measured, source, schema, chunk=chunk, start=start)
+        number = partial(measured, source, schema, chunk=chunk, start=start, lenient=plan.lenient)
         obs, held = _observation(schema, schema.observation, look, number)
         given, also = _observation(schema, schema.exogenous, look, number)
         action = {name: number(name) for name in schema.action}
@@ -212,13 +213,16 @@ def read(source: Source, use: Callable[[Any], np.ndarray], name: str, chunk: dic
         raise ValueError(f"{source.path}: column {name!r} {error}") from error
 
 
-def measured(source: Source, schema: Schema, name: str, chunk: dict[str, Any], start: int) -> np.ndarray:
-    """A column of numbers [n, k] of a chunk, with those of its fallback where it has none."""
-    values = read(source, numbers, name, chunk, start)
+def measured(
+    source: Source, schema: Schema, name: str, chunk: dict[str, Any], start: int, lenient: bool = False
+) -> np.ndarray:
+    """A column of numbers [n, k] of a chunk, with those of its fallback where it has none; `lenient` as in `Plan`."""
+    found = partial(numbers, lenient=lenient)
+    values = read(source, found, name, chunk, start)
     if name not in schema.fallback:
         return values
     other = schema.fallback[name]
-    instead = read(source, numbers, other, chunk, start)
+    instead = read(source, found, other, chunk, start)
     if instead.shape != values.shape:
         raise ValueError(
             f"{source.path}: the fallback {other!r} of {name!r} has {instead.shape[1]} channels, expected as many as"
@@ -232,6 +236,11 @@ def _index(source: Npz, name: str) -> np.ndarray:
     if index.ndim != 1 or not len(index) or index[0] != 0 or (np.diff(index) <= 0).any():
         raise ValueError(
             f"{source.path}: the array {name!r} must hold the first row of each episode: increasing from 0"
+        )
+    if source.rows is not None and index[-1] >= source.rows:
+        raise ValueError(
+            f"{source.path}: the array {name!r} has an episode begin in row {index[-1]}, and there are {source.rows}"
+            " rows, counted from 0: it is of another file"
         )
     return index
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Container
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def spaces(source: Source, plan: Plan, first: Rows, env: str | None) -> tuple[Bo
             f"{source.path}: the observation has {first.obs.shape[1]} channels and the next observation "
             f"{first.next_obs.shape[1]}"
         )
-    declared = _declared(source, schema, first, env)
+    declared = _declared(source, schema, first, env, plan.lenient)
     if env is None:
         _check_clip(source, schema, declared)
         dtype = np.float32 if first.obs.dtype == np.float32 else np.float64
@@ -92,11 +93,11 @@ def _check_clip(source: Source, schema: Schema, space: Box | Discrete) -> None:
         )
 
 
-def _declared(source: Source, schema: Schema, first: Rows, env: str | None) -> Box | Discrete:
+def _declared(source: Source, schema: Schema, first: Rows, env: str | None, lenient: bool) -> Box | Discrete:
     """The action space of the schema; infinite bounds where it declares none."""
     width = first.action.shape[1]
     if schema.discrete and env is None:
-        return _counted(source, schema.action[0])
+        return _counted(source, schema.action[0], lenient)
     if env is None and replace(schema, index=None) == STANDARD and isinstance(source, Npz) and source.integer("action"):
         raise ValueError(
             f"{source.path}: the action is an array of integers: say what it is with --env, "
@@ -113,11 +114,11 @@ def _declared(source: Source, schema: Schema, first: Rows, env: str | None) -> B
     return Box(bounds[0], bounds[1], dtype=np.float32)
 
 
-def _counted(source: Source, name: str) -> Discrete:
+def _counted(source: Source, name: str, lenient: bool) -> Discrete:
     """As many choices as the log shows, by a pass over the action column alone."""
     start, most = 0, 0.0
     for chunk in source.chunks([name]):
-        values = read(source, numbers, name, chunk, start)
+        values = read(source, partial(numbers, lenient=lenient), name, chunk, start)
         most = max(most, values.max(initial=0, where=np.isfinite(values)))
         start += len(values)
     if most >= MOST_CHOICES:

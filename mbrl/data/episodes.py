@@ -12,9 +12,8 @@ import torch
 from mbrl.environments import Box, Discrete, Episode
 
 ROUNDING = 1e-6  # relative to the larger of the value and 1: what decimal text and float32 lose
-LARGEST = dict.fromkeys(("obs", "action", "propensity", "reward", "cost", "next_obs"), np.finfo(np.float32).max) | {
-    "time": np.finfo(np.float64).max
-}
+OF_STEPS = ("action", "propensity", "reward", "cost")  # what a final observation goes without
+LARGEST = dict.fromkeys(("obs", *OF_STEPS, "next_obs"), np.finfo(np.float32).max) | {"time": np.finfo(np.float64).max}
 
 
 @dataclass(frozen=True)
@@ -105,26 +104,34 @@ def _join(parts: list[Rows]) -> Rows:
 def fault(rows: Rows, space: Box | Discrete, alone: bool = False) -> str | None:
     """Why an episode cannot be used, naming its first bad row and the column; None where it can.
 
-    `alone` allows a single row without a next observation, which comes to nothing.
+    Without next observations the last row is a final observation, and what else it holds does not matter. `alone`
+    allows a single row of that kind, which comes to nothing.
     """
     for name in LARGEST:
-        values = getattr(rows, name)
+        values = _used(rows, name)
         if values is None or (np.abs(values) <= LARGEST[name]).all():
             continue
-        wide = values.reshape(len(rows), -1)
+        wide = values.reshape(len(values), -1)
         row, channel = np.argwhere(~(np.abs(wide) <= LARGEST[name]))[0].tolist()
         value = wide[row, channel]
-        what = "empty or NaN" if np.isnan(value) else f"{value}, which is not finite in float32"
+        what = "empty or not a number" if np.isnan(value) else f"{value}, which is not finite in float32"
         return f"row {rows.first + row}, column {rows.columns[name][channel]!r} is {what}"
     if rows.time is not None and (np.diff(rows.time) < 0).any():
         row = int(np.argmax(np.diff(rows.time) < 0)) + 1
         return (
             f"row {rows.first + row} is out of time order: {rows.columns['time'][0]!r} falls from "
-            f"{rows.time[row - 1]} to {rows.time[row]} within an episode; sort the log by episode and time"
+            f"{rows.time[row - 1]} to {rows.time[row]} within an episode; sort the log by episode and time, "
+            "or mark where another run begins (episode, terminal or truncated)"
         )
     if len(rows) == 1 and rows.next_obs is None and not alone:
         return f"row {rows.first} is an episode of one row, and the log has no next observation to go with it"
-    return _disagreement(rows) or _out_of_bounds(rows, space)
+    return _disagreement(rows) or _out_of_bounds(rows, space) or _improbable(rows, space)
+
+
+def _used(rows: Rows, name: str) -> np.ndarray | None:
+    """The values of a field that become part of the episode, None where there are none."""
+    values: np.ndarray | None = getattr(rows, name)
+    return values if values is None or rows.next_obs is not None or name not in OF_STEPS else values[:-1]
 
 
 def _disagreement(rows: Rows) -> str | None:
@@ -143,21 +150,35 @@ def _disagreement(rows: Rows) -> str | None:
     )
 
 
+def _improbable(rows: Rows, space: Box | Discrete) -> str | None:
+    """The probability of a choice is 1 at most, and its logarithm 0, but for rounding."""
+    logged = _used(rows, "propensity") if isinstance(space, Discrete) else None
+    if logged is None or not (bad := logged > ROUNDING).any():
+        return None
+    row = int(np.argmax(bad))
+    return (
+        f"row {rows.first + row}, column {rows.columns['propensity'][0]!r} is {logged[row]}, expected the natural"
+        " logarithm of a probability, which is not above 0: log the logarithm, or convert the column"
+    )
+
+
 def _out_of_bounds(rows: Rows, space: Box | Discrete) -> str | None:
+    action = _used(rows, "action")
+    assert action is not None
     if isinstance(space, Discrete):
         low, high = np.array([space.start]), np.array([space.start + space.n - 1])
-        bad = (rows.action < low) | (rows.action > high) | (rows.action != np.round(rows.action))
+        bad = (action < low) | (action > high) | (action != np.round(action))
         kind = "an integer"
     else:
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        room = ROUNDING * np.maximum(1, np.where(np.isfinite(low) & np.isfinite(high), np.maximum(-low, high), 1))
-        bad = (rows.action < low - room) | (rows.action > high + room)
+        room = ROUNDING * np.where(np.isfinite(low) & np.isfinite(high), np.maximum(np.abs(low), np.abs(high)), 1)
+        bad = (action < low - room) | (action > high + room)
         kind = "a value"
     if not bad.any():
         return None
     row, channel = np.argwhere(bad)[0].tolist()
     return (
-        f"row {rows.first + row}, column {rows.columns['action'][channel]!r} is {rows.action[row, channel]}, expected "
+        f"row {rows.first + row}, column {rows.columns['action'][channel]!r} is {action[row, channel]}, expected "
         f"{kind} within the declared bounds [{low[channel]}, {high[channel]}]"
     )
 
@@ -170,8 +191,10 @@ def limited(rows: Rows, space: Box) -> tuple[Rows, int]:
     finite = np.isfinite(rows.action)
     known = np.where(finite, rows.action, 0)
     action = np.where(finite, known.clip(space.low, space.high), rows.action)
-    moved = finite & (np.abs(np.where(finite, action, 0) - known) > ROUNDING * np.maximum(1, np.abs(known)))
-    return replace(rows, action=action), int(moved.any(axis=1).sum())
+    limits = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float64)
+    moved = finite & (np.abs(np.where(finite, action, 0) - known) > ROUNDING * np.maximum(limits, np.abs(known)))
+    used = len(rows) if rows.next_obs is not None else len(rows) - 1
+    return replace(rows, action=action), int(moved[:used].any(axis=1).sum())
 
 
 def outside(rows: Rows, bounds: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
@@ -225,6 +248,8 @@ def to_episode(
         reward = rows.reward[:steps].astype(np.float64)
     kept = [k for k, name in enumerate(rows.columns["obs"]) if name not in constant]
     propensity, cost = (None if x is None else x[:steps].astype(np.float64) for x in (rows.propensity, rows.cost))
+    if propensity is not None and isinstance(space, Discrete):
+        propensity = np.minimum(propensity, 0)  # beyond it is rounding: see `fault`
     return Episode(seen[:, kept], actions, reward, terminations, truncations, propensity, cost)
 
 

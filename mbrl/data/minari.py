@@ -269,6 +269,12 @@ def write(
         return _publish(id, namespace, root, made.parent)
 
 
+def remove(id: str) -> None:
+    """Delete a data set and its cache; an id that is not there is none."""
+    check_id(id)
+    shutil.rmtree(get_dataset_path(id), ignore_errors=True)
+
+
 def check_free(id: str) -> None:
     """Refuse an id that is taken, or that lies inside another data set.
 

@@ -101,6 +101,8 @@ def open_source(path: Path) -> Source:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}. Convert it, as with iconv -f LATIN1 -t UTF-8") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is damaged, or is not what its suffix says: {error}") from error
 
@@ -196,9 +198,7 @@ class Csv(Source):
         super().__init__(path)
         with path.open("rb") as file, pa.input_stream(file, compression=self._compression()) as text:
             self._names = pa.csv.open_csv(text).schema.names
-        if len(set(self._names)) < len(self._names):
-            twice = sorted({name for name in self._names if self._names.count(name) > 1})
-            raise ValueError(f"{path}: columns {twice} occur twice")
+        _check_once(path, self._names)
 
     def _compression(self) -> str | None:
         return "gzip" if self.path.name.lower().endswith(".gz") else None
@@ -227,6 +227,7 @@ class Parquet(Source):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._file = pa.parquet.ParquetFile(path, memory_map=True)
+        _check_once(path, self.names)
 
     @property
     def names(self) -> list[str]:
@@ -238,6 +239,11 @@ class Parquet(Source):
 
     def _chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield from _batches(self.path, self._file.iter_batches(batch_size=CHUNK, columns=list(names)))
+
+
+def _check_once(path: Path, names: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}: columns {twice} occur twice")
 
 
 def _batches(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import Finding, Flags, Floats, named, share
 from mbrl.data.refit import explained, out_of_fold
 
-MOST_ROWS = 50_000  # looked at, as whole episodes drawn at random
+MOST_ROWS = 50_000  # looked at, as whole episodes drawn at random, or as a part of one that is longer
 DISTRUSTED = 0.03  # share of the rows, those with the worst reward, that a second refit does without
 NEGLIGIBLE = 5.0  # times as much as a row's own action has a neighbour to explain, to be taken for it
 WIDEST = 500  # products of actions and observations that a regression has, at most; ten rows for each, at least
@@ -36,10 +36,13 @@ class Refit:
 
     @classmethod
     def of(cls, data: TransitionDataset, seed: int) -> Refit:
-        """A refit of at most `MOST_ROWS` rows, and of one episode at least."""
-        order = torch.randperm(data.episodes, generator=generator(seed, "audit"))
+        """A refit of at most `MOST_ROWS` rows."""
+        rng = generator(seed, "audit")
+        order = torch.randperm(data.episodes, generator=rng)
         fit = int((data.lengths[order].cumsum(0) <= MOST_ROWS).sum())
-        return cls(data, data.rows(order[: max(1, fit)].sort().values).numpy(), seed)
+        rows = data.rows(order[: max(1, fit)].sort().values)
+        begin = int(torch.randint(max(0, len(rows) - MOST_ROWS) + 1, (), generator=rng))
+        return cls(data, rows[begin : begin + MOST_ROWS].numpy(), seed)
 
     @cached_property
     def episode(self) -> Rows:

@@ -45,6 +45,7 @@ class _Tally:
     rows: int = 0
     terminals: int = 0
     last_rows: int = 0  # rows that became a final observation only
+    lone: int = 0  # terminal rows among them that have no row before them
     returns: list[float] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)
 
@@ -73,12 +74,13 @@ def import_log(
         id: NAMESPACE/NAME-vN, not taken.
         env: Gymnasium id, or `module:EnvId`, that the log is from: gives the spaces and the action bounds.
         schema: YAML file that names the columns, see `mbrl.data.schema.Schema`.
-        on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode.
+        on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode. A flag, an id, a time or
+            a category that cannot be read always stops it.
 
     Returns:
         what was imported: id, path, episodes, rows, terminals, mean_return, dropped (episode, row, reason), gaps,
-        clipped_actions (rows), period, outside_bounds (by column: count and first rows), constant (channels dropped,
-        with their value), exogenous (channels), ...
+        lone_terminals, clipped_actions (rows), period, outside_bounds (by column: count and first rows), constant
+        (channels dropped, with their value), exogenous (channels), ...
 
     Raises:
         ValueError: the log, the schema, the environment and the id do not fit together; the message names the row
@@ -93,7 +95,8 @@ def import_log(
     minari.check_free(id)
     source = open_source(Path(file))
     columns = _schema(source, schema)
-    plan = survey(source, columns, drop=schema is not None and env is None and not columns.keep_constant)
+    drop, lenient = schema is not None and env is None and not columns.keep_constant, on_bad_rows != "error"
+    plan = survey(source, columns, drop, lenient)
     for channel, value in plan.constant.items():
         print(f"import: {channel!r} is {value} in every row and is dropped", file=sys.stderr)
     chunks = rows(source, plan)
@@ -109,7 +112,14 @@ def import_log(
     note = f"imported from {source.path.name} by mbrl"
     names = about(columns, first, plan.constant, log.spaces[1])
     made = minari.write(id, episodes, *log.spaces, env_id=env, description=note, names=names)
-    data = minari.load(id)
+    try:
+        data = minari.load(id)
+    except ValueError:
+        minari.remove(id)  # what cannot be used must not keep the id
+        raise
+    if tally.lone:
+        told = "a terminal row stands alone between two gaps in time, and ends nothing"
+        print(f"import: {tally.lone} times {told}: raise max_gap to have it end the rows before it", file=sys.stderr)
     return {
         "id": id,
         "path": str(made),
@@ -121,6 +131,7 @@ def import_log(
         "dropped_episodes": len(tally.dropped),
         "dropped": tally.dropped,
         "gaps": tally.gaps,
+        "lone_terminals": tally.lone,
         "clipped_actions": tally.clipped,
         "period": tally.period,
         "outside_bounds": {name: tally.outside_of(name) for name in tally.outside},
@@ -194,6 +205,7 @@ def _episodes(
         ready = resampled(logged, schema) if schema.resample else logged
         if len(ready) == 1 and ready.next_obs is None:
             tally.last_rows += 1
+            tally.lone += int(ready.terminated[-1])
             continue
         episode = to_episode(ready, log.spaces[1], log.plan.constant, log.rule)
         tally.rows += len(episode.rewards)

@@ -16,7 +16,10 @@ CACHE_ROWS = 8192  # rows times members predicted at once on a CPU: the activati
 
 
 class Deal(NamedTuple):
-    """Rows dealt to members in equal numbers. K C may exceed B: the last slots then repeat rows that nobody reads."""
+    """Rows dealt to members, a share of C to each as long as there are some; members and rows are drawn at random.
+
+    K C may exceed B: the last slots then repeat rows that nobody reads.
+    """
 
     members: Tensor  # [K], no more than there are rows
     rows: Tensor  # [K, C] the rows of each member

@@ -24,7 +24,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from mbrl.simulator.episodes import Episodes, truncation
-from mbrl.simulator.inputs import Source, action_rows, open_simulator, start_rows
+from mbrl.simulator.inputs import Source, action_rows, open_simulator, room_for, start_rows
 from mbrl.simulator.simulator import Simulator
 
 Action: TypeAlias = Any  # an array or a number of the action space
@@ -203,6 +203,5 @@ def spaces(simulator: Simulator) -> tuple[Box[np.float32], Box[np.float32] | Dis
 
 
 def _box(low: Sequence[float], high: Sequence[float]) -> Box[np.float32]:
-    """A Box with some room in every channel: Gymnasium warns of one whose bounds are equal, a constant sensor's."""
     floor, ceiling = np.asarray(low, np.float32), np.asarray(high, np.float32)
-    return Box(floor, np.where(floor < ceiling, ceiling, np.nextafter(floor, np.float32(np.inf))), dtype=np.float32)
+    return Box(floor, room_for(floor, ceiling), dtype=np.float32)

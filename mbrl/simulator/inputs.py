@@ -90,20 +90,28 @@ def start_rows(options: dict[str, Any] | None, simulator: Simulator, lead: tuple
 
 
 def _within(name: str, given: Any, low: Any, high: Any, lead: tuple[int, ...], advice: str) -> NDArray[np.float32]:
-    """`given` as float32 [*lead, width] between the bounds [width]."""
+    """`given` as float32 [*lead, width] between the bounds [width]; what `room_for` adds to them is taken off."""
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
     values = np.asarray(given)
     if values.shape != (*lead, *low.shape) or values.dtype.kind not in "fiu":
         raise ValueError(f"{name} is {_kind(values)}, expected numbers of shape {(*lead, *low.shape)}")
     values = values.astype(np.float32)
-    inside = (low <= values) & (values <= high)  # false of NaN
+    inside = (low <= values) & (values <= room_for(low, high))  # false of NaN
     if not inside.all():
         where = tuple(int(i) for i in np.argwhere(~inside)[0])
         channel = where[-1]
         raise ValueError(
             f"{name}{list(where)} is {values[where]}, expected {low[channel]} to {high[channel]}: {advice}"
         )
-    return values
+    return np.minimum(values, high)
+
+
+def room_for(low: NDArray[np.float32], high: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The upper bounds of a space [width], above its lower ones where a channel never changes.
+
+    Gymnasium warns of a Box whose bounds are equal.
+    """
+    return np.where(low < high, high, np.nextafter(low, np.float32(np.inf)))
 
 
 def _kind(values: NDArray[Any]) -> str:

@@ -29,8 +29,8 @@ Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_ob
 class Simulator(World):
     """Steps a learned world honestly: the reward carries no penalty, and the uncertainty stands beside it.
 
-    Every row is stepped by one elite member, drawn anew at every step; rows are dealt to the elites at random and in
-    equal numbers. The predicted channels of the next observation and the reward are samples of that member's Gaussian,
+    Every row is stepped by one elite member, drawn anew at every step; rows are dealt to the elites at random, a like
+    share to each. The predicted channels of the next observation and the reward are samples of that member's Gaussian,
     clipped to the range of the log, widened, but never beyond physical bounds; a channel of `Spec.holding` first draws
     whether it changes at all. Exogenous channels are replayed from a logged episode as they were.
 

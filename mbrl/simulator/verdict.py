@@ -87,4 +87,4 @@ def _ends(termination: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         return []
     found, guess = float(termination["brier"]), float(torch.as_tensor(termination["brier_of_rate"]))
     text = f"its Brier score for when the world ends is {found:.4f}, against {guess:.4f} of always saying the mean rate"
-    return [_reason(found < guess, text)]
+    return [_reason(found < guess or found == 0, text)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -175,4 +177,5 @@ class Shell(pl.LightningModule):
             "groups": self.source.groups,
             "heldout_rows": int(self.holdout.valid.sum()),
         }
-        return self.settings._asdict() | rows | {"model": self.dynamics.config}
+        log = hashlib.sha256(json.dumps(self.dynamics.spec.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        return self.settings._asdict() | rows | {"log": log, "model": self.dynamics.config}

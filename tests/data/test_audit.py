@@ -8,9 +8,10 @@ import torch
 from audit_toys import FAULTS, STEPS, merged, plant, rule, sensor, set_point, single, twice
 
 from mbrl import demonstration
-from mbrl.data import minari
+from mbrl.data import minari, suspicions
 from mbrl.data.audit import Audit, audit
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.suspicions import Refit
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,18 @@ def test_a_finding_names_the_rows_and_the_channel(
     assert finding.rows[: len(rows)] == rows
     assert finding.channels == channels
     assert finding.count >= len(finding.rows)
+
+
+def test_a_refit_looks_at_a_part_of_an_episode_that_is_too_long(
+    clean: TransitionDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Refit.of(clean, 0)
+    assert len(whole.rows) == len(clean)
+    monkeypatch.setattr(suspicions, "MOST_ROWS", 40)
+    part = Refit.of(clean, 0)
+    assert len(part.rows) == 40 < STEPS
+    assert np.diff(part.rows).tolist() == [1] * 39
+    assert len(set(clean.episode[part.rows].tolist())) == 1
 
 
 def test_a_wide_log_is_looked_at_without_a_regression_wider_than_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_nothing_left_is_an_error(tmp_path: Path, toy_log: Maker) -> None:
         (lambda t: t.assign(fell=t["fell"].astype(object).where(t.index != 1, "2")), r"row 1, column 'fell' is '2'"),
         (lambda t: t.assign(run=t["run"].where(t.index != 6)), "row 6, column 'run' is empty"),
         (lambda t: t.assign(t="noon"), "row 0, column 't' is 'noon', expected a number or an ISO timestamp"),
-        (lambda t: t.assign(speed=t["speed"].where(t.index != 8)), "row 8, column 'speed' is empty or NaN"),
+        (lambda t: t.assign(speed=t["speed"].where(t.index != 8)), "row 8, column 'speed' is empty or not a number"),
         (lambda t: t.assign(speed2=t["speed2"].where(t.index != 8, 7.0)), r"row 8, column 'speed2' is 7\.0 and"),
         (lambda t: t.iloc[:0], "holds no row"),
     ],

@@ -83,7 +83,7 @@ def test_a_fallback_fills_what_was_not_logged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schema", "log", "message"),
     [
-        (SCHEMA, LOG.replace("2.0", ""), "row 1, column 'wear' is empty or NaN"),
+        (SCHEMA, LOG.replace("2.0", ""), "row 1, column 'wear' is empty or not a number"),
         (SCHEMA, LOG.replace("2.0", "inf"), "row 1, column 'wear' is inf, which is not finite"),
         (SCHEMA, LOG.replace("2.0", "much"), "row 1, column 'wear' is 'much', expected a number"),
         (SCHEMA.replace("wear", "ware"), LOG, r"no column 'ware'.*did you mean 'wear'"),

@@ -44,7 +44,7 @@ def test_without_clip_action_a_command_beyond_the_bounds_is_refused(tmp_path: Pa
 
 
 def test_a_number_that_both_lack_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="row 1, column 'applied' is empty or NaN"):
+    with pytest.raises(ValueError, match="row 1, column 'applied' is empty or not a number"):
         imported(tmp_path, log=LOG.replace("a,0.1,-7.0,,", "a,0.1,,,"))
 
 

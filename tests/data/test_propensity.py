@@ -67,14 +67,21 @@ def test_propensities_are_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("log", "message"),
     [
-        (LOG.replace("-1.5", "0.25"), r"propensity is 0.25 at most, expected natural logarithms of probabilities"),
-        (LOG.replace("-1.5", ""), "row 1, column 'chance' is empty or NaN"),
+        (LOG.replace("-1.5", "0.25"), r"row 1, column 'chance' is 0\.25, expected the natural logarithm of a probab"),
+        (LOG.replace("-1.5", ""), "row 1, column 'chance' is empty or not a number"),
         (LOG.replace("-1.5", "-inf"), "row 1, column 'chance' is -inf, which is not finite"),
     ],
 )
 def test_what_is_no_logarithm_of_a_chance_is_refused(tmp_path: Path, log: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         imported(tmp_path, log=log)
+    assert not minari.exists("plant/chance-v0")
+
+
+def test_a_certain_choice_may_be_a_rounding_above_certain(tmp_path: Path) -> None:
+    data = imported(tmp_path, log=LOG.replace("-1.5", "1e-7"))
+    assert data.propensity is not None
+    assert data.propensity.tolist() == [-0.5, 0.0, -0.75, -2.0]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mbrl.core import Batch, generator, seeded
 from mbrl.simulator import stored
 from mbrl.simulator.envs import SimulatorEnv, SimulatorVectorEnv
 from mbrl.simulator.episodes import Episodes
+from mbrl.simulator.inputs import action_rows
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
 from mbrl.simulator.wrappers import UncertaintyPenalty, UncertaintyVectorPenalty
@@ -71,6 +73,19 @@ def test_a_constant_sensor_is_no_complaint_either() -> None:
     env = gym.make(ID, simulator=Simulator(ProbabilisticEnsemble(spec, 2, 2, 4, 1), spec, starts=constant[:9]))
     check_env(env.unwrapped)
     assert env.reset(seed=0)[0] in env.observation_space
+
+
+def test_what_a_space_with_a_constant_channel_samples_is_taken() -> None:
+    """Its Box has one float32 of room there, because Gymnasium warns of none; the simulator is given the constant."""
+    spec = replace(spec_of(LOG), action_low=(0.5,), action_high=(0.5,), obs_low=(0.0, 0.5), obs_high=(1.0, 0.5))
+    simulator = Simulator(ProbabilisticEnsemble(spec, 2, 2, 4, 1), spec, margin=0.0, starts=torch.tensor([[0.5, 0.5]]))
+    env = SimulatorEnv(simulator)
+    top = np.nextafter(np.float32(0.5), np.float32(1))
+    assert env.action_space.high.tolist() == [top]
+    assert action_rows(np.array([top]), spec, ()).tolist() == [[0.5]]
+    with pytest.raises(ValueError, match=r"action\[0\] is 0\.50001\d*, expected 0\.5 to 0\.5"):
+        action_rows(np.array([0.50001], np.float32), spec, ())
+    assert env.reset(options={"obs": env.observation_space.high})[0].tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize("discrete", [False, True])

@@ -1,5 +1,6 @@
 import math
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,10 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path: Path) -> None:
         fit(small(), seed=8, batch_size=32, folder=tmp_path)
     with pytest.raises(ValueError, match=r"of another fit: model was .*'hidden': 16.* is .*'hidden': 17"):
         fit(small(hidden=17), folder=tmp_path)
+    other = small()
+    other.spec = replace(other.spec, reward_mean=other.spec.reward_mean + 1)
+    with pytest.raises(ValueError, match=r"of another fit: log was [0-9a-f]{12}, is [0-9a-f]{12}\. Give"):
+        fit(other, folder=tmp_path)
 
 
 def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
