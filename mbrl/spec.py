@@ -94,6 +94,11 @@ class Spec:
         return [*seen * self.history, *[none] * self._actions, reward]
 
     @property
+    def moving_actions(self) -> list[int]:
+        """The channels of the action that can move; an actuator that is out of order has one value."""
+        return [k for k, (low, high) in enumerate(zip(self.action_low, self.action_high, strict=True)) if low < high]
+
+    @property
     def targets(self) -> tuple[int, ...]:
         """Which of (next observation, reward), [O + 1], a model predicts: the last is the reward."""
         return (*self.predicted, self.obs_dim)

@@ -13,7 +13,8 @@ from torch.optim import Adam, Optimizer
 from mbrl.core import Batch, Learner, Policy, Spec
 from policies.actors import Categorical, TanhGaussian
 from policies.functional import bellman_target, descend, polyak_
-from policies.networks import Critics
+from policies.networks import Critics, usual_value
+from policies.ranges import check_rates
 
 
 def joined(real: Batch, imagined: Batch | None) -> Batch:
@@ -51,14 +52,15 @@ class ActorCritic(nn.Module):
         entropy_target: float | None,
     ) -> None:
         super().__init__()
+        check_rates(discount, tau)
         self.discount, self.tau = discount, tau
         self.reward_scale = spec.reward_std
         actor = Categorical if spec.discrete else TanhGaussian
         self.actor: Categorical | TanhGaussian = actor(spec, tuple(hidden))
-        self.critics = Critics(spec, critics, hidden, layer_norm)
+        self.critics = Critics(spec, critics, hidden, layer_norm, usual_value(spec, discount))
         self.slow = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
-        default = 0.5 * math.log(spec.action_dim) if spec.discrete else -float(spec.action_dim)
+        default = 0.5 * math.log(spec.action_dim) if spec.discrete else -float(len(spec.moving_actions))
         self.entropy_target = default if entropy_target is None else entropy_target
         self.optimizers: dict[str, Optimizer] = {
             "actor": Adam(
@@ -148,7 +150,11 @@ class SoftLearner(Learner):
         actor_lr: learning rate of the actor.
         critic_lr: learning rate of the critics.
         temperature_lr: learning rate of the temperature.
-        entropy_target: of the policy, in nats; None means -A for Box actions and 0.5 log A for Discrete ones.
+        entropy_target: of the policy, in nats; None means -1 for each channel of Box actions that can move, and
+            0.5 log A for Discrete ones.
+
+    Raises:
+        ValueError: critics is below 1, or the discount or tau is out of range.
     """
 
     def __init__(

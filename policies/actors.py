@@ -44,11 +44,14 @@ class TanhGaussian(Policy):
         return mean, low + (high - low) * torch.sigmoid(raw)
 
     def sample(self, obs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Reparametrised actions [..., A] in the environment's range, and their log density in [-1, 1] units [...]."""
+        """Reparametrised actions [..., A] in the environment's range, and their log density in [-1, 1] units [...].
+
+        A channel whose bounds are equal has no density, here and in `log_prob`: it would lend the others its entropy.
+        """
         mean, log_std = self.distribution(obs)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        unit, log_prob = tanh_gaussian(mean, log_std, noise)
-        return self.bounds.scale(unit), log_prob
+        unit, log_density = tanh_gaussian(mean, log_std, noise)
+        return self.bounds.scale(unit), self.bounds.counted(log_density)
 
     def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
         if rng is None:
@@ -56,12 +59,15 @@ class TanhGaussian(Policy):
         return self.sample(obs, rng)[0]
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Log density in the environment's units [...]; actions on the bounds count as lying 1e-6 inside."""
+        """Log density in the environment's units [...]; actions on the bounds count as lying 1e-6 inside.
+
+        So those of a mean far beyond the bounds, above 7 before the squashing, look less likely than they are.
+        """
         mean, log_std = self.distribution(obs)
         raw = torch.atanh(self.bounds.unscale(action).clamp(-1 + 1e-6, 1 - 1e-6))
         noise = (raw - mean) / log_std.exp()
         gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-        return (gaussian - log_tanh_slope(raw)).sum(-1) - self.bounds.log_volume()
+        return self.bounds.counted(gaussian - log_tanh_slope(raw)) - self.bounds.log_volume()
 
 
 class Gaussian(Policy):
@@ -96,7 +102,7 @@ class Gaussian(Policy):
         mean, log_std = self.distribution(obs)
         noise = (self.bounds.unscale(action) - mean) / log_std.exp()
         gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-        return gaussian.sum(-1) - self.bounds.log_volume()
+        return self.bounds.counted(gaussian) - self.bounds.log_volume()
 
 
 class Deterministic(Policy):

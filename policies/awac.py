@@ -12,7 +12,8 @@ from torch.optim import Adam
 from mbrl.core import Batch, Learner, Policy, Spec, World
 from policies.actors import Categorical, Gaussian
 from policies.functional import advantage_weighted, bellman_target, descend, polyak_
-from policies.networks import Critics
+from policies.networks import Critics, usual_value
+from policies.ranges import check_rates
 
 
 class AWAC(Learner):
@@ -41,7 +42,7 @@ class AWAC(Learner):
         tau: rate at which the slow critics follow.
 
     Raises:
-        ValueError: beta is negative.
+        ValueError: beta is negative, critics is below 1, or the discount or tau is out of range.
     """
 
     imagines = False
@@ -62,10 +63,11 @@ class AWAC(Learner):
         super().__init__(spec)
         if not beta >= 0:
             raise ValueError(f"beta is {beta}, expected 0 (imitation) or more")
+        check_rates(discount, tau)
         self.beta, self.largest_weight, self.discount, self.tau = beta, largest_weight, discount, tau
         actor = Categorical if spec.discrete else Gaussian
         self.actor: Categorical | Gaussian = actor(spec, tuple(hidden))
-        self.critics = Critics(spec, critics, hidden, layer_norm)
+        self.critics = Critics(spec, critics, hidden, layer_norm, usual_value(spec, discount))
         self.slow = copy.deepcopy(self.critics).requires_grad_(False)
         self.optimizers = {
             "actor": Adam(self.actor.parameters(), actor_lr, fused=True),

@@ -11,7 +11,8 @@ from torch.optim import Adam
 from mbrl.core import Batch, Learner, Policy, Spec, World
 from policies.actors import Categorical, Gaussian
 from policies.functional import advantage_weighted, bellman_target, descend, discounted_sums, standardised
-from policies.networks import Value
+from policies.networks import Value, usual_value
+from policies.ranges import check_rates
 
 
 class AWR(Learner):
@@ -41,7 +42,7 @@ class AWR(Learner):
         discount: per step.
 
     Raises:
-        ValueError: temperature is not positive.
+        ValueError: temperature is not positive, or the discount out of range.
     """
 
     imagines = False
@@ -60,10 +61,11 @@ class AWR(Learner):
         super().__init__(spec)
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}, expected more than 0; the more, the nearer to imitation")
+        check_rates(discount)
         self.temperature, self.largest_weight, self.discount = temperature, largest_weight, discount
         actor = Categorical if spec.discrete else Gaussian
         self.actor: Categorical | Gaussian = actor(spec, tuple(hidden))
-        self.value = Value(spec, hidden, layer_norm)
+        self.value = Value(spec, hidden, layer_norm, usual_value(spec, discount))
         self.optimizers = {
             "actor": Adam(self.actor.parameters(), actor_lr, fused=True),
             "value": Adam(self.value.parameters(), value_lr, fused=True),

@@ -13,7 +13,8 @@ from torch.optim import Adam
 from mbrl.core import Batch, Learner, Policy, Spec, World, generator
 from policies.actors import require
 from policies.functional import bellman_target, descend, polyak_, soft_minimum, standard_divergence
-from policies.networks import Bounds, Critics, Standardise, Trunk
+from policies.networks import Bounds, Critics, Standardise, Trunk, usual_value
+from policies.ranges import check_rates
 
 LATENT_REACH = 0.5  # latents are drawn from a standard normal and clipped here, so that proposals are typical ones
 LOG_STD = (-4.0, 15.0)  # bounds of the encoder's log standard deviation, as in the paper's code
@@ -46,9 +47,10 @@ class BatchConstrained(Policy):
         candidates: proposals to choose among (n).
         critics: how many.
         layer_norm: on the critics' hidden layers.
+        usual: of the critics, see `Critics`.
 
     Raises:
-        ValueError: the log's actions are Discrete, reach is negative, or there are no candidates.
+        ValueError: the log's actions are Discrete, reach is negative, or there are no candidates or critics.
     """
 
     latents: Tensor  # [n, L]
@@ -61,6 +63,7 @@ class BatchConstrained(Policy):
         candidates: int = 10,
         critics: int = 2,
         layer_norm: bool = False,
+        usual: float = 0.0,
     ) -> None:
         super().__init__(spec)
         require(spec, False, "BatchConstrained")
@@ -72,7 +75,7 @@ class BatchConstrained(Policy):
         self.latent_dim = 2 * spec.action_dim
         self.decoder = Trunk(spec.obs_dim + self.latent_dim, hidden, spec.action_dim)
         self.perturbation = Perturbation(spec, hidden, reach)
-        self.critics = Critics(spec, critics, hidden, layer_norm)
+        self.critics = Critics(spec, critics, hidden, layer_norm, usual)
         fixed = torch.randn(candidates, self.latent_dim, generator=generator(0, "latents"))
         self.register_buffer("latents", fixed.clamp(-LATENT_REACH, LATENT_REACH))
 
@@ -125,7 +128,8 @@ class BCQ(Learner):
         tau: rate at which the slow critics and the slow perturbation follow.
 
     Raises:
-        ValueError: the log's actions are Discrete, soft_min is not within [0, 1], or as in `BatchConstrained`.
+        ValueError: the log's actions are Discrete, soft_min is not within [0, 1], the discount or tau is out of range,
+            or as in `BatchConstrained`.
     """
 
     imagines = False
@@ -149,8 +153,10 @@ class BCQ(Learner):
         require(spec, False, "BCQ", "policies.DiscreteBCQ")
         if not 0 <= soft_min <= 1:
             raise ValueError(f"soft_min is {soft_min}, expected a weight from 0 to 1")
+        check_rates(discount, tau)
         self.soft_min, self.discount, self.tau = soft_min, discount, tau
-        self.actor = BatchConstrained(spec, tuple(hidden), reach, candidates, critics, layer_norm)
+        usual = usual_value(spec, discount)
+        self.actor = BatchConstrained(spec, tuple(hidden), reach, candidates, critics, layer_norm, usual)
         self.encoder = Trunk(spec.obs_dim + spec.action_dim, hidden, 2 * self.actor.latent_dim)
         self.slow_critics = copy.deepcopy(self.actor.critics).requires_grad_(False)
         self.slow_perturbation = copy.deepcopy(self.actor.perturbation).requires_grad_(False)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mbrl.core import Batch, Spec, World
 from policies.actor_critic import SoftLearner, joined
 from policies.conservative import conservative_update
+from policies.ranges import check_conservatism
 
 
 class COMBO(SoftLearner):
@@ -26,6 +27,9 @@ class COMBO(SoftLearner):
     Args:
         conservatism: weight of the gap, in units of the log's reward spread.
         samples: actions of each of the three kinds.
+
+    Raises:
+        ValueError: conservatism is negative, or samples is below 1.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class COMBO(SoftLearner):
         samples: int = 10,
         **agent: Any,
     ) -> None:
+        check_conservatism(conservatism, samples)
         super().__init__(spec, hidden=hidden, **agent)
         self.conservatism, self.samples = conservatism, samples
         self.agent.soft_backup = False

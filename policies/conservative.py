@@ -58,7 +58,8 @@ def sampled_values(agent: ActorCritic, batch: Batch, samples: int, rng: torch.Ge
         here, log_here = actor.sample(obs, rng)
         there, log_there = actor.sample(batch.next_obs.expand_as(obs), rng)
         action = torch.cat([actor.bounds.scale(unit), here, there])
-        uniform = unit.new_full((samples, rows), -dim * math.log(2))  # density 2^-A on [-1, 1]^A
+        moving = len(actor.bounds.moving)
+        uniform = unit.new_full((samples, rows), -moving * math.log(2))  # density 2^-A on [-1, 1]^A
         log_density = torch.cat([uniform, log_here, log_there])
     states = batch.obs.expand(3 * samples, *batch.obs.shape)
     values = agent.critics(states.reshape(-1, states.shape[-1]), action.reshape(-1, dim))

@@ -14,6 +14,7 @@ from mbrl.core import Batch, Spec, World
 from policies.actor_critic import SoftLearner
 from policies.conservative import conservative_update
 from policies.functional import descend
+from policies.ranges import check_conservatism
 
 MOST = 1e6  # conservatism, where no weight brings the gap down to the threshold: the authors' code has the same
 
@@ -42,7 +43,8 @@ class CQL(SoftLearner):
         conservatism_lr: learning rate of log w.
 
     Raises:
-        ValueError: threshold is not finite, or conservatism is not positive where it is tuned.
+        ValueError: threshold is not finite, conservatism is negative, or not positive where it is tuned, or samples is
+            below 1.
     """
 
     imagines = False
@@ -58,6 +60,7 @@ class CQL(SoftLearner):
         conservatism_lr: float = 3e-4,
         **agent: Any,
     ) -> None:
+        check_conservatism(conservatism, samples)
         super().__init__(spec, hidden=hidden, **agent)
         self.conservatism, self.samples, self.threshold = conservatism, samples, threshold
         self.agent.soft_backup = False

@@ -69,7 +69,9 @@ class ReturnConditioned(Policy):
     def forecast(self, obs: Tensor, goal: Tensor) -> Tensor:
         """Actions in [-1, 1] (Box) or logits (Discrete), [B, A], of windows [B, O] where returns [B] are to follow."""
         # said in words, too: whether a mask is causal would be read from the device
-        last = self.transformer(self.tokens(obs, goal), mask=self.mask, is_causal=True)[:, -1]
+        with full_precision(obs):
+            tokens = self.tokens(obs, goal)
+        last = self.transformer(tokens, mask=self.mask, is_causal=True)[:, -1]
         with full_precision(last):
             found: Tensor = self.output(last.float())
             return found if self.spec.discrete else torch.tanh(found)

@@ -13,7 +13,8 @@ from torch.optim import Adam
 from mbrl.core import Batch, Learner, Policy, Spec, World
 from policies.actors import Categorical, require
 from policies.functional import bellman_target, descend, likely, one_hot, polyak_
-from policies.networks import Critics
+from policies.networks import Critics, usual_value
+from policies.ranges import check_rates
 
 LOGIT_DECAY = 0.01  # weight of the mean squared logit of the imitation, as in the paper's code
 
@@ -27,13 +28,19 @@ class ConstrainedChoice(Policy):
         threshold: a choice is likely enough with this share of the likeliest one's probability, or more: 0 is
             Q-learning, 1 imitation.
         layer_norm: on the critic's hidden layers.
+        usual: of the critic, see `Critics`.
 
     Raises:
         ValueError: the log's actions are Box, or threshold is not within [0, 1].
     """
 
     def __init__(
-        self, spec: Spec, hidden: Sequence[int] = (256, 256), threshold: float = 0.3, layer_norm: bool = False
+        self,
+        spec: Spec,
+        hidden: Sequence[int] = (256, 256),
+        threshold: float = 0.3,
+        layer_norm: bool = False,
+        usual: float = 0.0,
     ) -> None:
         super().__init__(spec)
         require(spec, True, "ConstrainedChoice")
@@ -41,7 +48,7 @@ class ConstrainedChoice(Policy):
             raise ValueError(f"threshold is {threshold}, expected from 0 (Q-learning) to 1 (imitation)")
         self.threshold = threshold
         self.imitation = Categorical(spec, hidden)
-        self.critic = Critics(spec, 1, hidden, layer_norm)
+        self.critic = Critics(spec, 1, hidden, layer_norm, usual)
 
     def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
         del rng
@@ -68,7 +75,7 @@ class DiscreteBCQ(Learner):
         tau: rate at which the slow critic follows.
 
     Raises:
-        ValueError: the log's actions are Box, or threshold is not within [0, 1].
+        ValueError: the log's actions are Box, threshold is not within [0, 1], or the discount or tau is out of range.
     """
 
     imagines = False
@@ -86,8 +93,9 @@ class DiscreteBCQ(Learner):
     ) -> None:
         super().__init__(spec)
         require(spec, True, "DiscreteBCQ", "policies.BCQ")
+        check_rates(discount, tau)
         self.discount, self.tau = discount, tau
-        self.actor = ConstrainedChoice(spec, tuple(hidden), threshold, layer_norm)
+        self.actor = ConstrainedChoice(spec, tuple(hidden), threshold, layer_norm, usual_value(spec, discount))
         self.slow = copy.deepcopy(self.actor.critic).requires_grad_(False)
         self.optimizers = {
             "imitation": Adam(self.actor.imitation.parameters(), imitation_lr, fused=True),

@@ -21,14 +21,14 @@ def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def tanh_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample a squashed Gaussian: actions in (-1, 1) [..., A] and their log density [...].
+    """Sample a squashed Gaussian: actions in (-1, 1) and the log density of each channel, [..., A] both.
 
     Haarnoja et al. 2018, "Soft Actor-Critic", appendix C, eq. 21; log(1 - tanh(u)^2) is written as
     2 (log 2 - u - softplus(-2u)), which stays finite for large |u|.
     """
     raw = mean + log_std.exp() * noise
     gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-    return torch.tanh(raw), (gaussian - log_tanh_slope(raw)).sum(-1)
+    return torch.tanh(raw), gaussian - log_tanh_slope(raw)
 
 
 def log_tanh_slope(raw: Tensor) -> Tensor:
@@ -217,13 +217,15 @@ def coloured(white: Tensor, colour: float) -> Tensor:
 def elite_weights(scores: Tensor, elites: int, softness: float, tie: float) -> Tensor:
     """Weights [..., N] that sum to 1, about even over the best `elites` of the scores [..., N], and 0 for the others.
 
-    The edge between the two is midway between the last elite and the next. A candidate counts by a sigmoid of how far
-    it is from there, in units of `softness` (best - edge) + `tie`: so rounding moves the weights by rounding, where a
-    hard choice would swap one candidate for another.
+    The edge between the two is midway between the last elite and the next. A candidate beyond it counts by how far, up
+    to `softness` (best - edge) + `tie`, and fully from there on: so rounding moves the weights by rounding, where a
+    hard choice would swap one candidate for another. Where all that is best is alike, within `tie`, it counts alike.
     """
     best = scores.topk(elites + 1, -1).values
     edge = (best[..., -2:-1] + best[..., -1:]) / 2
-    weights = torch.sigmoid((scores - edge) / (softness * (best[..., :1] - edge) + tie))
+    gap, beyond = best[..., :1] - edge, scores - edge
+    ramp = (beyond / (softness * gap + tie)).clamp(0, 1)
+    weights = ramp + torch.exp(-gap / tie) * torch.sigmoid(beyond / tie)
     return weights / weights.sum(-1, keepdim=True)
 
 

@@ -12,7 +12,8 @@ from torch.optim import Adam
 from mbrl.core import Batch, Learner, Policy, Spec, World
 from policies.actors import Categorical, Gaussian
 from policies.functional import advantage_weighted, bellman_target, descend, expectile_loss, polyak_
-from policies.networks import Critics, Value
+from policies.networks import Critics, Value, usual_value
+from policies.ranges import check_rates
 
 
 class IQL(Learner):
@@ -37,7 +38,8 @@ class IQL(Learner):
         tau: rate at which the slow critics follow.
 
     Raises:
-        ValueError: expectile is not between 0 and 1, or beta is negative.
+        ValueError: expectile is not between 0 and 1, beta is negative, critics is below 1, or the discount or tau is
+            out of range.
     """
 
     imagines = False
@@ -62,12 +64,14 @@ class IQL(Learner):
             raise ValueError(f"expectile is {expectile}, expected a number between 0 and 1, such as 0.7")
         if not beta >= 0:
             raise ValueError(f"beta is {beta}, expected 0 (imitation) or more")
+        check_rates(discount, tau)
         self.expectile, self.beta, self.largest_weight = expectile, beta, largest_weight
         self.discount, self.tau = discount, tau
         actor = Categorical if spec.discrete else Gaussian
         self.actor: Categorical | Gaussian = actor(spec, tuple(hidden))
-        self.value = Value(spec, hidden, layer_norm)
-        self.critics = Critics(spec, critics, hidden, layer_norm)
+        usual = usual_value(spec, discount)
+        self.value = Value(spec, hidden, layer_norm, usual)
+        self.critics = Critics(spec, critics, hidden, layer_norm, usual)
         self.slow = copy.deepcopy(self.critics).requires_grad_(False)
         self.optimizers = {
             "actor": Adam(self.actor.parameters(), actor_lr, fused=True),

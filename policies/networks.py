@@ -44,6 +44,7 @@ class Bounds(nn.Module):
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
         self.register_buffer("centre", (low + high) / 2)
         self.register_buffer("half_range", (high - low) / 2)
+        self.moving = spec.moving_actions
 
     def scale(self, unit: Tensor) -> Tensor:
         """[-1, 1] -> the environment's range."""
@@ -52,6 +53,11 @@ class Bounds(nn.Module):
     def unscale(self, action: Tensor) -> Tensor:
         """The environment's range -> [-1, 1]."""
         return (action - self.centre) / torch.where(self.half_range > 0, self.half_range, 1.0)
+
+    def counted(self, log_density: Tensor) -> Tensor:
+        """The sum of the channels' log densities [..., A]: [...]. One that cannot move has none."""
+        every = len(self.moving) == log_density.shape[-1]
+        return (log_density if every else log_density[..., self.moving]).sum(-1)
 
     def log_volume(self) -> Tensor:
         """log of what [-1, 1]^A is stretched by, scalar; constant channels count as 1."""
@@ -91,29 +97,52 @@ class Trunk(nn.Module):
             return self.output(x.float())
 
 
-class Value(nn.Module):
-    """V(obs): [..., O] -> [...]."""
+def usual_value(spec: Spec, discount: float) -> float:
+    """What the log's mean reward comes to, paid for ever, in units of its spread: where values are learned from.
 
-    def __init__(self, spec: Spec, hidden: Sequence[int], layer_norm: bool = False) -> None:
+    A reward of 1000 give or take 1 has values of 100,000 that differ by a hundred, and a network that begins at 0 has
+    its errors there for long. 0 for a log in which the world ends: how long it goes on is then for the critics to say,
+    and to begin with nothing is to expect no more of what was never tried.
+    """
+    return 0.0 if spec.terminals or discount == 1 else spec.reward_mean / spec.reward_std / (1 - discount)
+
+
+class Value(nn.Module):
+    """V(obs): [..., O] -> [...], `usual` and what a network adds to it."""
+
+    def __init__(self, spec: Spec, hidden: Sequence[int], layer_norm: bool = False, usual: float = 0.0) -> None:
         super().__init__()
-        self.standardise = Standardise(spec)
+        self.standardise, self.usual = Standardise(spec), usual
         self.network = Trunk(spec.obs_dim, hidden, 1, layer_norm)
 
     def forward(self, obs: Tensor) -> Tensor:
         value: Tensor = self.network(self.standardise(obs))
-        return value.squeeze(-1)
+        return value.squeeze(-1) + self.usual
 
 
 class Critics(nn.Module):
     """K Q-functions in one batched network, one tensor a layer.
 
     For Box actions the network reads (obs, action) and has one output; for Discrete ones it reads obs and
-    has one output a choice. LayerNorm on hidden layers bounds extrapolation (Ball et al. 2023, "RLPD").
+    has one output a choice. LayerNorm on hidden layers bounds extrapolation (Ball et al. 2023, "RLPD"); it has no scale
+    and no shift to learn, unlike that of a `Trunk`.
+
+    Args:
+        spec: of the log.
+        count: K, at least 1.
+        hidden: widths of the layers.
+        layer_norm: on hidden layers.
+        usual: what all Q-values are told as a difference from, see `usual_value`.
+
+    Raises:
+        ValueError: count is below 1.
     """
 
-    def __init__(self, spec: Spec, count: int, hidden: Sequence[int], layer_norm: bool) -> None:
+    def __init__(self, spec: Spec, count: int, hidden: Sequence[int], layer_norm: bool, usual: float = 0.0) -> None:
         super().__init__()
-        self.discrete, self.count, self.layer_norm = spec.discrete, count, layer_norm
+        if count < 1:
+            raise ValueError(f"critics is {count}, expected at least 1")
+        self.discrete, self.count, self.layer_norm, self.usual = spec.discrete, count, layer_norm, usual
         self.standardise, self.bounds = Standardise(spec), Bounds(spec)
         sizes = [spec.obs_dim + (0 if spec.discrete else spec.action_dim), *hidden]
         sizes.append(spec.action_dim if spec.discrete else 1)
@@ -125,7 +154,7 @@ class Critics(nn.Module):
     def sizes(self) -> dict[str, Any]:
         """What such a network is built with, the spec aside: plain values."""
         hidden = [weight.shape[-1] for weight in self.weights[:-1]]
-        return {"count": self.count, "hidden": hidden, "layer_norm": self.layer_norm}
+        return {"count": self.count, "hidden": hidden, "layer_norm": self.layer_norm, "usual": self.usual}
 
     @staticmethod
     def _uniform(*shape: int, fan: int) -> nn.Parameter:
@@ -141,11 +170,11 @@ class Critics(nn.Module):
             return (self.every(obs, frozen) * action).sum(-1)
         state, unit = self.standardise(obs), self.bounds.unscale(action)
         x = torch.cat([state.expand(*unit.shape[:-1], -1), unit], -1)
-        return self._network(x, frozen).squeeze(-1)
+        return self._network(x, frozen).squeeze(-1) + self.usual
 
     def every(self, obs: Tensor, frozen: bool = False) -> Tensor:
         """Discrete only: Q-values [K, B, A] of every choice."""
-        return self._network(self.standardise(obs), frozen)
+        return self._network(self.standardise(obs), frozen) + self.usual
 
     def _network(self, x: Tensor, frozen: bool) -> Tensor:
         layers = [

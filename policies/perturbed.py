@@ -54,14 +54,15 @@ class Perturbed(Policy):
         if self.spec.discrete:
             chosen = action.flip(-1) if self.flip else action
             draws = self._uniform(obs, 2)
-            other = one_hot((draws[:, 1] * self.spec.action_dim).long(), self.spec.action_dim)
+            choices = self.spec.action_dim
+            other = one_hot((draws[:, 1] * choices).long().clamp_max(choices - 1), choices)
             return torch.where(draws[:, :1] < self.noise, other, chosen)
         unit = self.bounds.unscale(action)
         noise = (2 * self._uniform(obs, self.spec.action_dim) - 1).to(obs.dtype)
         return self.bounds.scale((1 - self.noise) * (-unit if self.flip else unit) + self.noise * noise)
 
     def _uniform(self, obs: Tensor, count: int) -> Tensor:
-        """Numbers in [0, 1) that look drawn, [B, count] float64: the fractions of large multiples of the obs."""
+        """Numbers in [0, 1] that look drawn, [B, count] float64: the fractions of large multiples of the obs."""
         roots = torch.arange(1, self.spec.obs_dim + count + 1, device=obs.device, dtype=torch.float64).sqrt()
         place = (obs.double() / self.std * roots[: self.spec.obs_dim]).sum(-1, keepdim=True)
         phase = STRETCH * place * roots[self.spec.obs_dim :]  # in float64, or the fraction would be rounding

@@ -108,7 +108,7 @@ def _agent(learner: Learner) -> Any:
     agent: Any = getattr(learner, "agent", learner)
     if not isinstance(getattr(agent, "critics", None), Critics) or not hasattr(agent, "discount"):
         raise ValueError(
-            f"{type(learner).__name__} has no critics to value the end of a plan with: choose a learner that has, such"
-            " as policies.SAC"
+            f"{type(learner).__name__} has no critics and discount, of its own or of its agent, to value the end of a"
+            " plan with: choose a learner that has, such as policies.SAC"
         )
     return agent

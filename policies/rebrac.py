@@ -82,7 +82,7 @@ class ReBRAC(DelayedLearner):
         del imagined, simulator
         rows = Batch(*(column[:, 0] for column in real))
         shares = self.agent.shares(rows)
-        logged = self.agent.critics.bounds.unscale(real.action[:, 1]).chunk(self.agent.delay)
+        logged = self.agent.critics.bounds.unscale(real.action[:, 1]).tensor_split(self.agent.delay)
         for share, following in zip(shares, logged, strict=True):
             after = self.agent.next_action(share.next_obs, rng)
             distance = (after - following).square().sum(-1)

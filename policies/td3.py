@@ -12,7 +12,8 @@ from torch.optim import Adam, Optimizer
 from mbrl.core import Batch, Learner, Policy, Spec
 from policies.actors import Deterministic
 from policies.functional import bellman_target, descend, polyak_, relative_value, smoothed_action
-from policies.networks import Critics
+from policies.networks import Critics, usual_value
+from policies.ranges import check_rates
 
 
 class DelayedActorCritic(nn.Module):
@@ -29,7 +30,7 @@ class DelayedActorCritic(nn.Module):
         See `DelayedLearner` for the others.
 
     Raises:
-        ValueError: `delay` is below 1.
+        ValueError: `delay` or `critics` is below 1, or the discount or tau is out of range.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class DelayedActorCritic(nn.Module):
         super().__init__()
         if delay < 1:
             raise ValueError(f"delay is {delay}, expected the critics' steps for each step of the actor: 1 or more")
+        check_rates(discount, tau)
         self.discount, self.tau, self.delay = discount, tau, delay
         self.noise, self.noise_limit = noise, noise_limit
         self.reward_scale = spec.reward_std
         self.actor = Deterministic(spec, tuple(hidden))
-        self.critics = Critics(spec, critics, hidden, layer_norm)
+        self.critics = Critics(spec, critics, hidden, layer_norm, usual_value(spec, discount))
         self.slow_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.slow_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.optimizers: dict[str, Optimizer] = {
@@ -63,8 +65,17 @@ class DelayedActorCritic(nn.Module):
         }
 
     def shares(self, batch: Batch) -> list[Batch]:
-        """The rows of each step of the critics: `delay` parts that are as equal as they can be."""
-        return [Batch(*columns) for columns in zip(*(column.chunk(self.delay) for column in batch), strict=True)]
+        """The rows of each step of the critics: `delay` parts that are as equal as they can be.
+
+        Raises:
+            ValueError: there are fewer rows than parts.
+        """
+        if len(batch.reward) < self.delay:
+            raise ValueError(
+                f"an update has {len(batch.reward)} rows for {self.delay} steps of the critics (delay): raise"
+                " batch_size"
+            )
+        return [Batch(*columns) for columns in zip(*(column.tensor_split(self.delay) for column in batch), strict=True)]
 
     def next_action(self, obs: Tensor, rng: torch.Generator) -> Tensor:
         """The slow actor's action, smoothed, [B, A] in [-1, 1]."""
@@ -124,7 +135,7 @@ class DelayedLearner(Learner):
         critic_lr: learning rate of the critics.
 
     Raises:
-        ValueError: `delay` is below 1.
+        ValueError: `delay` or `critics` is below 1, or the discount or tau is out of range.
     """
 
     imagines = False

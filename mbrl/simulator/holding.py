@@ -16,6 +16,8 @@ from mbrl.core import Prediction
 from mbrl.simulator.recalibration import moments
 
 LOG_TWO_PI = math.log(2 * math.pi)
+ROUNDING = 1e-6  # of two float32 squares, what is left of their difference
+TINY = 1e-30  # a variance, where a channel always rests
 SELDOM = 1e-6  # the smallest probability of a change that float32 can tell a mean and a std of
 
 
@@ -57,8 +59,9 @@ class Stated(NamedTuple):
             return self.mean, self.std * scale
         chance = (1 - self.still).clamp_min(SELDOM)
         change = (self.mean - self.now) / chance
-        variance = (self.std.square() + (self.mean - self.now).square()) / chance - change.square()
-        held, std = self.still > 0, variance.clamp_min(0.0).sqrt()
+        square = (self.std.square() + (self.mean - self.now).square()) / chance
+        variance = torch.maximum(square - change.square(), ROUNDING * square + TINY)  # the root of 0 has no gradient
+        held, std = self.still > 0, variance.sqrt()
         return torch.where(held, self.now + change, self.mean), torch.where(held, std, self.std) * scale
 
     def sample(self, scale: Tensor | float, rng: torch.Generator) -> Tensor:
@@ -77,8 +80,10 @@ class Stated(NamedTuple):
     def log_density(self, value: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """Log density of values [..., C], stds times `scale`; of one that is kept the log probability of that."""
         mean, std = self.changing(scale)
-        changes = -0.5 * ((value - mean) / std).square() - std.log() - 0.5 * LOG_TWO_PI
         rests = self.rests(value)
+        if rests is not None:  # what is not asked for must have a gradient, too
+            mean, std = torch.where(rests, value, mean), std.masked_fill(rests, 1.0)
+        changes = -0.5 * ((value - mean) / std).square() - std.log() - 0.5 * LOG_TWO_PI
         if self.still is None or rests is None:
             return changes
         changes = changes + (1 - self.still).clamp_min(SELDOM).log()

@@ -36,6 +36,12 @@ def check(
             raise ValueError(f"{name} is {value}, expected at least 1")
     if not 0 <= real_ratio <= 1:
         raise ValueError(f"real_ratio is {real_ratio}, expected a share between 0 and 1")
+    size = counts["batch_size"]
+    if learner.imagines and real_ratio < 1 and round(size * real_ratio) == size:
+        raise ValueError(
+            f"real_ratio is {real_ratio} and batch_size {size}: no row of an update would be an imagined one; lower"
+            " real_ratio, raise batch_size, or set real_ratio to 1, which imagines nothing"
+        )
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if rows == 0:

@@ -44,6 +44,17 @@ def test_contract(discrete: bool, problem: Problem) -> None:
     check_learner(lambda spec: DecisionTransformer(spec, width=8, layers=2, heads=2), window_spec(discrete))
 
 
+def test_mixed_precision_reads_observations_in_full() -> None:
+    policy = ReturnConditioned(window_spec(False), width=8, layers=1)
+    obs, goal = torch.randn(5, policy.spec.obs_dim), torch.zeros(5)
+    seen: list[torch.dtype] = []
+    policy.embed_obs.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = policy.forecast(obs, goal)
+    assert seen == [torch.float32]
+    torch.testing.assert_close(found, policy.forecast(obs, goal), atol=0.02, rtol=0.02)
+
+
 def test_returns_by_hand() -> None:
     """One that ends: 3, 2 + 3 / 2, 1 + 3.5 / 2. One that is cut, of mean 5: 10 beyond it, 6 + 10 / 2, 4 + 11 / 2."""
     found = returns_to_go(

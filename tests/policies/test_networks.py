@@ -1,11 +1,44 @@
 """Networks say the same whether a gradient is wanted of them or not, which a CPU computes in different ways."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 
-from policies import networks
+from mbrl.core import Batch, Spec, generator
+from policies import SAC, networks
+from policies.actors import Gaussian, TanhGaussian
 from policies.functional import stacked_linear
 from policies.networks import Trunk
+
+Problem = Callable[[bool], tuple[Spec, Batch]]
+
+
+def test_channels_that_cannot_move_have_no_density(problem: Problem) -> None:
+    """A policy and its entropy target are those of the channels that can, whatever stands beside them."""
+    spec, rows = problem(False)
+    dead = replace(
+        spec,
+        action_dim=4,
+        action_low=(*spec.action_low, 0.5, -3.0),
+        action_high=(*spec.action_high, 0.5, -3.0),
+        action_mean=(*spec.action_mean, 0.5, -3.0),
+        action_std=(*spec.action_std, 1.0, 1.0),
+    )
+    assert SAC(dead, hidden=(4,)).agent.entropy_target == SAC(spec, hidden=(4,)).agent.entropy_target == -2.0
+    action = torch.cat([rows.action, torch.tensor([0.5, -3.0]).expand(len(rows.action), 2)], -1)
+    for kind in TanhGaussian, Gaussian:
+        plain, wide = kind(spec, (4,)), kind(dead, (4,))
+        wide.network.hidden.load_state_dict(plain.network.hidden.state_dict())
+        outputs = torch.tensor([0, 1, 4, 5] if kind is TanhGaussian else [0, 1])
+        with torch.no_grad():
+            wide.network.output.weight[outputs] = plain.network.output.weight
+            wide.network.output.bias[outputs] = plain.network.output.bias
+        torch.testing.assert_close(wide.log_prob(rows.obs, action), plain.log_prob(rows.obs, rows.action))
+    sampled, density = TanhGaussian(dead, (4,)).sample(rows.obs, generator(0, "x"))
+    assert sampled[:, 2:].unique(dim=0).tolist() == [[0.5, -3.0]]
+    assert density.shape == rows.reward.shape
 
 
 @pytest.mark.parametrize("columns", [1, 6, 31, 32])

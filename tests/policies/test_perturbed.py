@@ -36,6 +36,12 @@ def test_mirrored_actions_are_as_far_from_the_other_bound(problem: Problem) -> N
     assert torch.equal(Perturbed.of(policy, flip=True)(rows.obs), 1 - policy(rows.obs))
 
 
+def test_the_smallest_observations_have_a_choice_as_well(problem: Problem) -> None:
+    """A fraction so near to 1 that float64 has no other number for it."""
+    spec, _ = problem(True)
+    assert int(Perturbed.of(inner(spec), noise=1.0)(torch.tensor([[0.0, -1e-22]]))) in (0, 1)
+
+
 @torch.no_grad()
 def test_noise_takes_the_place_of_the_action_by_its_share(problem: Problem) -> None:
     """(1 - noise) a + noise u, u uniform in [-1, 1] and not told by the observation."""

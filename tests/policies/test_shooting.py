@@ -125,8 +125,29 @@ def test_weights_of_elites_are_even_inside_and_change_little_at_the_edge() -> No
     weights = elite_weights(scores, 2, 0.05, 1e-4)
     assert torch.allclose(weights, torch.tensor([[0.0, 0.5, 0.5, 0.0, 0.0]]), atol=1e-3)
     tied = elite_weights(torch.tensor([[5.0, 1.0, 1.0]]), 2, 0.05, 1e-4)
-    assert torch.allclose(tied, torch.tensor([[0.5, 0.25, 0.25]]), atol=1e-3)  # two for one place: by half each
+    assert torch.allclose(tied, torch.tensor([[1.0, 0.0, 0.0]]), atol=1e-3)  # two for one place: neither
     assert torch.allclose(elite_weights(torch.zeros(1, 4), 2, 0.05, 1e-4), torch.full((1, 4), 0.25))
+
+
+def test_one_candidate_that_is_far_better_does_not_make_elites_of_all() -> None:
+    """Its lead would widen a soft edge until every other candidate lies on it."""
+    scores = torch.randn(1, 64, generator=generator(0, "x"))
+    scores[0, 5] = 100.0
+    weights = elite_weights(scores, 8, 0.05, 1e-4)
+    assert set(weights.nonzero()[:, 1].tolist()) <= set(scores.topk(8).indices[0].tolist())
+    assert float(weights[0, 5]) > 0.5
+    lone = torch.zeros(1, 64)
+    lone[0, 5] = 1.0
+    assert elite_weights(lone, 8, 0.05, 1e-4).argmax() == 5
+    assert float(elite_weights(lone, 8, 0.05, 1e-4)[0, 5]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-5, 1e-4, 1e-3, 1.0])
+def test_weights_of_elites_move_with_the_scores_by_as_little(gap: float) -> None:
+    scores = torch.tensor([[gap, gap, 0.0, 0.0]], dtype=torch.float64)
+    moved = scores + torch.tensor([[0.0, 1e-9, 0.0, 0.0]], dtype=torch.float64)
+    change = elite_weights(moved, 2, 0.05, 1e-4) - elite_weights(scores, 2, 0.05, 1e-4)
+    assert float(change.abs().max()) < 1e-4
 
 
 def test_path_weights_are_those_of_the_paper() -> None:

@@ -196,3 +196,22 @@ def test_a_model_that_remembers_learns_it_too() -> None:
     rests, asleep = log.obs[:, 1] == log.next_obs[:, 1], log.obs[:, 0] < -0.5
     assert float(still[:, asleep, 1].mean()) > 0.95
     assert float(still[:, ~asleep, 1].mean()) == pytest.approx(float(rests[~asleep].float().mean()), abs=0.06)
+
+
+def test_the_density_of_a_set_point_far_from_zero_has_a_gradient() -> None:
+    """A pressure of 101325 Pa that rests: rounding leaves nothing of its variance, or less than nothing."""
+    still = torch.full((400, 1), 0.999)
+    now = torch.full((400, 1), 101325.0) + torch.arange(400).unsqueeze(-1)
+    change, std = torch.full_like(now, 5.0).requires_grad_(), torch.full_like(now, 1e-3).requires_grad_()
+    moved, spread = mixed_moments(change, std, still)
+    stated = Stated(now + moved, spread, still, now)
+    value = torch.cat([now[:200], now[200:] + 5.0])
+    density = stated.log_density(value)
+    assert density[:200].unique().tolist() == pytest.approx([math.log(0.999)], abs=1e-6)
+    density.sum().backward()
+    assert change.grad is not None
+    assert std.grad is not None
+    assert bool(torch.cat([density, change.grad, std.grad]).isfinite().all())
+    rests = Stated(now, torch.zeros_like(now).requires_grad_(), torch.ones_like(now), now)
+    assert rests.log_density(now).tolist() == [[0.0]] * 400
+    assert bool(rests.changing()[1].isfinite().all())

@@ -215,6 +215,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
         ({"halt_cost": 1.0}, "halt_cost is 1.0 and halt is None"),
         ({"penalty": 2.0, "real_ratio": 1.0}, "penalty is 2.0 and nothing is imagined"),
         ({"halt": 1.0, "real_ratio": 1.0}, "halt is 1.0 and nothing is imagined"),
+        ({"real_ratio": 0.99, "batch_size": 32}, "real_ratio is 0.99 and batch_size 32: no row of an update would be"),
     ):
         with pytest.raises(ValueError, match=message):
             fit_policy(Spy(SPEC), ROWS, parts()[1], **settings)
