@@ -226,6 +226,7 @@ def _tell(findings: Findings, rules: Rules) -> None:
             tell(name, f"{seen}; {found.verdict.outcome}")
         tell("chosen", findings.chosen)
     tell("verdict", findings.best.outcome)
+    tell("", "gains are those of all kinds combined, in spreads: standard deviations of the logged returns")
     for reason in findings.best.verdict.reasons:
         tell("", reason)
 
@@ -236,7 +237,7 @@ def told(evidence: Evidence) -> list[tuple[str, str]]:
     for kind, view in evidence.views.items():
         discount = "undiscounted" if view.gamma == 1 else f"discount {view.gamma:g}"
         for role, value in view.values.items():
-            gain = f"; the candidate gains {shown(view.gains[role])}" if role in view.gains else ""
+            gain = f"; from the same starts the candidate gains {shown(view.gains[role])}" if role in view.gains else ""
             lines.append((role, f"{shown(value)} by {kind}, {discount}{gain}"))
     if evidence.logged_cost is not None:
         lines.append((LOG, f"an episode costs {shown(evidence.logged_cost)}"))

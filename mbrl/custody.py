@@ -49,7 +49,7 @@ def history(name: str, verify: bool = False, repair: bool = False) -> dict[str, 
             with exit status 1 if anything does not hold.
         repair: first finish or take back what was half-done, and put aliases to where the ledger has them.
     """
-    from mbrl.registry import chronicle, proof
+    from mbrl.registry import chronicle, models, proof
     from mbrl.registry.ledger import Ledger
 
     mended = proof.repair(name) if repair else []
@@ -59,6 +59,8 @@ def history(name: str, verify: bool = False, repair: bool = False) -> dict[str, 
     if wrong:
         return {"wrong": wrong, "mended": mended, "error": f"{name} does not hold: {'; '.join(wrong)}"}
     entries = Ledger.open(name).entries()
+    if not entries:
+        models.check_known(f"{name}-policy")
     for entry in entries:
         print(chronicle.line(entry))
     head = entries[-1].hash if entries else None

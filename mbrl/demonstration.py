@@ -27,11 +27,16 @@ def log_pendulum(id: str, episodes: int, seed: int) -> None:
     Raises:
         ValueError: the id is malformed, or episodes is below 1.
     """
-    if minari.exists(id):
-        tell("log", f"{id} is there already")
-        return
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}, expected at least 1")
+    if minari.exists(id):
+        if (there := minari.load(id).episodes) != episodes:
+            raise ValueError(
+                f"{id} is there already, with {there} episodes, and episodes is {episodes}: run `minari delete {id}`,"
+                " or write another one with --data.id"
+            )
+        tell("log", f"{id} is there already")
+        return
     played = (
         episode
         for k in range(episodes)

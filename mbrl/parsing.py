@@ -55,6 +55,7 @@ def parser(function: Callable[..., Any], command: str, default: str | None, argu
         default_config_files=files,
         formatter_class=_Formatter,
         exit_on_error=False,
+        allow_abbrev=False,
     )
     made.add_argument("--config", action="config", metavar="FILE.yaml", help="YAML with settings; later arguments win")
     if name:

@@ -95,6 +95,7 @@ def run(
         from mbrl.pipeline import Pipeline
 
     _check_device("accelerator", accelerator)
+    _check_seed(seed)
     minari.check_id(data.id)
     pipeline = Pipeline(
         data=data,
@@ -178,9 +179,12 @@ def audit(
     from mbrl.report.audit_page import write_page
     from mbrl.settings import Data
 
+    _check_seed(seed)
+    page = (html or files.home() / "audits" / f"{id.replace('/', '-')}.html").absolute()
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"html is {str(html)!r}, expected the name of a page to write, such as audit.html")
     data = minari.load(Data(id, split).id)
     found = look(data, sides=data.split(split, seed) if data.episodes >= len(split) else (), seed=seed)
-    page = (html or files.home() / "audits" / f"{id.replace('/', '-')}.html").absolute()
     write_page(page, found)
     for finding in found.findings:
         print(f"{finding.line()}\n    what it does: {finding.effect}\n    what to change: {finding.remedy}")
@@ -315,6 +319,11 @@ def _candidates(
             " out"
         )
     return {"candidate": Candidate(learner, rehearsal)}
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, expected 0 or more")
 
 
 def _check_device(setting: str, device: str) -> None:

@@ -79,6 +79,7 @@ def test_an_unknown_command_lists_those_that_exist(arguments: list[str], capsys:
 
 WRONG = [  # arguments of `mbrl run`, and what the message must name
     (["--sed", "3"], ["--sed"]),
+    (["--rehearsal.update", "5"], ["--rehearsal.update"]),  # no abbreviations: a second setting may begin alike
     (["--rehearsal.updtes", "3"], ["--rehearsal.updtes"]),
     (["--seed", "x"], ['"seed"', "int", "x"]),
     (["--rehearsal.updates", "1.5"], ['"rehearsal.updates"', "int", "1.5"]),
@@ -216,6 +217,20 @@ def test_a_log_is_imported_by_its_name_and_either_spelling_of_an_option(
     assert (status, "nowhere.npz" in err) == (1, True)
 
 
+def test_an_audit_writes_a_page_and_no_other_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("mine")
+    status, err = failing(["audit", "toy/log-v0", "--html", str(log)], capsys)
+    assert (status, log.read_text()) == (1, "mine")
+    assert f"html is '{log}', expected the name of a page to write, such as audit.html" in err
+
+
+@pytest.mark.parametrize("command", [["audit", "toy/log-v0"], ["run", "--data.id", "toy/log-v0"]])
+def test_a_negative_seed_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, err = failing([*command, "--seed", "-1"], capsys)
+    assert (status, "seed is -1, expected 0 or more" in err) == (1, True)
+
+
 def test_a_demo_is_continued_by_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     kept: list[dict[str, object]] = []
 
@@ -226,6 +241,9 @@ def test_a_demo_is_continued_by_run(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(Pipeline, "run", remember)
     assert main(["demo", "--episodes", "2", "--data.id", "toy/demo-v0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"episodes": 2}
+    status, err = failing(["demo", "--data.id", "toy/demo-v0"], capsys)
+    assert status == 1
+    assert "toy/demo-v0 is there already, with 2 episodes, and episodes is 100: run `minari delete" in err
     Path("config.yaml").write_text(yaml.safe_dump(kept[0]))  # what the run's folder gets
     assert main(["run", "--config", "config.yaml"]) == 0
     assert kept[1] == kept[0]

@@ -249,10 +249,13 @@ class TransitionDataset:
         )
 
     def _holding(self, rows: Tensor) -> tuple[int, ...]:
-        """Channels that do not change in most of the rows, and yet in some: a model learns first whether they do."""
+        """Channels that do not change in most of the rows, or in none, as a product of each episode does, and yet have
+        several values: a model learns first whether they change.
+        """
         own = [k for k in range(self.frame_dim) if k not in self.exogenous]
         kept = {k: float((self.obs[rows, k] == self.next_obs[rows, k]).double().mean()) for k in own}
-        return tuple(k for k, share in kept.items() if MOSTLY <= share < 1)
+        several = {k for k in own if bool((self.obs[rows, k] != self.obs[rows[0], k]).any())}
+        return tuple(k for k, share in kept.items() if share >= MOSTLY and (share < 1 or k in several))
 
     def _of_window(self, seen: tuple[float, ...], action: tuple[float, ...]) -> tuple[float, ...]:
         """Limits [O]: whatever the newest observation can be, an older one can, and an earlier action any action."""

@@ -196,8 +196,8 @@ class Csv(Source):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        with path.open("rb") as file, pa.input_stream(file, compression=self._compression()) as text:
-            self._names = pa.csv.open_csv(text).schema.names
+        with pa.input_stream(str(path), compression=self._compression()) as text, pa.csv.open_csv(text) as reader:
+            self._names = reader.schema.names
         _check_once(path, self._names)
 
     def _compression(self) -> str | None:

@@ -20,6 +20,7 @@ from mbrl.data.refit import explained, out_of_fold
 
 MOST_ROWS = 50_000  # looked at, as whole episodes drawn at random, or as a part of one that is longer
 DISTRUSTED = 0.03  # share of the rows, those with the worst reward, that a second refit does without
+LEAST_ODD = 10  # rows with an odd reward that are more than chance: a rare event leaves a few
 NEGLIGIBLE = 5.0  # times as much as a row's own action has a neighbour to explain, to be taken for it
 WIDEST = 500  # products of actions and observations that a regression has, at most; ten rows for each, at least
 DETERMINED = 0.98  # share of the action's variance beyond which the observation says nearly all of it
@@ -191,7 +192,7 @@ def _odd_rewards(refit: Refit, first: Floats, predicted: Floats, trusted: Flags)
     if bad.any():
         yield Finding(
             "inconsistent reward",
-            "serious" if bad.mean() > 0.001 else "warning",
+            "serious" if bad.sum() >= LEAST_ODD and bad.mean() > 0.001 else "warning",
             f"{share(int(bad.sum()), len(bad))} have a reward that a refit on the other episodes contradicts, by "
             f"{left[bad].max():.4g} at most, where {typical:.2g} is usual",
             "the reward model averages two answers to the same question, and the policy is misled where they differ",

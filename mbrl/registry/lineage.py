@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from mlflow.types import Schema, TensorSpec
 from mbrl.data.dataset import TransitionDataset
 from mbrl.registry.source import MinariSource
 
+TAG_LENGTH = 4000  # of a tag's value: MLflow takes 5000 at most
 DIGEST_LENGTH = 36  # MLflow's limit; the whole fingerprint stands in the profile and in the tags
 
 
@@ -29,15 +31,27 @@ class Lineage:
     finetuned_from: str | None = None  # NAME-policy/VERSION that a policy went on from in a true environment
     true_env: str | None = None  # which one
     true_steps: int | None = None  # taken there
+    observation: str | None = None  # the channels of a row, in order, with their units
+    action: str | None = None
 
     @classmethod
     def of(cls, data: TransitionDataset, simulator: str | None = None, learner: str | None = None) -> Self:
         """What is made of this data (and, for a policy, in this simulator and by this learner)."""
-        return cls(data.id, data.fingerprint, simulator, data.history if data.history > 1 else None, learner)
+        history, frame = data.history if data.history > 1 else None, data.frame_dim
+        seen = _channels(data.channels[:frame], data.units[:frame])
+        acted = _channels(data.action_channels, data.action_units)
+        return cls(data.id, data.fingerprint, simulator, history, learner, observation=seen, action=acted)
 
     def tags(self) -> dict[str, str]:
         """`mbrl.data_id` and so on: `mbrl.` and the name of each field that says something."""
         return {f"mbrl.{k}": str(v) for k, v in asdict(self).items() if v is not None}
+
+
+def _channels(names: Sequence[str], units: Sequence[str]) -> str:
+    """`temperature [degC], level [m]`: what a tag can hold of them."""
+    told = [f"{name} [{unit}]" if unit else name for name, unit in zip(names, units, strict=True)]
+    whole = ", ".join(told)
+    return whole if len(whole) <= TAG_LENGTH else f"{len(told)} channels, {told[0]} to {told[-1]}"
 
 
 class LoggedData(Dataset):

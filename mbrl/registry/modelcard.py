@@ -68,8 +68,11 @@ def model_card(facts: Facts) -> str:
         "",
         "## Use and limits",
         "",
-        f'`mlflow.pyfunc.load_model("models:/{policy}/{facts.version}")` takes observations as the log has them;'
+        f'`mlflow.pyfunc.load_model("models:/{policy}/{facts.version}")` takes observations in the units of the log;'
         " normalisation and action bounds are inside, and every file is verified when it is loaded.",
+        "",
+        f"- Each row of an observation is, in this order: {tags.get('mbrl.observation', 'as in the log')}",
+        f"- Each row of the answer is, in this order: {tags.get('mbrl.action', 'as in the log')}",
         "",
         "Meant for the plant that the log is from, in the states that the log covers. The verdict is evidence, not"
         " proof: its first steps on a real plant deserve a supervisor.",

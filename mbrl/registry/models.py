@@ -259,6 +259,17 @@ def run_of(client: MlflowClient, version: ModelVersion) -> Run | None:
         return None
 
 
+def check_known(model: str) -> None:
+    """Refuse the name of a model that nobody has registered.
+
+    Raises:
+        StoreError: there is no such model; the message lists what there is.
+    """
+    client = MlflowClient(uri := store.connect())
+    with explained(client, uri, model):
+        client.get_registered_model(model)
+
+
 @contextmanager
 def explained(client: MlflowClient, uri: str, model: str) -> Iterator[None]:
     """Turn MLflow's errors into one that says which store was asked, and what it holds instead."""
@@ -276,5 +287,12 @@ def _inventory(client: MlflowClient, model: str) -> str:
     except MlflowException:
         return ""  # the store does not answer at all, and the error being explained says so
     if model not in known:
-        return f"; registered models: {', '.join(sorted(known)) or 'none'}"
+        name = model.removesuffix("-simulator")
+        alone = f"{name}-policy" if name != model and f"{name}-policy" in known else None
+        told = (
+            f"; {alone} was learned without one, and judge-card.html in its run's folder is the judge's"
+            if alone
+            else ""
+        )
+        return f"{told}; registered models: {', '.join(sorted(known)) or 'none'}"
     return f"; versions of {model}: {versions}, aliases: {known[model]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -132,9 +132,19 @@ def read(path: Path | None = None) -> Rules:
     if not isinstance(content, dict):
         raise ValueError(f"the rules {source} hold a {type(content).__name__}, expected names and values")
     try:
-        return Rules.of(content)
+        found = Rules.of(content)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
+    return found if path is None else _unlike(found, read())
+
+
+def _unlike(rules: Rules, packaged: Rules) -> Rules:
+    """The rules under a version of their own: that of the packaged ones, and what differs from them."""
+    ours, theirs = rules.to_dict(), packaged.to_dict()
+    changed = [name for name in ours if ours[name] != theirs[name]]
+    if rules.version != packaged.version or not changed:
+        return rules
+    return replace(rules, version=f"{rules.version}, changed: {', '.join(changed)}")
 
 
 def _number(value: object) -> bool:

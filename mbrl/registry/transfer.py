@@ -20,7 +20,11 @@ from mbrl.registry.twophase import RefusedError
 COPIED_TAG = "mbrl.copied_from"
 EXPERIMENT = "mbrl"
 LINEAGE = tuple(
-    f"mbrl.{name}" for name in ("data_id", "data_fingerprint", "data_history", "learner", "true_env", "true_steps")
+    f"mbrl.{name}"
+    for name in (
+        *("data_id", "data_fingerprint", "data_history", "observation", "action"),
+        *("learner", "true_env", "true_steps"),
+    )
 )
 
 

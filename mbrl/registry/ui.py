@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 from mbrl.registry import store
 
 HOST = "127.0.0.1"
+PATIENCE = 3.0  # seconds that a server has to end by itself
 
 
 def serve(port: int) -> str:
@@ -33,7 +35,10 @@ def serve(port: int) -> str:
         try:
             status = server.wait()
         except KeyboardInterrupt:
-            server.send_signal(signal.SIGINT)  # a Ctrl-C reaches it anyway, a signal to this process alone does not
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(PATIENCE)  # a Ctrl-C reaches it too, and a second one would break off its goodbye
+            if server.poll() is None:  # a signal to this process alone does not
+                server.send_signal(signal.SIGINT)
             server.wait()
             return uri
     raise RuntimeError(f"`mlflow ui` ended with status {status}: see its output above")

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,13 @@ def test_the_source_loads_the_data_set_itself(monkeypatch):
 )
 def test_tags_say_where_a_model_comes_from(lineage, tags):
     assert lineage.tags() == tags
+
+
+def test_tags_say_which_number_goes_where(toy_data):
+    data = replace(toy_data(), channels=("level", "speed"), units=("m", ""), action_channels=("valve",))
+    found = Lineage.of(data)
+    assert (found.observation, found.action) == ("level [m], speed", "valve")
+    windows = windowed(data, 2)
+    assert Lineage.of(windows).observation == "level [m], speed"  # a served policy is given the newest one
+    many = replace(data, channels=("c" * 3000, "d" * 3000))
+    assert Lineage.of(many).observation == f"2 channels, {'c' * 3000} [m] to {'d' * 3000}"

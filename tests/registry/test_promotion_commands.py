@@ -39,6 +39,12 @@ def test_promote_roll_back_tell_and_delete(registry):
     assert "approved by bob" in told
 
 
+def test_a_name_that_nobody_registered_has_no_history(registry):
+    status, answer, _ = spoken("history", "tooy")
+    assert (status, "'tooy-policy' in" in answer["error"]) == (1, True)
+    assert "registered models: toy-policy" in answer["error"]
+
+
 def test_history_names_a_flipped_byte_and_mends_an_alias(registry):
     spoken("promote", "toy", "--version", "1")
     MlflowClient(store.connect()).set_registered_model_alias("toy-policy", "champion", "2")

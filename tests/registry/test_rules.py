@@ -30,6 +30,12 @@ def test_a_file_of_ones_own_replaces_them(tmp_path: Path) -> None:
     assert rules.kinds == ("fqe",)
 
 
+def test_changed_rules_are_not_recorded_as_the_packaged_ones(tmp_path: Path) -> None:
+    assert read(changed(tmp_path)).version == read().version
+    assert read(changed(tmp_path, level=0.55, tie=0.2)).version == f"{read().version}, changed: tie, level"
+    assert read(changed(tmp_path, level=0.55, version="lax")).version == "lax"
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [

@@ -101,6 +101,10 @@ def test_the_log_says_which_channels_hold() -> None:
         exogenous=[4],
     )
     assert log.spec(torch.arange(2)).holding == (1,)
+    batches = replace(log, obs=obs.index_fill(1, torch.tensor(3), 2.0), next_obs=next_obs.clone())
+    batches.obs[:4, 3], batches.next_obs[:, 3] = 1.0, batches.obs[:, 3].index_fill(0, torch.arange(4), 1.0)
+    assert batches.spec(torch.arange(2)).holding == (1, 3)  # a product that differs from episode to episode alone
+    assert batches.spec(torch.tensor([1])).holding == (2,)
     assert log.spec(torch.tensor([1])).holding == (2,)  # in the second episode 1 never changes, and 2 in 3 rows of 4
 
 
