@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 BOUNDS = ("bound_low", "bound_high")  # fields with one value a channel, and one for the reward
+LATER = frozenset({"terminal_rate"})  # fields that a stored spec may lack, since it is from before them
 CHANNEL_LISTS = ("predicted", "exogenous", "holding")  # fields that name channels, and have not one value a channel
 
 
@@ -49,6 +50,7 @@ class Spec:
     predicted: tuple[int, ...] = ()  # channels that a model predicts, in order; () for all new ones not exogenous
     holding: tuple[int, ...] = ()  # predicted channels that mostly keep their value exactly: set-points, modes
     history: int = 1  # observations in a row of obs; with more than 1, obs is a window (`mbrl.window`)
+    terminal_rate: float = 0.0  # share of the rows with which the world ended
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -115,8 +117,7 @@ class Spec:
             ValueError: a field is missing or unknown.
         """
         known = {f.name for f in fields(cls)}
-        if known != set(values):
-            odd = sorted(known ^ set(values))
+        if odd := sorted((known ^ set(values)) - (LATER - set(values))):
             raise ValueError(f"the stored spec does not fit this version of mbrl: fields {odd} are missing or unknown")
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**plain)

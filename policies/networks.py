@@ -98,13 +98,15 @@ class Trunk(nn.Module):
 
 
 def usual_value(spec: Spec, discount: float) -> float:
-    """What the log's mean reward comes to, paid for ever, in units of its spread: where values are learned from.
+    """What the log's mean reward comes to, in units of its spread: values are learned as a difference from it.
 
-    A reward of 1000 give or take 1 has values of 100,000 that differ by a hundred, and a network that begins at 0 has
-    its errors there for long. 0 for a log in which the world ends: how long it goes on is then for the critics to say,
-    and to begin with nothing is to expect no more of what was never tried.
+    It is paid for as long as the world goes on, which ends in every step with the chance that it had in the log. A
+    reward of 1000 give or take 1 has values of 100,000 that differ by a hundred, and of a network that begins at 0 they
+    are noise for long: so is the price of time, -1 a step, in a log whose only other reward is 0 at the goal.
     """
-    return 0.0 if spec.terminals or discount == 1 else spec.reward_mean / spec.reward_std / (1 - discount)
+    ends = 1 - discount * (1 - spec.terminal_rate)
+    known = spec.terminal_rate > 0 or not spec.terminals
+    return spec.reward_mean / spec.reward_std / ends if known and ends > 0 else 0.0
 
 
 class Value(nn.Module):

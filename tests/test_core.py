@@ -72,6 +72,12 @@ def test_spec_of_another_version_is_refused_by_field_name(change: dict[str, Any]
         Spec.from_dict(values)
 
 
+def test_a_spec_from_before_a_field_is_read_without_it() -> None:
+    values = {name: value for name, value in SPEC.to_dict().items() if name != "terminal_rate"}
+    assert Spec.from_dict(values) == SPEC
+    assert SPEC.terminal_rate == 0.0
+
+
 def test_config_holds_defaults_keywords_and_never_the_spec() -> None:
     assert Constant(SPEC).config == {
         "class_path": f"{__name__}.Constant",

@@ -246,6 +246,7 @@ class TransitionDataset:
             bound_high=self.bound_high,
             holding=holding,
             history=self.history,
+            terminal_rate=float(self.terminated[rows].double().mean()),
         )
 
     def _holding(self, rows: Tensor) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ def test_moments_come_from_the_given_episodes_only() -> None:
     assert spec.action_std == pytest.approx((math.sqrt(2 / 3),))
     assert (spec.reward_mean, spec.reward_low, spec.reward_high) == (2.0, 1.0, 3.0)
     assert spec.reward_std == pytest.approx(math.sqrt(2 / 3))
-    assert (spec.terminals, spec.max_episode_steps) == (True, 3)
+    assert (spec.terminals, spec.max_episode_steps, spec.terminal_rate) == (True, 3, pytest.approx(1 / 3))
     assert (spec.action_low, spec.action_high) == ((-2.0,), (2.0,))  # of the whole log: bounds, not moments
     other = by_hand().spec(torch.tensor([1]))
     assert (other.terminals, other.max_episode_steps, other.reward_std) == (False, 1, 1.0)

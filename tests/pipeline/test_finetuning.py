@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from pipeline_toys import spoken, stages
 from registry_toys import crown
 
-from mbrl import demonstration, environments, practice
+from mbrl import demonstration, environments, files, practice
 from mbrl.assessment import figure
 from mbrl.evaluation.evidence import acting
 from mbrl.heritage import inherit
@@ -200,6 +200,20 @@ def test_a_policy_without_its_learner_is_refused(
     with pytest.raises(ValueError, match="has gone on since toy-policy/1 was registered"):
         inherit("toy", "1")
     assert plant.taken == 0
+
+
+def test_a_learner_from_before_values_had_an_offset_is_refused(
+    whole: tuple[Path, dict[str, Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = files.load
+
+    def older(path: Path) -> dict[str, Any]:
+        content = load(path)
+        return content | {"spec": {k: v for k, v in content["spec"].items() if k != "terminal_rate"}}
+
+    monkeypatch.setattr(files, "load", older)
+    with pytest.raises(ValueError, match=r"toy-policy/1 was learned before its spec had terminal_rate, which its valu"):
+        inherit("toy", "1")
 
 
 def test_another_log_under_the_same_id_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
