@@ -208,8 +208,9 @@ def test_a_learner_from_before_values_had_an_offset_is_refused(
     load = files.load
 
     def older(path: Path) -> dict[str, Any]:
-        content = load(path)
-        return content | {"spec": {k: v for k, v in content["spec"].items() if k != "terminal_rate"}}
+        content: dict[str, Any] = load(path)
+        content.get("spec", {}).pop("terminal_rate", None)
+        return content
 
     monkeypatch.setattr(files, "load", older)
     with pytest.raises(ValueError, match=r"toy-policy/1 was learned before its spec had terminal_rate, which its valu"):
