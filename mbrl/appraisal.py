@@ -23,7 +23,7 @@ from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.gathering import Provenance, gather
 from mbrl.evaluation.judging import Score, score
 from mbrl.evaluation.panel import Heard, check_kinds, combined_gain, hear, preference
-from mbrl.evaluation.trajectories import check_fits
+from mbrl.evaluation.trajectories import check_fits, fitted
 from mbrl.registry import models, promotion, witnesses
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, Verdict, decide
 from mbrl.registry.rules import Rules
@@ -126,11 +126,10 @@ def _champion(name: str, data: TransitionDataset, policies: dict[str, Policy]) -
     if label not in policies:
         policy = models.load_policy(f"models:/{label}")
         try:
-            check_fits(policy.spec, data)
+            policies[label] = fitted(policy, data)
         except ValueError as reason:
             print(f"the champion {label} is left out: {reason}")
             return None
-        policies[label] = policy
     return label
 
 

@@ -19,7 +19,7 @@ from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.gathering import Provenance, gather
 from mbrl.evaluation.modelbased import simulated_values, start_states
 from mbrl.evaluation.panel import FULL, Heard, combined_gain, hear, preference
-from mbrl.evaluation.trajectories import check_fits
+from mbrl.evaluation.trajectories import fitted
 from mbrl.evaluation.twoway import spread_over
 from mbrl.registry import models, promotion
 from mbrl.registry.decisions import Decision
@@ -204,13 +204,11 @@ def _comparable(name: str, champion: str | None, data: TransitionDataset) -> dic
     """The reigning champion, if it can act on this log; if not, the gate will miss it, and here is told why."""
     if champion is None:
         return {}
-    policy = models.load_policy(f"models:/{name}-policy/{champion}")
     try:
-        check_fits(policy.spec, data)
+        return {CHAMPION: fitted(models.load_policy(f"models:/{name}-policy/{champion}"), data)}
     except ValueError as reason:
         tell(CHAMPION, f"version {champion} cannot be compared: {reason}")
         return {}
-    return {CHAMPION: policy}
 
 
 def _tell(findings: Findings, rules: Rules) -> None:

@@ -10,7 +10,7 @@ Axis letters as in `mbrl.core`; F channels of a plain observation, O = k F + (k 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, final
 
 import torch
@@ -103,3 +103,60 @@ class Remembering(nn.Module):
             choices = torch.arange(self.policy.spec.action_dim, device=obs.device)
             taken = (action.unsqueeze(-1) == choices).to(obs.dtype)
         return {"action": action, "past": self.window.shift(window, taken, obs)[..., self.window.frame :]}
+
+
+@final
+class Shortened(Policy):
+    """A policy of a short history that is given longer windows: it acts on their newest part.
+
+    So it can be asked about the same rows as policies that look back further. It is not for a registry, whose policies
+    keep their own windows.
+
+    Args:
+        policy: with a history of at least 1.
+        history: of the windows, at least as long.
+
+    Raises:
+        ValueError: the windows are shorter than the policy's own.
+    """
+
+    def __init__(self, policy: Policy, history: int) -> None:
+        own = policy.spec
+        if history < own.history:
+            raise ValueError(f"history is {history}, expected at least {own.history}, what the policy looks back to")
+        super().__init__(_looking_back(own, history))
+        self.policy = policy
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        return self.policy.act(self.newest(obs), rng)
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor | None:
+        return self.policy.log_prob(self.newest(obs), action)
+
+    def newest(self, window: Tensor) -> Tensor:
+        """Of windows [..., O] what the policy reads, in its order."""
+        own, frame, begin = self.policy.spec, self.spec.frame_dim, self.spec.history * self.spec.frame_dim
+        seen, taken = own.history * frame, (own.history - 1) * own.action_dim
+        return torch.cat([window[..., :seen], window[..., begin : begin + taken]], -1)
+
+
+def _looking_back(spec: Spec, history: int) -> Spec:
+    """The spec of windows of another history of the same plant, with the moments of single observations."""
+    frame, more = spec.frame_dim, history - 1
+
+    def wide(name: str, action: tuple[float, ...]) -> tuple[float, ...]:
+        values: tuple[float, ...] = getattr(spec, name)
+        return values[:frame] * history + action * more
+
+    zeros, ones = (0.0,) * spec.action_dim, (1.0,) * spec.action_dim
+    return replace(
+        spec,
+        history=history,
+        obs_dim=history * frame + more * spec.action_dim,
+        obs_mean=wide("obs_mean", spec.action_mean),
+        obs_std=wide("obs_std", spec.action_std),
+        obs_low=wide("obs_low", spec.action_low),
+        obs_high=wide("obs_high", spec.action_high),
+        delta_mean=wide("delta_mean", zeros),
+        delta_std=wide("delta_std", ones),
+    )

@@ -10,7 +10,10 @@ import policies
 from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
 from mbrl.core import Spec
 from mbrl.testing import check_dynamics, check_learner
-from mbrl.window import Remembering, Window
+from mbrl.window import Remembering, Shortened, Window
+from policies.actors import Deterministic
+
+WIDE = ("obs_mean", "obs_std", "obs_low", "obs_high", "delta_mean", "delta_std")  # one value a channel of obs
 
 
 def test_a_window_begins_and_shifts_newest_first() -> None:
@@ -63,6 +66,27 @@ def test_models_and_learners_keep_their_contracts_on_windows(discrete: bool) -> 
     for model in (ProbabilisticEnsemble, DeterministicEnsemble):
         check_dynamics(model(spec, members=3, elites=2, hidden=8, layers=1), spec)
     check_learner(lambda the_spec: policies.SAC(the_spec, hidden=[8]), spec)
+
+
+def test_a_policy_that_looks_back_less_reads_the_newest_part_of_a_window() -> None:
+    long = Window(history=3, frame=2, neutral=(0.5,)).begin(torch.tensor([1.0, 2]))
+    for taken, seen in (7.0, [10.0, 20.0]), (9.0, [30.0, 40.0]):
+        long = Window(3, 2, (0.5,)).shift(long, torch.tensor([taken]), torch.tensor(seen))
+    assert long.tolist() == [30, 40, 10, 20, 1, 2, 9, 7]
+    spec = replace(
+        remembering_spec(), history=1, obs_dim=2, **{k: v[:2] for k, v in vars(remembering_spec()).items() if k in WIDE}
+    )
+    for history, expected in (1, [30, 40]), (2, [30, 40, 10, 20, 9]), (3, long.tolist()):
+        own = Shortened(Deterministic(spec, (4,)), history).spec if history > 1 else spec
+        policy = Deterministic(own, (4,))
+        shortened = Shortened(policy, 3)
+        assert shortened.newest(long).tolist() == expected
+        assert (shortened.spec.history, shortened.spec.obs_dim, shortened.spec.frame_dim) == (3, 8, 2)
+        assert torch.equal(
+            shortened.act(long[None], None), policy.act(torch.tensor([expected], dtype=torch.float), None)
+        )
+    with pytest.raises(ValueError, match="history is 2, expected at least 3"):
+        Shortened(policy, 2)
 
 
 @pytest.mark.parametrize("discrete", [False, True])

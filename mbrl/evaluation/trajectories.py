@@ -7,8 +7,9 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from mbrl.core import Spec
+from mbrl.core import Policy, Spec
 from mbrl.data.dataset import TransitionDataset
+from mbrl.window import Shortened
 
 BOUND_ROOM = 0.1  # share of the action's range by which a policy's bounds may differ from the log's
 
@@ -84,6 +85,18 @@ def discounts(gamma: float, like: Tensor) -> Tensor:
         raise ValueError(f"gamma is {gamma}, expected a discount factor within [0, 1], where 1 is undiscounted")
     steps = torch.arange(like.shape[1], device=like.device, dtype=torch.float64)
     return torch.as_tensor(gamma, dtype=torch.float64, device=like.device) ** steps
+
+
+def fitted(policy: Policy, data: TransitionDataset) -> Policy:
+    """The policy, at work on the rows of a log: on the newest part of windows that are longer than its own.
+
+    Raises:
+        ValueError: as `check_fits`.
+    """
+    if policy.spec.history < data.history and policy.spec.frame_dim == data.frame_dim:
+        policy = Shortened(policy, data.history).eval()
+    check_fits(policy.spec, data)
+    return policy
 
 
 def check_fits(spec: Spec, data: TransitionDataset) -> None:

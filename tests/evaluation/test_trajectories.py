@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from mbrl.data.dataset import TransitionDataset
-from mbrl.evaluation.trajectories import Trajectories, check_fits, discounts
+from mbrl.data.history import windowed
+from mbrl.evaluation.trajectories import Trajectories, check_fits, discounts, fitted
+from policies.actors import Deterministic
 
 
 def log() -> TransitionDataset:
@@ -88,3 +90,17 @@ def test_a_policy_with_another_memory_is_told_which_log_to_take():
     )
     with pytest.raises(ValueError, match=r"history is 2, and the log's 1: give it the log with `data\.history 2`"):
         check_fits(spec, data)
+
+
+def test_a_policy_that_looks_back_less_is_asked_about_longer_windows(toy_data):
+    data = toy_data()
+    windows, policy = windowed(data, 3), Deterministic(data.spec(torch.arange(3)), (4,))
+    assert fitted(policy, data) is policy
+    found = fitted(policy, windows)
+    assert torch.equal(found.act(windows.obs, None), policy.act(data.obs, None))
+    assert (found.spec.history, found.training) == (3, False)
+    elsewhere = replace(policy.spec, action_high=(5.0,))
+    with pytest.raises(ValueError, match="action_high of action 0 is 5, and the log's 1"):
+        fitted(Deterministic(elsewhere, (4,)), windows)
+    with pytest.raises(ValueError, match=r"history is 3, and the log's 1: give it the log with `data\.history 3`"):
+        fitted(found, data)
