@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, layer_norm, si
 
 from mbrl.core import full_precision, narrow, narrow_linear
 
+TINY = 1e-30  # a variance, of what never changes
 WORTH_BALANCING = 2_000_000  # multiplications in a matrix product that takes longer than the calls to balance it
 
 
@@ -143,7 +144,8 @@ def binary_cross_entropy(logit: Tensor, label: Tensor) -> Tensor:
 def mixed_moments(mean: Tensor, std: Tensor, still: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and std of a change that is 0 with probability `still`, and otherwise has this mean and std: [...] each."""
     changes = 1 - still
-    return changes * mean, (changes * (std.square() + still * mean.square())).sqrt()
+    variance = changes * (std.square() + still * mean.square())
+    return changes * mean, variance.clamp_min(TINY).sqrt()  # the root of 0 has no gradient
 
 
 def as_members(x: Tensor, members: int) -> Tensor:

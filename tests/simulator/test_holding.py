@@ -202,6 +202,16 @@ def test_a_model_that_remembers_learns_it_too() -> None:
     assert float(still[:, ~asleep, 1].mean()) == pytest.approx(float(rests[~asleep].float().mean()), abs=0.06)
 
 
+def test_a_channel_that_is_sure_to_rest_has_a_gradient() -> None:
+    """Logits of 20 are a probability of 1 in float32, and nothing is left to take the root of."""
+    logit = torch.full((3,), 20.0, requires_grad=True)
+    mean, std = torch.full((3,), 2.0, requires_grad=True), torch.full((3,), 0.5, requires_grad=True)
+    moments = mixed_moments(mean, std, logit.sigmoid())
+    assert all(float(moment.detach().abs().max()) < 1e-12 for moment in moments)
+    sum(moment.sum() for moment in moments).backward()
+    assert all(bool(leaf.grad.isfinite().all()) for leaf in (logit, mean, std))
+
+
 def test_the_density_of_a_set_point_far_from_zero_has_a_gradient() -> None:
     """A pressure of 101325 Pa that rests: rounding leaves nothing of its variance, or less than nothing."""
     still = torch.full((400, 1), 0.999)
