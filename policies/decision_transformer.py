@@ -98,7 +98,9 @@ class DecisionTransformer(Learner):
     Deviations from the paper, which undo the need to know at serving what was earned so far, and how much time is left:
     returns are discounted, and an episode that was cut is taken to go on with its mean reward; the sequence begins with
     one return, that of its newest observation; and it is asked for the same target at every step, where the paper
-    lowers the target by what was earned. No dropout, no warm-up and no clipping of gradients.
+    lowers the target by what was earned. The newest action alone is learned, and places are those within the window,
+    where the paper learns all actions and embeds the time in the episode. No normalisation of the embeddings, no
+    dropout, no warm-up and no clipping of gradients.
 
     Args:
         spec: of the log.

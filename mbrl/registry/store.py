@@ -106,11 +106,14 @@ def claim(uri: str) -> None:
 def at(target: str) -> Iterator[str]:
     """Work in another store for as long as the context lasts; its URI.
 
-    `target` is the URI of a server, that of a sqlite file, or another `MBRL_HOME`; a sqlite file's home is its folder.
+    `target` is the URI of a server, a sqlite file (its URI, or a path that ends in .db), or another `MBRL_HOME`; a sqlite
+    file's home is its folder.
 
     Raises:
         StoreError: the store cannot be used.
     """
+    if target.endswith(".db") and "://" not in target:
+        target = SQLITE + str(Path(target).absolute())
     names = (URI_VARIABLE, REGISTRY_VARIABLE, HOME_VARIABLE)
     before = {name: os.environ.pop(name, None) for name in names}
     try:

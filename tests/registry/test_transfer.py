@@ -115,6 +115,12 @@ def test_the_same_copy_once_more_makes_no_second_one(dev, tmp_path):
     assert transfer.copy("toy", str(tmp_path / "home"), "2", "plant").policy == "plant-policy/2"
 
 
+def test_a_path_of_a_sqlite_file_is_the_file(dev, tmp_path):
+    first = transfer.copy("toy", str(tmp_path / "home"), new_name="plant")
+    again = transfer.copy("toy", str(tmp_path / "home" / "mlflow.db"), new_name="plant")
+    assert again == first._replace(entry=None, head=None)
+
+
 def test_what_cannot_be_copied_is_refused(registry, damaged):
     with pytest.raises(ValueError, match="toy-policy has no champion: name a version"):
         transfer.copy("toy", str(registry), new_name="plant")
