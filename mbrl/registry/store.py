@@ -106,8 +106,8 @@ def claim(uri: str) -> None:
 def at(target: str) -> Iterator[str]:
     """Work in another store for as long as the context lasts; its URI.
 
-    `target` is the URI of a server, a sqlite file (its URI, or a path that ends in .db), or another `MBRL_HOME`; a sqlite
-    file's home is its folder.
+    `target` is the URI of a server, a sqlite file (its URI, or a path that ends in .db), or another `MBRL_HOME`; a
+    sqlite file's home is its folder.
 
     Raises:
         StoreError: the store cannot be used.
