@@ -94,7 +94,7 @@ def plot_rows(path: Path, data: TransitionDataset, finding: Finding) -> None:
     for axes, (name, column) in zip(grid, strips.items(), strict=True):
         _strip(axes, rows, column, marked, starts)
         axes.set_ylabel(textwrap.fill(name, 24), fontsize=style.SMALL, rotation=0, ha="right", va="center", labelpad=9)
-    grid[-1].set_xlabel("row (red: named by the finding; dotted: an episode begins)", fontsize=style.MEDIUM)
+    grid[-1].set_xlabel("row (large dots: named by the finding; dotted: an episode begins)", fontsize=style.MEDIUM)
     style.write(figure, path)
 
 
