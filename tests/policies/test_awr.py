@@ -63,7 +63,7 @@ def test_a_lesson_is_a_row_and_the_last_of_its_episode(problem: Problem) -> None
 def test_a_cut_episode_is_worth_more_by_its_last_value_and_a_terminated_one_is_not(problem: Problem) -> None:
     """In spreads of 2: 3, 4, 4 and 10, 8 are halved; the second episode has V(last next_obs) / 4 and / 2 beyond it."""
     spec, rows = problem(False)
-    spec, five = replace(spec, reward_std=2.0), episodes(rows)
+    spec, five = replace(spec, reward_std=2.0, reward_mean=0.0), episodes(rows)
     with seeded(0, "test"):
         learner = AWR(spec, hidden=(8,), discount=0.5)
     with torch.no_grad():

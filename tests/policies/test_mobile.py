@@ -34,7 +34,7 @@ def test_the_std_over_models_of_the_mean_over_samples_by_hand() -> None:
 
 def hand_worked(problem: Problem, shifts: tuple[float, float]) -> tuple[MOBILE, Simulator, Batch]:
     """A learner whose one critic says 2 s_0 - s_1 + 3, without a hidden layer, in a world that adds a shift to s."""
-    spec = plain_spec(problem(False)[0])
+    spec = plain_spec(problem(False)[0], reward_mean=0.0)  # which values would begin at
     learner = MOBILE(spec, hidden=(), beta=1.5, samples=3, critics=1, discount=0.9)
     with torch.no_grad():
         learner.agent.slow.weights[0].copy_(torch.tensor([2.0, -1.0, 0.0, 0.0]).view(1, 4, 1))
