@@ -38,13 +38,14 @@ class Bounds(nn.Module):
 
     centre: Tensor  # [A]
     half_range: Tensor  # [A]
+    moving: Tensor  # [M] long: the channels that can move
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
         self.register_buffer("centre", (low + high) / 2)
         self.register_buffer("half_range", (high - low) / 2)
-        self.moving = spec.moving_actions
+        self.register_buffer("moving", torch.tensor(spec.moving_actions, dtype=torch.long), persistent=False)
 
     def scale(self, unit: Tensor) -> Tensor:
         """[-1, 1] -> the environment's range."""
@@ -57,7 +58,7 @@ class Bounds(nn.Module):
     def counted(self, log_density: Tensor) -> Tensor:
         """The sum of the channels' log densities [..., A]: [...]. One that cannot move has none."""
         every = len(self.moving) == log_density.shape[-1]
-        return (log_density if every else log_density[..., self.moving]).sum(-1)
+        return (log_density if every else log_density.index_select(-1, self.moving)).sum(-1)
 
     def log_volume(self) -> Tensor:
         """log of what [-1, 1]^A is stretched by, scalar; constant channels count as 1."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mbrl.core import Batch, Spec, generator
+from mbrl.testing import check_learner
 from policies import SAC, networks
 from policies.actors import Gaussian, TanhGaussian
 from policies.functional import stacked_linear
@@ -36,6 +37,7 @@ def test_channels_that_cannot_move_have_no_density(problem: Problem) -> None:
             wide.network.output.weight[outputs] = plain.network.output.weight
             wide.network.output.bias[outputs] = plain.network.output.bias
         torch.testing.assert_close(wide.log_prob(rows.obs, action), plain.log_prob(rows.obs, rows.action))
+    check_learner(lambda spec: SAC(spec, hidden=(4,)), dead)  # as a GPU would have it recorded, too
     sampled, density = TanhGaussian(dead, (4,)).sample(rows.obs, generator(0, "x"))
     assert sampled[:, 2:].unique(dim=0).tolist() == [[0.5, -3.0]]
     assert density.shape == rows.reward.shape
