@@ -26,6 +26,7 @@ COMMANDS = {  # name: (function of stages.py, configuration it starts from, one 
     "finetune": ("finetune", None, "go on improving a policy in the true environment, under a floor"),
     "promote": ("promote", None, "move shadow, canary or champion to a version that the evidence supports"),
     "rollback": ("rollback", None, "go back to the last champion that still holds"),
+    "withdraw": ("withdraw", None, "take an alias away: a shadow or canary ends, a champion stops to act"),
     "history": (
         "history",
         None,

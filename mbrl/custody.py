@@ -40,6 +40,18 @@ def rollback(name: str) -> dict[str, Any]:
     return _moved(promotion.rollback(name))
 
 
+def withdraw(name: str, alias: Literal["candidate", "shadow", "canary", "champion", "previous"]) -> dict[str, Any]:
+    """Take an alias away from the version that has it: a shadow or canary ends, a champion stops to act.
+
+    Args:
+        name: NAME of the registered model NAME-policy.
+        alias: the one to take away. Nothing is asked of any version, so that this is always possible.
+    """
+    from mbrl.registry import promotion
+
+    return _moved(promotion.withdraw(name, alias))
+
+
 def history(name: str, verify: bool = False, repair: bool = False) -> dict[str, Any]:
     """Tell every decision about a registered policy; prove that all of it holds, or mend what was half-done.
 

@@ -18,7 +18,7 @@ POSITIONAL = {  # the one setting of a command that needs no name: its name, wha
     "card": ("name", "NAME", str, "NAME of the registered model NAME-simulator"),
     "select": ("name", "NAME", str, "NAME of the registered model NAME-policy"),
     **dict.fromkeys(
-        ("finetune", "promote", "rollback", "history", "copy", "delete"),
+        ("finetune", "promote", "rollback", "withdraw", "history", "copy", "delete"),
         ("name", "NAME", str, "NAME of the registered model NAME-policy"),
     ),
 }

@@ -16,7 +16,7 @@ import torch
 
 from mbrl.allocator import uncollected
 from mbrl.core import Dynamics, Learner, Spec
-from mbrl.custody import copy, delete, history, promote, rollback
+from mbrl.custody import copy, delete, history, promote, rollback, withdraw
 from mbrl.finetuning import finetune
 from mbrl.settings import Candidate, Data, Fit, Imitation, OtherLog, Rehearsal, Trial, Uncertainty, World
 from mbrl.sizes import Sizes
@@ -45,6 +45,7 @@ __all__ = [
     "select",
     "sweep",
     "ui",
+    "withdraw",
 ]
 
 

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from registry_toys import DECISION, LINEAGE, Line, simulator, spec
 
-from mbrl.registry import models, promotion, store
+from mbrl.registry import models, promotion, scrutiny, store
 from mbrl.registry.lineage import Lineage
 from mbrl.registry.runs import RunLog
 
@@ -100,7 +100,7 @@ def damaged(registry: Path) -> Iterator[Callable[[str, Callable[[bytearray], byt
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take files and answers as they are, for tests of what surrounds these checks."""
-    monkeypatch.setattr(promotion, "objections", lambda *args, **kwargs: [])
+    monkeypatch.setattr(scrutiny, "objections", lambda *args, **kwargs: [])
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def at_write(act: Callable[[], None], when: int, after: bool = False) -> Iterato
 def compete(home: str, number: int, barrier: Any, rounds: int, answers: Any) -> None:
     """One of several processes that all try to move the champion, once a round, from where it stood before."""
     os.environ["MBRL_HOME"] = home
-    promotion.objections = lambda *args, **kwargs: []  # the files are the same in every round
+    scrutiny.objections = lambda *args, **kwargs: []  # the files are the same in every round
     store.LOCK_SECONDS = PATIENCE
     for turn in range(rounds):
         before = promotion.champion("toy")

@@ -115,6 +115,7 @@ def test_help_loads_no_heavy_library() -> None:
         "select",
         "promote",
         "rollback",
+        "withdraw",
         "history",
         "copy",
         "delete",

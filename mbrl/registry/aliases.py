@@ -28,16 +28,16 @@ ACTING = ("canary", CHAMPION)  # whose answers reach the plant: they need a verd
 WAIT_SECONDS = 120.0  # for other processes that move aliases
 
 
-def check_stage(alias: str) -> str:
-    """`alias` itself, if a version can be promoted to it.
+def check_alias(label: str, alias: str, known: Sequence[str]) -> str:
+    """`alias` itself, if it is one of those that are `known` here; `label` is the setting that it was given as.
 
     Raises:
         ValueError: it is none of them; the message has the list.
     """
-    if alias in STAGES:
+    if alias in known:
         return alias
     near = f", which differs from {alias.lower()!r} in case only" if alias.lower() in set(ALIASES) - {alias} else ""
-    raise ValueError(f"to is {alias!r}{near}: expected one of {', '.join(STAGES)}")
+    raise ValueError(f"{label} is {alias!r}{near}: expected one of {', '.join(known)}")
 
 
 @final

@@ -44,13 +44,14 @@ def differences(
 
 
 def reign(entries: Sequence[Entry], model: str) -> list[str]:
-    """The champions that lead to the present one, oldest first; a rollback takes away those that it went back over."""
+    """The champions that lead to the present one, oldest first, without those that were withdrawn or gone back over."""
     line: list[str] = []
     for entry in carried_out(entries):
         for move in entry.moves:
             if (move.model, move.alias) == (model, CHAMPION):
-                if move.after is None:
-                    continue  # mended: the champion's version was deleted past the ledger
+                if move.after is None:  # withdrawn, or mended: its version was deleted past the ledger
+                    line = [version for version in line if version != move.before]
+                    continue
                 if entry.action == "rollback":
                     line = line[: line.index(move.after) + 1] if move.after in line else []
                 else:

@@ -57,7 +57,7 @@ class Entry(NamedTuple):
     previous: str
     time: str  # UTC, as the writer's clock had it
     phase: str  # intended | done | undone | refused
-    action: str  # judge | promote | rollback | delete | copy
+    action: str  # judge | promote | rollback | withdraw | delete | copy
     moves: tuple[Move, ...]
     about: Mapping[str, Any]
     hash: str

@@ -1,4 +1,4 @@
-"""The one door to the aliases: judge, promote, roll back, delete. Every decision is in the ledger, refusals too.
+"""The one door to the aliases: judge, promote, roll back, withdraw, delete. The ledger has every decision made here.
 
 What is asked of a version before it may act: that the gate's verdict on it, as the ledger has it, says promote; that
 every file of it has the SHA-256 that its manifest lists; and that it answers its golden observations as it did when it
@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mbrl.registry import aliases, chronicle, models
+from mbrl.registry import aliases, chronicle, models, scrutiny
 from mbrl.registry.aliases import CHAMPION, Registry
 from mbrl.registry.circumstances import who
 from mbrl.registry.decisions import Decision
 from mbrl.registry.describing import describe
 from mbrl.registry.ledger import Entry, Ledger, Move
-from mbrl.registry.twophase import DECISION_TAG, Moved, RefusedError, Request, carry_out
-from mbrl.serving import golden
+from mbrl.registry.twophase import Moved, RefusedError, Request, carry_out
 
-__all__ = ["Moved", "RefusedError", "Registry", "champion", "delete", "judge", "objections", "promote", "rollback"]
+__all__ = ["Moved", "RefusedError", "Registry", "champion", "delete", "judge", "promote", "rollback", "withdraw"]
 
 
 def champion(name: str) -> str | None:
@@ -94,7 +93,7 @@ def promote(
         StoreError: there is no such version, or the store does not answer.
         LedgerError: the ledger is damaged.
     """
-    aliases.check_stage(to)
+    aliases.check_alias("to", to, aliases.STAGES)
     registry = Registry.known(name)
     at = registry.aliases()
     registry.check_case(at)
@@ -109,8 +108,8 @@ def promote(
     verdict = chronicle.judged(entries, number)
     if verdict is not None:
         about["decision"] = verdict.about["decision"]
-    against = objections(registry, number, verdict, gated=to in aliases.ACTING)
-    against += _alone(verdict, approver) if to in aliases.ACTING else []
+    against = scrutiny.objections(registry, number, verdict, gated=to in aliases.ACTING)
+    against += scrutiny.alone(verdict, approver) if to in aliases.ACTING else []
 
     def moves(entries: Sequence[Entry]) -> list[Move]:
         placed = chronicle.placed(entries)
@@ -125,6 +124,7 @@ def promote(
 def rollback(name: str) -> Moved:
     """Go back to the last champion before the present one that still holds: verdict, every file, golden pairs.
 
+    Where the champion was withdrawn, that is the last one before it.
     Those that do not are passed over, and the ledger says why. `previous` then is the champion before that one.
 
     Raises:
@@ -136,16 +136,18 @@ def rollback(name: str) -> Moved:
     at = registry.aliases()
     registry.check_case(at)
     entries, current = ledger.entries(), at.get((registry.policy, CHAMPION))
-    if current is None:
-        raise ValueError(f"{registry.policy} has no champion to go back from")
+    line = chronicle.reign(entries, registry.policy)
+    if current is None and not line:
+        raise ValueError(f"{registry.policy} has no champion to go back from, and no earlier one to go back to")
     waiting = chronicle.pending(entries)
     if waiting is not None and waiting.action == "rollback":  # this very command, cut short: its target was checked
         target: str | None = waiting.about["version"]
         against: list[str] = []
     else:
-        line = chronicle.reign(entries, registry.policy)
-        target, against = _last_that_holds(registry, entries, [v for v in line if v != current])
-    about = _facts(registry, target or current) | {"left": current, "reasons": against}
+        target, against = scrutiny.last_that_holds(registry, entries, [v for v in line if v != current])
+    subject = target or current or line[-1]
+    facts = _facts(registry, subject) if registry.exists(registry.policy, subject) else {"version": subject}
+    about = {**facts, "left": current, "reasons": against}
 
     def moves(entries: Sequence[Entry]) -> list[Move]:
         placed = chronicle.placed(entries)
@@ -155,7 +157,38 @@ def rollback(name: str) -> Moved:
         return _with_champion(registry, placed, own, about.get("simulator"), before)
 
     none = [] if target else [*against, "there is no earlier champion that holds"]
-    return carry_out(registry, ledger, Request("rollback", target or current, CHAMPION, current, about, moves, none))
+    return carry_out(registry, ledger, Request("rollback", subject, CHAMPION, current, about, moves, none))
+
+
+def withdraw(name: str, alias: str) -> Moved:
+    """Take an alias away from the version that it points to: a shadow or canary ends, a champion stops to act.
+
+    Nothing is asked of any version, so that an end is always possible. A champion takes the alias of its simulator
+    along, and `rollback` never goes back to it; where there is an earlier champion, `rollback` puts that in its place.
+
+    Args:
+        name: NAME of `NAME-policy`.
+        alias: candidate, shadow, canary, champion or previous.
+
+    Raises:
+        ValueError: an unknown alias, or no version has it.
+        RefusedError: the alias has moved meanwhile, or another move is half-done.
+        StoreError: the store does not answer.
+        LedgerError: the ledger is damaged.
+    """
+    aliases.check_alias("alias", alias, aliases.ALIASES)
+    registry, ledger = Registry.known(name), Ledger.open(name)
+    entries = ledger.entries()
+    current = _half_withdrawn(chronicle.pending(entries), alias) or registry.aliases().get((registry.policy, alias))
+    if current is None:
+        raise ValueError(f"no version of {registry.policy} is called {alias}: there is nothing to withdraw")
+
+    def moves(entries: Sequence[Entry]) -> list[Move]:
+        placed = chronicle.placed(entries)
+        models = [registry.policy, *([f"{registry.name}-simulator"] if alias == CHAMPION else [])]
+        return [Move(model, alias, placed[model, alias], None) for model in models if (model, alias) in placed]
+
+    return carry_out(registry, ledger, Request("withdraw", current, alias, current, {"version": current}, moves))
 
 
 def delete(name: str, version: str) -> Moved:
@@ -173,65 +206,14 @@ def delete(name: str, version: str) -> Moved:
     if waiting is None or (waiting.action, waiting.about["version"]) != ("delete", number):
         registry.version(number)
     held = sorted(a for (model, a), v in registry.aliases().items() if (model, v) == (registry.policy, number))
-    against = [f"{' and '.join(held)} of {registry.policy} point to version {number}: move them first"] if held else []
+    against = (
+        [f"{' and '.join(held)} of {registry.policy} point to version {number}: move or withdraw them first"]
+        if held
+        else []
+    )
     return carry_out(
         registry, ledger, Request("delete", number, None, None, {"version": number}, lambda _: [], against)
     )
-
-
-def objections(registry: Registry, version: str, verdict: Entry | None, gated: bool) -> list[str]:
-    """What speaks against letting a version act: its verdict (if `gated`), a file, its answers to the golden pairs.
-
-    Raises:
-        StoreError: the store does not answer.
-    """
-    found = []
-    label = f"{registry.policy}/{version}"
-    if verdict is not None:
-        decision = chronicle.decision(verdict)
-        if registry.version(version).tags.get(DECISION_TAG) != decision.to_json():
-            found.append(f"tag {DECISION_TAG} of {label} is not the verdict in entry {verdict.number} of the ledger")
-        if gated and not decision.passed:
-            found.append(f"the verdict on {label} is {decision.outcome!r}: {'; '.join(decision.reasons)}")
-    elif gated:
-        found.append(
-            f"{label} has no verdict in the ledger of {registry.name}: `mbrl run`, `mbrl finetune` and `mbrl copy`"
-            " write one"
-        )
-    try:
-        with models.fetched(registry.policy, version) as (folder, manifest):
-            if manifest.get("model") != registry.policy:
-                found.append(
-                    f"{label} holds the files of {manifest.get('model')}: use `mbrl copy`, which keeps its lineage"
-                )
-            else:
-                golden.check(folder, label)
-    except ValueError as error:
-        found.append(str(error))
-    return found
-
-
-def _alone(verdict: Entry | None, approver: str | None) -> list[str]:
-    """What the rules have against this approver: that there is none, or that it is the author."""
-    if verdict is None or not verdict.about["decision"]["second_person"]:
-        return []
-    author = verdict.about["author"]
-    if approver is None:
-        return [f"the rules want an approver beside the author {author}: --approver WHO"]
-    return [f"the approver {approver} is the author, and the rules want another one"] if approver == author else []
-
-
-def _last_that_holds(registry: Registry, entries: Sequence[Entry], line: Sequence[str]) -> tuple[str | None, list[str]]:
-    passed_over: list[str] = []
-    for version in reversed(line):
-        if not registry.exists(registry.policy, version):
-            against = [f"{registry.policy}/{version} is deleted"]
-        else:
-            against = objections(registry, version, chronicle.judged(entries, version), gated=True)
-        if not against:
-            return version, passed_over
-        passed_over += against
-    return None, passed_over
 
 
 def _with_champion(
@@ -243,6 +225,13 @@ def _with_champion(
     if model == f"{registry.name}-simulator" and registry.exists(model, number):
         moves.append(Move(model, CHAMPION, placed.get((model, CHAMPION)), number))
     return [move for move in moves if move.before != move.after] + [own]
+
+
+def _half_withdrawn(waiting: Entry | None, alias: str) -> str | None:
+    """The version that the very same command was withdrawing when it was cut short."""
+    if waiting is None or waiting.action != "withdraw" or waiting.moves[0].alias != alias:
+        return None
+    return waiting.moves[0].before
 
 
 def _numbered(registry: Registry, version: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from mbrl.registry import chronicle, promotion, store
+from mbrl.registry import chronicle, scrutiny, store
 from mbrl.registry.aliases import Registry
 from mbrl.registry.ledger import Entry, Ledger, Move
 from mbrl.registry.twophase import apply, mend, settle
@@ -40,7 +40,7 @@ def verify(name: str) -> list[str]:
     for version in seen:
         verdict = chronicle.judged(entries, version)
         if registry.exists(registry.policy, version):
-            found += promotion.objections(registry, version, verdict, gated=False)
+            found += scrutiny.objections(registry, version, verdict, gated=False)
             found += [] if verdict is None else _evidence(verdict, f"{registry.policy}/{version}")
     return found
 

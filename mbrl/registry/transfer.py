@@ -12,7 +12,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.models import Model
 
-from mbrl.registry import aliases, chronicle, models, promotion, store
+from mbrl.registry import aliases, chronicle, models, promotion, scrutiny, store
 from mbrl.registry.ledger import Ledger
 from mbrl.registry.runs import RunLog
 from mbrl.registry.twophase import RefusedError
@@ -75,7 +75,7 @@ def copy(name: str, to: str, version: str | None = None, new_name: str | None = 
         raise ValueError(f"{registry.policy} has no champion: name a version (--version V)")
     entries = Ledger.open(name).entries()
     verdict = chronicle.judged(entries, number)
-    if against := promotion.objections(registry, number, verdict, gated=False):
+    if against := scrutiny.objections(registry, number, verdict, gated=False):
         raise RefusedError(f"copy of {registry.policy}/{number}: {'; '.join(against)}")
     decision = None if verdict is None else chronicle.decision(verdict)
     papers = [decision.evidence] if decision is not None and decision.evidence is not None else []

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from promotion_toys import at_write, compete, killed
 from registry_toys import DECISION
 
-from mbrl.registry import chronicle, promotion, proof, store
+from mbrl.registry import chronicle, promotion, proof, scrutiny, store
 from mbrl.registry.ledger import Ledger
 
 PROCESSES, ROUNDS = 10, 4
@@ -70,6 +70,7 @@ WORKS = {
     "rollback": lambda: promotion.rollback("toy"),
     "judge": lambda: promotion.judge("toy", "2", DECISION._replace(rules_version="2")),
     "delete": lambda: promotion.delete("toy", "2"),
+    "withdraw": lambda: promotion.withdraw("toy", "champion"),
 }
 
 
@@ -81,7 +82,7 @@ def prepared(filled, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("MBRL_HOME", str(home))
-        patch.setattr(promotion, "objections", lambda *args, **kwargs: [])
+        patch.setattr(scrutiny, "objections", lambda *args, **kwargs: [])
         for version in ("1", "4"):
             promotion.promote("toy", version)
     return home / "mlflow.db"
