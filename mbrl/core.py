@@ -23,6 +23,8 @@ from mbrl.precision import narrow as narrow
 from mbrl.precision import narrow_linear as narrow_linear
 from mbrl.randomness import generator as generator
 from mbrl.randomness import seeded as seeded
+from mbrl.returns import discounted_sums as discounted_sums
+from mbrl.returns import returns_to_go as returns_to_go
 from mbrl.spec import Spec as Spec
 from mbrl.world import Foreseen as Foreseen
 from mbrl.world import Memory as Memory

@@ -37,7 +37,7 @@ class Spec:
     delta_mean: tuple[float, ...]  # [O] of next_obs - obs
     delta_std: tuple[float, ...]  # [O]
     reward_mean: float
-    reward_std: float
+    reward_std: float  # its size, where it is constant, and 1 where that is 0
     reward_low: float
     reward_high: float
     terminals: bool  # whether the log holds a true terminal

@@ -138,40 +138,6 @@ def likely(log_probs: Tensor, threshold: float) -> Tensor:
     return (log_probs - log_probs.amax(-1, keepdim=True)).exp() >= threshold
 
 
-def discounted_sums(reward: Tensor, ends: Tensor, discount: float, beyond: Tensor) -> Tensor:
-    """sum_k discount^k r_{t+k} to the end of the episode, plus discount^n of what lies `beyond` its n rows: [N].
-
-    Args:
-        reward: [N], in the order of time, episode after episode.
-        ends: [N] bool, the last row of each episode.
-        discount: per step.
-        beyond: [N], of which those of last rows count.
-    """
-    found, ahead = reward.double().tolist(), 0.0
-    for row, (last, after) in reversed(list(enumerate(zip(ends.tolist(), beyond.tolist(), strict=True)))):
-        ahead = found[row] = found[row] + discount * (after if last else ahead)
-    return reward.new_tensor(found)
-
-
-def returns_to_go(reward: Tensor, terminated: Tensor, ends: Tensor, discount: float) -> Tensor:
-    """Discounted sum of the rewards from each row on, [N], of rows in the order of time, episode after episode.
-
-    An episode that was cut, and did not terminate, is taken to go on for ever with its mean reward: otherwise the rows
-    before a cut would look worse (or, where rewards are negative, better) than the same states in its middle.
-
-    Args:
-        reward, terminated: [N].
-        ends: [N] bool, the last row of each episode.
-        discount: below 1.
-    """
-    episode = ends.long().cumsum(0) - ends.long()
-    rewards = reward.double()
-    count = torch.bincount(episode)
-    mean = rewards.new_zeros(len(count)).index_add_(0, episode, rewards) / count
-    beyond = torch.where(terminated, 0.0, mean[episode] / (1 - discount))
-    return discounted_sums(reward, ends, discount, beyond)
-
-
 def descend(optimizer: Optimizer, loss: Tensor) -> None:
     """One step of `optimizer` down `loss`, from fresh gradients."""
     optimizer.zero_grad(set_to_none=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mbrl.core import Batch, Spec, generator
 from mbrl.data.mapped import Mapped
-from mbrl.data.moments import finite_bounds, moments
+from mbrl.data.moments import finite_bounds, moments, varies
 from mbrl.data.promises import check
 
 MOSTLY = 0.5  # share of the rows from which on a channel that keeps its value exactly is modelled as one that may
@@ -236,7 +236,7 @@ class TransitionDataset:
             delta_mean=delta.mean,
             delta_std=delta.std,
             reward_mean=reward.mean[0],
-            reward_std=reward.std[0],
+            reward_std=reward.std[0] if varies(reward) else abs(reward.mean[0]) or 1.0,
             reward_low=reward.low[0],
             reward_high=reward.high[0],
             terminals=bool(self.terminated[rows].any()),

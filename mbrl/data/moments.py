@@ -33,6 +33,12 @@ def moments(columns: Iterable[Tensor], sizes: Sequence[float] | None = None) -> 
     return Moments(tuple(mean), tuple(std), tuple(low), tuple(high))
 
 
+def varies(channel: Moments) -> bool:
+    """Whether the one channel differs by more than rounding from row to row."""
+    (low,), (high,) = channel.low, channel.high
+    return high - low > 4 * RESOLUTION * max(abs(low), abs(high))
+
+
 def _moments(wide: Tensor) -> tuple[float, float, float, float]:
     return float(wide.mean()), float(wide.std(correction=0)), float(wide.min()), float(wide.max())
 

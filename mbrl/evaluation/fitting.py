@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from mbrl.core import Policy, generator
+from mbrl.core import Policy, discounted_sums, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.critics import Critics, Encoding
 
@@ -113,15 +113,10 @@ def reachable(rewards: Tensor, gamma: float, ends: bool, horizon: int | None) ->
 
 def spread_of_values(data: TransitionDataset, episodes: Tensor, gamma: float) -> float:
     """Standard deviation of the logged discounted rewards-to-go: the unit that Q-functions are fitted in."""
-    lengths = data.lengths[episodes]
-    steps = torch.arange(int(lengths.max()), device=lengths.device)
-    valid = steps < lengths.unsqueeze(-1)
-    reward = data.reward[(data.first[episodes].unsqueeze(-1) + steps).where(valid, 0)].where(valid, 0.0)
-    ahead, total = torch.zeros_like(reward), torch.zeros_like(reward[:, 0])
-    for step in reversed(range(len(steps))):
-        total = reward[:, step] + gamma * total
-        ahead[:, step] = total
-    spread = float(ahead[valid].std(correction=0))
+    rows = data.rows(episodes)
+    reward = data.reward[rows].double()
+    ahead = discounted_sums(reward, data.ends(rows), gamma, torch.zeros_like(reward))
+    spread = float(ahead.std(correction=0))
     return spread if spread > 0 else 1.0
 
 

@@ -74,7 +74,14 @@ def test_moments_come_from_the_given_episodes_only() -> None:
     assert (spec.terminals, spec.max_episode_steps, spec.terminal_rate) == (True, 3, pytest.approx(1 / 3))
     assert (spec.action_low, spec.action_high) == ((-2.0,), (2.0,))  # of the whole log: bounds, not moments
     other = by_hand().spec(torch.tensor([1]))
-    assert (other.terminals, other.max_episode_steps, other.reward_std) == (False, 1, 1.0)
+    assert (other.terminals, other.max_episode_steps, other.reward_std) == (False, 1, 10.0)  # its size
+
+
+def test_a_reward_that_is_always_the_same_is_measured_by_its_size() -> None:
+    data = by_hand()
+    for constant, expected in ((-0.01, 0.01), (0.0, 1.0), (1000.0, 1000.0)):
+        spec = replace(data, reward=torch.full_like(data.reward, constant)).spec(torch.arange(data.episodes))
+        assert spec.reward_std == pytest.approx(expected)
 
 
 def test_rounding_noise_is_not_a_moment() -> None:

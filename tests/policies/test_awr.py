@@ -9,11 +9,11 @@ import pytest
 import torch
 from mixed_logs import mixed_log, true_return
 
-from mbrl.core import Batch, Spec, generator, seeded
+from mbrl.core import Batch, Spec, discounted_sums, generator, seeded
 from mbrl.testing import check_learner
 from mbrl.training.policy import fit_policy
 from policies import AWR
-from policies.functional import discounted_sums, standardised
+from policies.functional import standardised
 
 Problem = Callable[[bool], tuple[Spec, Batch]]
 FAST: dict[str, Any] = {"hidden": (32, 32), "actor_lr": 3e-3, "value_lr": 3e-3}

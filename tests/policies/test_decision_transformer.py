@@ -8,7 +8,7 @@ import pytest
 import torch
 from mixed_logs import mixed_log, true_return
 
-from mbrl.core import Batch, Spec, generator, seeded
+from mbrl.core import Batch, Spec, generator, returns_to_go, seeded
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.history import windowed
 from mbrl.serving.export import export_policy, policy_from
@@ -16,7 +16,6 @@ from mbrl.testing import check_learner, check_policy, rows_for
 from mbrl.training.policy import fit_policy
 from policies import DecisionTransformer
 from policies.decision_transformer import ReturnConditioned
-from policies.functional import returns_to_go
 
 Problem = Callable[[bool], tuple[Spec, Batch]]
 SMALL: dict[str, Any] = {"width": 32, "layers": 2, "heads": 2}
