@@ -80,7 +80,9 @@ class CQL(SoftLearner):
         del imagined, simulator
         if self.threshold is None:
             return conservative_update(self.agent, real, len(real.reward), self.conservatism, self.samples, rng)
-        weight = self.log_weight.detach().exp().clamp_max(MOST)
+        with torch.no_grad():
+            self.log_weight.clamp_(max=math.log(MOST))  # the weight itself, so that it can come down at once
+        weight = self.log_weight.detach().exp()
         metrics = conservative_update(self.agent, real, len(real.reward), weight, self.samples, rng)
         descend(self.optimizers["conservatism"], -self.log_weight * (metrics["gap"] - self.threshold))
         return {**metrics, "conservatism": weight}

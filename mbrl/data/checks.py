@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl.data.dataset import TransitionDataset
-from mbrl.data.episodes import ROUNDING
+from mbrl.data.episodes import differing
 from mbrl.data.findings import Finding, Flags, Floats, named, share
 
 DISTINCT = 20  # a channel with fewer values is a flag or a level, not a measurement
@@ -98,7 +98,7 @@ def broken_sequence(data: TransitionDataset) -> Iterator[Finding]:
     """Within an episode, the next observation of a row is the observation of the row after it."""
     inside = np.flatnonzero(data.episode.diff().numpy() == 0)
     said, found = data.next_obs[inside].numpy(), data.obs[inside + 1].numpy()
-    wrong = (np.abs(said - found) > ROUNDING * np.maximum(1, np.abs(found))).any(1)
+    wrong = differing(said, found).any(1)
     if wrong.any():
         yield Finding(
             "next observation disagrees",

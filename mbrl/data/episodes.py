@@ -12,6 +12,7 @@ import torch
 from mbrl.environments import Box, Discrete, Episode
 
 ROUNDING = 1e-6  # relative to the larger of the value and 1: what decimal text and float32 lose
+LEAST_SIZE = 1e-9  # of a channel, in its unit: smaller values are what arithmetic leaves of a 0
 OF_STEPS = ("action", "propensity", "reward", "cost")  # what a final observation goes without
 LARGEST = dict.fromkeys(("obs", *OF_STEPS, "next_obs"), np.finfo(np.float32).max) | {"time": np.finfo(np.float64).max}
 
@@ -134,12 +135,18 @@ def _used(rows: Rows, name: str) -> np.ndarray | None:
     return values if values is None or rows.next_obs is not None or name not in OF_STEPS else values[:-1]
 
 
+def differing(said: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Which values [n, O] differ by more than rounding, in the size of their channel, whatever its unit: [n, O]."""
+    size = np.maximum(np.abs(found).max(0, initial=LEAST_SIZE), np.abs(said).max(0, initial=LEAST_SIZE))
+    return np.abs(said - found) > ROUNDING * size
+
+
 def _disagreement(rows: Rows) -> str | None:
     """Minari keeps T + 1 observations of T steps, so within an episode next_obs must be the next row's obs."""
     if rows.next_obs is None:
         return None
     said, found = rows.next_obs[:-1], rows.obs[1:]
-    differs = np.abs(said - found) > ROUNDING * np.maximum(1, np.abs(found))
+    differs = differing(said, found)
     if not differs.any():
         return None
     row, channel = np.argwhere(differs)[0].tolist()

@@ -182,6 +182,17 @@ def test_what_binds_a_channel_binds_its_next_value_as_well(
     refused(tmp_path, rows, f"{schema}bounds: {{{bound}: [0, 2]}}\n", message)
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-7, 1e7])
+def test_next_observations_are_compared_in_the_size_of_their_channel(tmp_path: Path, unit: float) -> None:
+    schema = "observation: x\nnext_observation: after\naction: a\nreward: r\nepisode: e\n"
+    rows = table(x=[0, unit, 2 * unit] * 2, after=[unit, unit, unit] * 2)
+    message = r"row 1, column 'after' is .* and the next row has 'x' .*: rows are missing or an episode ends here"
+    refused(tmp_path, rows, schema, message)
+    assert load(tmp_path, rows.assign(after=[unit, 2 * unit, 2 * unit] * 2), schema).obs[1].item() == pytest.approx(
+        unit
+    )
+
+
 def test_a_column_that_is_called_like_a_channel_keeps_its_unit_and_its_bounds(tmp_path: Path) -> None:
     rows = table().rename(columns={"x": "q[0]", "y": "q[1]"})
     schema = "observation: ['q[0]', 'q[1]']\naction: a\nreward: r\nepisode: e\n"

@@ -51,7 +51,8 @@ def test_a_weight_that_is_tuned_begins_as_the_fixed_one_and_has_an_end(problem: 
     assert all(torch.equal(v, tuned.agent.state_dict()[k]) for k, v in fixed.agent.state_dict().items())
     with torch.no_grad():
         tuned.log_weight.fill_(30.0)
-    assert float(tuned.update(rows, None, generator(0, "a"))["conservatism"]) == 1e6
+    assert float(tuned.update(rows, None, generator(0, "a"))["conservatism"]) == pytest.approx(1e6)
+    assert float(tuned.log_weight.detach()) == pytest.approx(math.log(1e6), abs=1e-2)  # and no more, to come down from
 
 
 @pytest.mark.parametrize("threshold", [0.55, 0.65])
