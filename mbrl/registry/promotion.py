@@ -185,8 +185,8 @@ def withdraw(name: str, alias: str) -> Moved:
 
     def moves(entries: Sequence[Entry]) -> list[Move]:
         placed = chronicle.placed(entries)
-        models = [registry.policy, *([f"{registry.name}-simulator"] if alias == CHAMPION else [])]
-        return [Move(model, alias, placed[model, alias], None) for model in models if (model, alias) in placed]
+        owners = [registry.policy, *([f"{registry.name}-simulator"] if alias == CHAMPION else [])]
+        return [Move(model, alias, placed[model, alias], None) for model in owners if (model, alias) in placed]
 
     return carry_out(registry, ledger, Request("withdraw", current, alias, current, {"version": current}, moves))
 
