@@ -15,7 +15,8 @@ import pytest
 from mlflow import MlflowClient
 from registry_toys import DECISION, LINEAGE, Line, simulator, spec
 
-from mbrl.registry import models, promotion, scrutiny, store
+from mbrl.registry import aliases, models, promotion, scrutiny, store
+from mbrl.registry.ledger import Entry, Ledger
 from mbrl.registry.lineage import Lineage
 from mbrl.registry.runs import RunLog
 
@@ -101,6 +102,15 @@ def damaged(registry: Path) -> Iterator[Callable[[str, Callable[[bytearray], byt
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take files and answers as they are, for tests of what surrounds these checks."""
     monkeypatch.setattr(scrutiny, "objections", lambda *args, **kwargs: [])
+
+
+def standing() -> dict[str, str]:
+    """{model@alias: version} as MLflow has them."""
+    return {f"{model}@{alias}": v for (model, alias), v in aliases.Registry("toy").aliases().items()}
+
+
+def entries() -> list[Entry]:
+    return Ledger.open("toy").entries()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 
 from mbrl.environments import Box, Discrete, Episode
 
-ROUNDING = 1e-6  # relative to the larger of the value and 1: what decimal text and float32 lose
+ROUNDING = 1e-6  # relative to the larger of value and 1, or what is largest in its channel: as text and float32 lose
 LEAST_SIZE = 1e-9  # of a channel, in its unit: smaller values are what arithmetic leaves of a 0
 OF_STEPS = ("action", "propensity", "reward", "cost")  # what a final observation goes without
 LARGEST = dict.fromkeys(("obs", *OF_STEPS, "next_obs"), np.finfo(np.float32).max) | {"time": np.finfo(np.float64).max}
@@ -136,9 +136,9 @@ def _used(rows: Rows, name: str) -> np.ndarray | None:
 
 
 def differing(said: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Which values [n, O] differ by more than rounding, in the size of their channel, whatever its unit: [n, O]."""
+    """Which values [n, O] differ by more than rounding: [n, O]. In a channel of small values a small error counts."""
     size = np.maximum(np.abs(found).max(0, initial=LEAST_SIZE), np.abs(said).max(0, initial=LEAST_SIZE))
-    return np.abs(said - found) > ROUNDING * size
+    return np.abs(said - found) > ROUNDING * np.maximum(np.abs(found), np.minimum(1, size))
 
 
 def _disagreement(rows: Rows) -> str | None:

@@ -188,9 +188,14 @@ def test_next_observations_are_compared_in_the_size_of_their_channel(tmp_path: P
     rows = table(x=[0, unit, 2 * unit] * 2, after=[unit, unit, unit] * 2)
     message = r"row 1, column 'after' is .* and the next row has 'x' .*: rows are missing or an episode ends here"
     refused(tmp_path, rows, schema, message)
-    assert load(tmp_path, rows.assign(after=[unit, 2 * unit, 2 * unit] * 2), schema).obs[1].item() == pytest.approx(
-        unit
-    )
+    data = load(tmp_path, rows.assign(after=[unit, 2 * unit, 2 * unit] * 2), schema)
+    assert data.obs[1].item() == pytest.approx(unit)
+
+
+def test_one_huge_value_does_not_hide_that_others_disagree(tmp_path: Path) -> None:
+    schema = "observation: x\nnext_observation: after\naction: a\nreward: r\nepisode: e\n"
+    rows = table(x=[0, 1, 2, 0, 1, 1e9], after=[1, 3, 3, 1, 1e9, 2])
+    refused(tmp_path, rows, schema, r"row 1, column 'after' is 3.* and the next row has 'x' 2")
 
 
 def test_a_column_that_is_called_like_a_channel_keeps_its_unit_and_its_bounds(tmp_path: Path) -> None:
