@@ -15,6 +15,7 @@ from mbrl.evaluation.behaviour import Behaviour, fit_behaviour
 from mbrl.evaluation.costs import FittedCost, fit_cost
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.fqe import FittedQ, fit_q
+from mbrl.evaluation.grounds import Neighbours
 from mbrl.evaluation.modelbased import Starts
 from mbrl.evaluation.trajectories import Trajectories
 from mbrl.simulator.simulator import Simulator
@@ -77,6 +78,10 @@ class Bench:
     def behaviour(self) -> Behaviour:
         """The distribution of the logged actions; raises as `fit_behaviour` does."""
         return self._once("behaviour", lambda: fit_behaviour(self.data, self.episodes, seed=self.seed))
+
+    def neighbours(self) -> Neighbours:
+        """Which rows are odd for the log; raises as `Neighbours.of` does."""
+        return self._once("neighbours", lambda: Neighbours.of(self.data, self.seed))
 
     def returns(self, gamma: float) -> Tensor:
         """Of every logged episode, as far as it was logged, [n] float64."""

@@ -63,7 +63,8 @@ def gather(
             refused["cost"] = str(reason)
     walked = None
     if bench.simulator is not None:
-        walked = walk(policy, bench.simulator, bench.starts, cost=counted, level=rules.level, seed=bench.seed)
+        near, level, seed = bench.neighbours(), rules.level, bench.seed
+        walked = walk(policy, bench.simulator, bench.starts, near, cost=counted, level=level, seed=seed)
     return Evidence(
         level=rules.level,
         views=views,
@@ -73,8 +74,9 @@ def gather(
         hashes=provenance.hashes,
         card=provenance.card,
         champion=provenance.champion,
+        outside=walked and walked.outside,
         doubt=walked and walked.doubt,
-        support=support(policy, bench.data, bench.seed),
+        support=support(policy, bench.data, bench.neighbours()),
         tail=_tail(bench, heard.opinions, roles[CANDIDATE]),
         cost=walked and walked.cost and _told(walked.cost, counted),
         logged_cost=None if spent is None else spread_over(spent.unsqueeze(0).cpu().numpy(), rules.level),

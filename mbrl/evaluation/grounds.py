@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,48 +16,78 @@ from mbrl.evaluation.twoway import spread_over
 from mbrl.simulator.rollout import Cost
 from mbrl.simulator.simulator import Simulator
 
-ASKED, KNOWN = 1000, 20_000  # logged rows, at most: those that the policy is asked at, those that it is compared with
-USUAL = 0.95  # share of logged rows that count as usual
-DOUBTED = 128  # start states, at most, whose rollouts say what share of the steps is in doubt
+ASKED, KNOWN = 2000, 20_000  # logged rows, at most: those that distances are measured from, and those to which they are
+USUAL = 0.95  # share of logged rows whose actions count as usual
+INSIDE = 0.99  # share of logged rows within whose distance to others a simulated step is inside the log
+LEAST = 0.1  # spreads: rows that are nearer to each other than this are one, to a simulator
+WALKED = 128  # start states, at most, whose rollouts say what share of the steps is in doubt or outside the log
 WORST = 0.1  # share of returns that a tail is the mean of
+
+
+class Neighbours(NamedTuple):
+    """Rows of a log, and how far each is from the nearest one of another episode: what an odd row is, follows from it.
+
+    Distances are Euclidean, of (observation, action) in units of their spreads, so no behaviour model is needed, and a
+    logger without chance is no exception. Outliers by the distance to the nearest neighbour: Ramaswamy, Rastogi and
+    Shim 2000 with k = 1; of what a network was not trained on, Sun et al. 2022, "Deep nearest neighbors".
+    """
+
+    place: Tensor  # [K, O + A] in spreads, from the mean
+    episode: Tensor  # [K] long
+    centre: Tensor  # [O + A] float64
+    unit: Tensor  # [O + A] float64
+    asked: Tensor  # [Q] long, rows of the data set
+    gaps: Tensor  # [Q] distances of these to the nearest of another episode
+
+    @classmethod
+    def of(cls, data: TransitionDataset, seed: int) -> Self:
+        """A sample of a log.
+
+        Raises:
+            ValueError: the log has one episode only.
+        """
+        if data.episodes < 2:
+            raise ValueError(f"{data.id} has one episode: support is measured against the other episodes of a log")
+        order = torch.randperm(len(data), generator=generator(seed, "support")).to(data.obs.device)
+        asked, known = order[:ASKED], order[:KNOWN]
+        centre = torch.cat([data.obs.double().mean(0), data.action.double().mean(0)])
+        action_unit = torch.ones_like(data.action[0]).double() if data.discrete else _unit(data.action)
+        unit = torch.cat([_unit(data.obs), action_unit])
+        rows = torch.cat([data.obs[known], data.action[known]], -1)
+        found = cls(((rows.double() - centre) / unit).float(), data.episode[known], centre, unit, asked, centre[:0])
+        return found._replace(gaps=found.distance(data.obs[asked], data.action[asked], data.episode[asked]))
+
+    def distance(self, obs: Tensor, action: Tensor, episode: Tensor | None = None) -> Tensor:
+        """From rows [B, O] and [B, A] to the nearest logged one, [B]; not one of the row's own `episode` [B]."""
+        rows = torch.cat([obs, action], -1).double()
+        gaps = torch.cdist(((rows - self.centre) / self.unit).float(), self.place)
+        if episode is not None:
+            gaps = gaps.where(episode.unsqueeze(-1) != self.episode, torch.inf)
+        return gaps.amin(-1)
+
+    def radius(self, share: float) -> Tensor:
+        """The distance within which that share of logged rows has a neighbour."""
+        return self.gaps.quantile(share).clamp_min(LEAST)
 
 
 class Walk(NamedTuple):
     """Rollouts of a policy's mode in a simulator, from logged start states."""
 
+    outside: float  # share of steps farther from the log than `INSIDE` of its rows are from its other episodes
     doubt: float | None  # share of steps whose uncertainty is above 1, its quantile; None without an uncertainty
     cost: Estimate | None  # of an episode, undiscounted
 
 
 @torch.no_grad()
-def support(policy: Policy, data: TransitionDataset, seed: int) -> float:
-    """Share of logged states at which the policy's action is no odder than `USUAL` of the logged ones.
-
-    How odd an action is: the distance of (observation, action), in units of their spreads, to the nearest of the log in
-    another episode. So no behaviour model is needed, and a logger without chance is no exception.
-
-    Raises:
-        ValueError: the log has one episode only.
-    """
-    if data.episodes < 2:
-        raise ValueError(f"{data.id} has one episode: support is measured against the other episodes of a log")
-    order = torch.randperm(len(data), generator=generator(seed, "support")).to(data.obs.device)
-    asked, known = order[:ASKED], order[:KNOWN]
-    obs_unit = _unit(data.obs)
-    action_unit = torch.ones_like(data.action[0]) if data.discrete else _unit(data.action)
-    place = torch.cat([data.obs[known] / obs_unit, data.action[known] / action_unit], -1)
-    foreign = data.episode[asked].unsqueeze(-1) != data.episode[known]
-
-    def distance(action: Tensor) -> Tensor:
-        own = torch.cat([data.obs[asked] / obs_unit, action / action_unit], -1)
-        return torch.cdist(own, place).where(foreign, torch.inf).amin(-1)
-
-    usual = distance(data.action[asked]).quantile(USUAL)
-    return float((distance(policy.act(data.obs[asked], None)) <= usual).double().mean())
+def support(policy: Policy, data: TransitionDataset, near: Neighbours) -> float:
+    """Share of logged states at which the policy's action is no odder than `USUAL` of the logged ones."""
+    obs = data.obs[near.asked]
+    found = near.distance(obs, policy.act(obs, None), data.episode[near.asked])
+    return float((found <= near.radius(USUAL)).double().mean())
 
 
 def _unit(rows: Tensor) -> Tensor:
-    spread = rows.double().std(0, correction=0).to(rows.dtype)
+    spread = rows.double().std(0, correction=0)
     return spread.where(spread > 0, torch.ones_like(spread))
 
 
@@ -67,29 +97,43 @@ def disagreement(prediction: Prediction) -> Tensor:
     return mean.std(0, correction=0).amax(-1)
 
 
-def walk(policy: Policy, simulator: Simulator, starts: Starts, *, cost: Cost | None, level: float, seed: int) -> Walk:
+def walk(
+    policy: Policy,
+    simulator: Simulator,
+    starts: Starts,
+    near: Neighbours,
+    *,
+    cost: Cost | None,
+    level: float,
+    seed: int,
+) -> Walk:
     """Follow the policy's mode in a simulator, and say where that leads.
 
     Args:
         policy: whose mode is followed.
         simulator: replays the log that the starts are of, where channels are exogenous.
-        starts: where rollouts begin, and where they are cut; where no cost is counted the first `DOUBTED` alone, as a
+        starts: where rollouts begin, and where they are cut; where no cost is counted the first `WALKED` alone, as a
             share of steps needs no more, and uncertainty is the dearest part of a simulator's step.
+        near: rows of the log, which says what is outside of it.
         cost: of a transition, where one is to be counted.
         level: of each one-sided bound of the cost, over start states and the members of `cost`, where it has some. The
             error of the simulator itself is not in them.
         seed: of the noise.
     """
-    if cost is None:
-        if simulator.uncertainty is None:
-            return Walk(None, None)
-        starts = Starts(*(column[:DOUBTED] for column in starts))
-    played = rolled(policy, simulator, starts, seed, cost=cost)
+    starts = starts if cost is not None else Starts(*(column[:WALKED] for column in starts))
+    edge = near.radius(INSIDE)
+
+    def measure(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
+        beyond = (near.distance(obs, action) > edge).to(obs.dtype).unsqueeze(0)
+        return beyond if cost is None else torch.cat([beyond, torch.atleast_2d(cost(obs, action, after))])
+
+    played = rolled(policy, simulator, starts, seed, measure=measure)
+    assert played.measured is not None
+    within = played.within(starts.limit)
+    outside = float(played.measured[:, 0][within].double().mean())
     doubt = None if simulator.uncertainty is None else uncertain_share(played, starts.limit)
-    if played.cost is None:
-        return Walk(doubt, None)
-    spent = played.cost.where(played.within(starts.limit).unsqueeze(1), 0.0).sum(0)
-    return Walk(doubt, spread_over(spent.cpu().numpy(), level))
+    spent = played.measured[:, 1:].where(within.unsqueeze(1), 0.0).sum(0)
+    return Walk(outside, doubt, None if cost is None else spread_over(spent.cpu().numpy(), level))
 
 
 def tail(returns: np.ndarray, share: float = WORST) -> float:

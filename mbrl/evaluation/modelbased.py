@@ -18,7 +18,7 @@ from mbrl.core import Policy, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.estimates import RESAMPLES, Estimate, Refused, bootstrap, check_level
 from mbrl.evaluation.fqe import FittedQ, pooled
-from mbrl.simulator.rollout import Cost, Played, play
+from mbrl.simulator.rollout import Measure, Played, play
 from mbrl.simulator.simulator import Simulator
 
 
@@ -55,7 +55,7 @@ def rolled(
     starts: Starts,
     seed: int,
     horizon: int | None = None,
-    cost: Cost | None = None,
+    measure: Measure | None = None,
     whole: bool = True,
 ) -> Played:
     """Rollouts of a policy's mode from `starts`, as long as the longest limit (and `horizon`).
@@ -66,7 +66,7 @@ def rolled(
 
     Args:
         horizon: steps for which the simulator is trusted, for `truncated_value`.
-        cost: of a transition, where one is to be counted.
+        measure: of a transition, where more than its reward is to be known, such as what it costs.
         whole: False: no step after the horizon, which `truncated_value` does not look at.
 
     Raises:
@@ -80,7 +80,7 @@ def rolled(
     world = simulator.to(starts.obs.device)
     rng = generator(seed, "trial/noise", starts.obs.device)
     steps = max(int(starts.limit.max()) if whole or horizon is None else 0, horizon or 0)
-    return play(policy, world, starts.obs, steps, rng, starts.rows, horizon, cost)
+    return play(policy, world, starts.obs, steps, rng, starts.rows, horizon, measure)
 
 
 def value(played: Played, starts: Starts, *, gamma: float, level: float, seed: int) -> Estimate:

@@ -54,6 +54,7 @@ class Evidence(NamedTuple):
     hashes: Mapping[str, tuple[str, str]]  # by file: SHA-256 that was recorded, and that was found
     card: CardFacts | None
     champion: str | None  # the reigning champion's version, over which every view must then have a gain
+    outside: float | None = None  # share of simulated steps that lie farther from the log than its own rows do
     doubt: float | None = None  # share of simulated steps above the uncertainty quantile of held-out rows
     support: float | None = None  # share of logged states where the log would not call the candidate's action odd
     tail: float | None = None  # mean of the worst tenth of its simulated returns minus that of the log's, in spreads
@@ -155,7 +156,7 @@ def _faults(evidence: Evidence, rules: Rules) -> list[str]:
             faults.append(f"{kind} is missing: {evidence.refused.get(kind, 'it was not asked')}")
     for kind, view in evidence.views.items():
         faults += _view_faults(kind, view, evidence.champion is not None and kind in deciding)
-    numbers: dict[str, object] = {name: getattr(evidence, name) for name in ("doubt", "support", "tail")}
+    numbers: dict[str, object] = {name: getattr(evidence, name) for name in ("outside", "doubt", "support", "tail")}
     if evidence.card is not None:
         numbers |= {f"card.{name}": getattr(evidence.card, name) for name in ("coverage", "trusted_horizon")}
     faults += [f for name, value in numbers.items() if value is not None for f in _number_faults(name, value)]
@@ -242,6 +243,7 @@ def _limits(evidence: Evidence, rules: Rules) -> tuple[Rule, ...]:
     grade, coverage, horizon = (None, None, None) if card is None else card
     loss = -evidence.tail if evidence.tail is not None and _finite(evidence.tail) else None
     return (
+        _most("share of simulated steps outside the log", evidence.outside, rules.most_outside),
         _most("share of doubtful simulated steps", evidence.doubt, rules.most_doubt),
         _least("share of logged states where its action has support", evidence.support, rules.least_support),
         _most("loss of the worst tenth of returns", loss, rules.most_tail_loss),

@@ -27,8 +27,8 @@ NUMBERS = (  # 0 or more each
     "least_card_coverage",
     "least_trusted_horizon",
 )
-LIMITS = ("most_doubt", "most_tail_loss", "most_cost")  # 0 or more each, or None for no limit
-SHARES = ("least_agreement", "least_support", "least_card_coverage", "most_doubt")  # at most 1
+LIMITS = ("most_outside", "most_doubt", "most_tail_loss", "most_cost")  # 0 or more each, or None for no limit
+SHARES = ("least_agreement", "least_support", "least_card_coverage", "most_outside", "most_doubt")  # at most 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Rules:
     harmful_loss: float
     least_agreement: float
     least_effective_n: float
+    most_outside: float | None
     most_doubt: float | None
     least_support: float
     most_tail_loss: float | None

@@ -12,7 +12,8 @@ from torch import Tensor
 from mbrl.core import Batch, Policy, World
 
 FOREVER = 100.0  # steps: what a reward that is paid for ever comes to at a discount of 0.99
-Cost = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs [B, ...] -> [B], or [M, B] by member
+Measure = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs [B, ...] -> [B], or [M, B]: M of them
+Cost = Measure  # what a transition costs, of several by member
 
 
 def price(simulator: World, penalty: float) -> float:
@@ -144,7 +145,7 @@ class Played(NamedTuple):
     horizon: int  # at which the next two are
     stop: Tensor  # [B, O] the observation after `horizon` steps, or after a row's last one
     living: Tensor  # [B] bool: the world had not ended there, so the row has a value beyond
-    cost: Tensor | None = None  # [T, M, B] of each step by member, 0 once a row is over; None where none is counted
+    measured: Tensor | None = None  # [T, M, B] of each step, 0 once a row is over; None where nothing is measured
 
     def within(self, limit: Tensor) -> Tensor:
         """The steps that were taken and count where rows are cut after `limit` [B] long steps: [T, B] bool."""
@@ -166,25 +167,25 @@ def play(
     rng: torch.Generator,
     rows: Tensor | None = None,
     horizon: int | None = None,
-    cost: Cost | None = None,
+    measure: Measure | None = None,
 ) -> Played:
     """Roll the policy's mode out for `steps` steps from `start` [B, O], unpenalised; `rows` as in `imagine`.
 
     Where exogenous channels are replayed, the end of the replayed episode ends a row, at the same step for every
     policy, so that values stay comparable: what the weather did next is not known. Every row draws its noise to the
-    end, over or not, so equal generators give all policies the same noise. `horizon` is `steps` if not given; `cost` is
-    what a transition costs beside its reward, where that is to be counted.
+    end, over or not, so equal generators give all policies the same noise. `horizon` is `steps` if not given; `measure`
+    is what else of a transition is to be known beside its reward, such as what it costs.
     """
     horizon = steps if horizon is None else horizon
     obs, memory = start, simulator.begin(start, rng, rows)
     going = torch.ones(len(start), dtype=torch.bool, device=start.device)
-    stop, living, columns, spent = start, going.clone(), [], []
+    stop, living, columns, more = start, going.clone(), [], []
     for step in range(steps):
         before, action = obs, policy.act(obs, None)
         obs, reward, terminated, uncertainty, memory = simulator.step(before, action, rng, memory)
         columns.append((reward.where(going, 0.0), uncertainty, going))
-        if cost is not None:
-            spent.append(torch.atleast_2d(cost(before, action, obs)).where(going, 0.0))
+        if measure is not None:
+            more.append(torch.atleast_2d(measure(before, action, obs)).where(going, 0.0))
         if step < horizon:
             stop = torch.where(going.unsqueeze(-1), obs, stop)
             living = living & ~(going & terminated)
@@ -193,4 +194,4 @@ def play(
         if ended is not None:
             going = going & ~ended
     rewards, uncertainties, taken = (torch.stack(column) for column in zip(*columns, strict=True))
-    return Played(rewards, uncertainties, taken, horizon, stop, living, torch.stack(spent) if spent else None)
+    return Played(rewards, uncertainties, taken, horizon, stop, living, torch.stack(more) if more else None)

@@ -150,7 +150,8 @@ def test_members_of_a_cost_widen_its_interval() -> None:
         del action, after
         return torch.tensor([[1.0], [3.0]]).expand(2, len(obs))
 
-    found = walk(Always(unit_spec(), 0.0), table.simulator, table.starts, cost=both, level=0.9, seed=0).cost
+    settings = {"cost": both, "level": 0.9, "seed": 0}
+    found = walk(Always(unit_spec(), 0.0), table.simulator, table.starts, table.neighbours(), **settings).cost
     assert found.value == pytest.approx(20)
     assert found.high - 20 == pytest.approx(3.0776835 * math.sqrt(300))
     assert 20 - found.low == pytest.approx(3.0776835 * math.sqrt(300))

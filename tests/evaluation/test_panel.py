@@ -15,7 +15,7 @@ from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation import grounds, modelbased
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.gathering import Provenance, gather, view
-from mbrl.evaluation.grounds import disagreement, support, tail, walk
+from mbrl.evaluation.grounds import Neighbours, disagreement, support, tail, walk
 from mbrl.evaluation.modelbased import Starts, start_states
 from mbrl.evaluation.opinions import Answer, Opinion
 from mbrl.evaluation.panel import KINDS, Heard, check_kinds, hear
@@ -166,12 +166,12 @@ def test_a_walk_counts_doubtful_steps_and_cost() -> None:
     simulator, starts = table.simulator, table.starts
     for unit, share in ((8.2, 0.0), (8.1, 1.0)):
         simulator.uncertainty_scale.fill_(unit)
-        found = walk(
-            policies[CANDIDATE], simulator, starts, cost=lambda obs, action, after: action[:, 0], level=0.8, seed=0
-        )
+        pushes = {"cost": lambda obs, action, after: action[:, 0], "level": 0.8, "seed": 0}
+        found = walk(policies[CANDIDATE], simulator, starts, table.neighbours(), **pushes)
         assert found.doubt == share
         assert found.cost.value == pytest.approx(0.5 * 3.75)  # 0.5 a step, and 2, 3, 5 and 5 steps
-    plain = walk(policies[CANDIDATE], simulator.plain(), starts, cost=None, level=0.8, seed=0)
+    free = {"cost": None, "level": 0.8, "seed": 0}
+    plain = walk(policies[CANDIDATE], simulator.plain(), starts, table.neighbours(), **free)
     assert (plain.doubt, plain.cost) == (None, None)
 
 
@@ -184,21 +184,45 @@ def test_doubt_is_asked_for_of_few_rollouts_and_cost_of_all(monkeypatch: pytest.
         return modelbased.rolled(policy, simulator, starts, seed, **asked)
 
     monkeypatch.setattr(grounds, "rolled", rolled)
-    monkeypatch.setattr(grounds, "DOUBTED", 3)
-    free = {"cost": None, "level": 0.8, "seed": 0}
-    walk(policies[CANDIDATE], table.simulator, table.starts, **free)
-    walk(policies[CANDIDATE], table.simulator, table.starts, **free | {"cost": lambda obs, action, after: action[:, 0]})
-    walk(policies[CANDIDATE], table.simulator.plain(), table.starts, **free)
+    monkeypatch.setattr(grounds, "WALKED", 3)
+    asked, free = (policies[CANDIDATE], table.simulator), {"cost": None, "level": 0.8, "seed": 0}
+    rest = (table.starts, table.neighbours())
+    walk(*asked, *rest, **free)
+    walk(*asked, *rest, **free | {"cost": lambda obs, action, after: action[:, 0]})
     assert counted == [3, 4]
 
 
 def test_support_is_the_share_of_states_where_the_action_is_not_odd(toy_data: object) -> None:
     data = toy_data(tuple([20] * 10))
     near, far = Always(data.spec(torch.arange(10)), 0.0), Always(data.spec(torch.arange(10)), 40.0)
-    assert support(far, data, seed=0) == 0.0
-    assert support(near, data, seed=0) > 0.8
+    neighbours = Neighbours.of(data, seed=0)
+    assert support(far, data, neighbours) == 0.0
+    assert support(near, data, neighbours) > 0.8
     with pytest.raises(ValueError, match="has one episode"):
-        support(near, toy_data((5,)), seed=0)
+        Neighbours.of(toy_data((5,)), seed=0)
+
+
+def test_how_far_a_logged_row_is_from_the_others() -> None:
+    """13 rows of 14 have their like in another episode, and the 4 of the longest is one step from the nearest."""
+    table, _ = bench()
+    near, std = table.neighbours(), torch.tensor([0.0, 1, 0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 2, 3]).std(correction=0)
+    assert near is table.neighbours()
+    torch.testing.assert_close(near.gaps.sort().values, torch.tensor([*[0.0] * 13, 1 / std]))
+    torch.testing.assert_close(near.radius(0.99), 0.87 / std)  # between the last two of 14
+    assert near.radius(0.5) == grounds.LEAST
+    found = near.distance(torch.tensor([[4.0], [7.0]]), torch.tensor([[0.0], [4.0]]))  # actions are all 0: a unit of 1
+    torch.testing.assert_close(found, torch.tensor([0.0, math.hypot(3 / std, 4.0)]))
+    same = replace(table.data, obs=torch.full((sum(LENGTHS), 1), 1e7), next_obs=torch.full((sum(LENGTHS), 1), 1e7))
+    assert Neighbours.of(same, seed=0).gaps.tolist() == [0.0] * sum(LENGTHS)
+
+
+def test_steps_outside_the_log_are_counted() -> None:
+    """Member 1 goes 0, 2, 4, 6, 8, and the log ends at 4: two steps of each rollout that is five steps long."""
+    table, policies = bench()
+    table.simulator.dynamics.elites = torch.tensor([1])
+    asked, free = (table.simulator, table.starts, table.neighbours()), {"cost": None, "level": 0.8, "seed": 0}
+    assert walk(policies[CLONING], *asked, **free).outside == pytest.approx(4 / 15)
+    assert walk(Always(unit_spec(), 0.8), *asked, **free).outside == 1.0  # the log never pushes
 
 
 def test_a_tail_is_the_mean_of_the_worst_tenth() -> None:

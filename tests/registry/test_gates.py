@@ -23,6 +23,7 @@ NAMES = [  # of every rule, in the order of the verdict
     "upper bound of the gain over behaviour cloning",
     "share of the kinds that see a gain over the log",
     "effective sample size",
+    "share of simulated steps outside the log",
     "share of doubtful simulated steps",
     "share of logged states where its action has support",
     "loss of the worst tenth of returns",
@@ -56,7 +57,7 @@ def test_a_candidate_that_keeps_every_rule_is_promoted_with_all_of_them_as_reaso
     assert outcomes(verdict) == dict.fromkeys(NAMES, "passed")
     assert len(verdict.reasons) == len(NAMES)
     assert verdict.reasons[2] == "lower bound of the gain over the log: 2 is above 0"
-    assert verdict.reasons[12] == "grade of the card: good is one of good, with care"
+    assert verdict.reasons[13] == "grade of the card: good is one of good, with care"
 
 
 def test_gains_are_weighed_in_spreads_and_by_the_middle_of_the_kinds() -> None:
@@ -159,6 +160,8 @@ def test_harmful_is_what_is_below_the_log_with_its_upper_bound() -> None:
             "share of the kinds that see a gain over the log",
         ),
         ({"views": {**GOOD.views, "fqe": view(4, 8, 12, n=9.9)}}, "effective sample size"),
+        ({"outside": 0.31}, "share of simulated steps outside the log"),
+        ({"outside": None}, "share of simulated steps outside the log"),
         ({"doubt": 0.21}, "share of doubtful simulated steps"),
         ({"doubt": None}, "share of doubtful simulated steps"),
         ({"support": 0.49}, "share of logged states where its action has support"),
@@ -181,10 +184,11 @@ def test_without_a_card_all_that_is_asked_of_it_fails() -> None:
 
 
 def test_a_limit_of_nothing_is_not_asked() -> None:
-    free = replace(RULES, most_doubt=None, most_tail_loss=None, most_cost=None)
-    verdict = decide(GOOD._replace(doubt=None, tail=None, cost=None), free)
+    free = replace(RULES, most_outside=None, most_doubt=None, most_tail_loss=None, most_cost=None)
+    verdict = decide(GOOD._replace(outside=None, doubt=None, tail=None, cost=None), free)
     assert verdict.promote
     assert [name for name, outcome in outcomes(verdict).items() if outcome == "not asked"] == [
+        "share of simulated steps outside the log",
         "share of doubtful simulated steps",
         "loss of the worst tenth of returns",
         "upper bound of the cost",
@@ -245,10 +249,12 @@ def test_a_broken_estimate_refuses_even_where_no_rule_compares_it() -> None:
     assert decide(broken, RULES).outcome == "no evidence of improvement"
 
 
-@pytest.mark.parametrize("name", ["doubt", "support", "tail"])
+@pytest.mark.parametrize("name", ["outside", "doubt", "support", "tail"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, "much"])
 def test_a_broken_number_beside_the_views_refuses(name: str, bad: Any) -> None:
-    verdict = decide(GOOD._replace(**{name: bad}), replace(RULES, most_doubt=None, most_tail_loss=None))
+    verdict = decide(
+        GOOD._replace(**{name: bad}), replace(RULES, most_outside=None, most_doubt=None, most_tail_loss=None)
+    )
     assert f"{name} is {bad}, expected a finite number" in verdict.reasons
     assert not verdict.promote
 
