@@ -228,6 +228,7 @@ class Selection(NamedTuple):
 
     selected: str | None  # NAME-policy/3
     kept: str  # the champion's label, or behaviour cloning: what to go on with where nothing was selected
+    refused_champion: str | None  # the reigning champion's label, where it is among those heard and no longer passes
     verdicts: Mapping[str, Verdict]  # by label
     gains: Mapping[str, Estimate | None]  # combined, over the log, in spreads
     preferences: Mapping[str, float | None]  # by which one is chosen of those that the gate would promote
@@ -236,17 +237,19 @@ class Selection(NamedTuple):
 def select(found: Sequence[Case], rules: Rules, trial: Trial) -> Selection:
     """Of the candidates that the gate would promote, the one that looks best by `rules.choice`."""
     verdicts, gains, preferences = {}, {}, {}
-    kept = CLONING
+    kept, reigning = CLONING, set[str]()
     for case in found:
         for origin in case.origins:
             champion = case.champions.get(origin.label.rpartition("-policy/")[0])
             kept = champion or kept
+            reigning |= set() if champion is None else {champion}
             verdicts[origin.label] = _weighed(case, origin, champion, rules, trial)
             gains[origin.label] = case.score(origin.label, rules)
             preferences[origin.label] = preference(case.heard, origin.label, rules.choice, rules.ranking)
     promotable = {label: verdict.promote for label, verdict in verdicts.items()}
     best = choose(preferences, promotable, gains, rules.tie) if any(promotable.values()) else None
-    return Selection(best, kept, verdicts, gains, preferences)
+    refused = next((label for label in reigning if label in verdicts and not verdicts[label].promote), None)
+    return Selection(best, kept, refused, verdicts, gains, preferences)
 
 
 def _weighed(case: Case, origin: Origin, champion: str | None, rules: Rules, trial: Trial) -> Verdict:

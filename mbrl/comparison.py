@@ -88,10 +88,16 @@ def select(name: str, versions: list[int] | None, data: str | None, trial: Trial
         print(f"none is selected; what stays: {chosen.kept}")
     else:
         print(f"selected: {chosen.selected}")
+    if chosen.refused_champion is not None:
+        away = f"mbrl withdraw {name} --alias champion"
+        print(
+            f"{chosen.refused_champion} reigns, and these rules would not promote it: `{away}` puts nobody in its place"
+        )
     return {
         "name": name,
         "selected": chosen.selected,
         "kept": None if chosen.selected else chosen.kept,
+        "refused_champion": chosen.refused_champion,
         "verdicts": {label: verdict.to_dict() for label, verdict in chosen.verdicts.items()},
         "combined_gain_in_spreads": {k: None if gain is None else plain(gain) for k, gain in chosen.gains.items()},
         "preference_in_spreads": dict(chosen.preferences),

@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from pipeline_toys import spoken
 
 from mbrl.data import minari
-from mbrl.registry import models, witnesses
+from mbrl.registry import models, promotion, witnesses
 from mbrl.registry.lineage import Lineage
 from mbrl.registry.rules import PACKAGED
 from mbrl.registry.runs import RunLog
@@ -124,6 +124,17 @@ def test_a_selection_takes_the_best_that_the_gate_would_promote_or_nobody(ladder
     assert status == 0, answer
     (verdict,) = answer["verdicts"].values()
     assert (answer["selected"] == best) == (verdict["outcome"] == "promote") == (low[best] > 0)
+
+
+def test_a_champion_that_the_rules_would_not_promote_is_named(
+    ladder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del ladder
+    monkeypatch.setattr(promotion, "champion", lambda name: "1")
+    status, answer, told = spoken(["select", "rung", *FEW, *rules(tmp_path, kinds=["model"], least_gain_over_log=1e6)])
+    assert (status, answer["selected"], answer["kept"]) == (0, None, "rung-policy/1")
+    assert answer["refused_champion"] == "rung-policy/1"
+    assert "rung-policy/1 reigns, and these rules would not promote it: `mbrl withdraw rung --alias champion`" in told
 
 
 @pytest.mark.parametrize(
