@@ -247,7 +247,8 @@ def select(found: Sequence[Case], rules: Rules, trial: Trial) -> Selection:
             gains[origin.label] = case.score(origin.label, rules)
             preferences[origin.label] = preference(case.heard, origin.label, rules.choice, rules.ranking)
     promotable = {label: verdict.promote for label, verdict in verdicts.items()}
-    best = choose(preferences, promotable, gains, rules.tie) if any(promotable.values()) else None
+    grounded = {label: verdict.grounded for label, verdict in verdicts.items()}
+    best = choose(preferences, promotable, gains, rules.tie, grounded) if any(promotable.values()) else None
     refused = next((label for label in reigning if label in verdicts and not verdicts[label].promote), None)
     return Selection(best, kept, refused, verdicts, gains, preferences)
 

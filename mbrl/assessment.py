@@ -131,9 +131,9 @@ class Assessment:
             liking = preference(heard, name, self.rules.choice, self.rules.ranking)
             of[name] = Finding(evidence, verdict, gain, liking, path, digest)
         logged = spread_over(data.returns().unsqueeze(0).cpu().numpy(), self.rules.level)
-        promotable = {name: found.verdict.promote for name, found in of.items()}
+        promotable, grounded = ({n: getattr(f.verdict, x) for n, f in of.items()} for x in ("promote", "grounded"))
         preferences, gains = ({n: getattr(f, x) for n, f in of.items()} for x in ("preference", "gain"))
-        chosen = choose(preferences, promotable, gains, self.rules.tie) or next(iter(of))
+        chosen = choose(preferences, promotable, gains, self.rules.tie, grounded) or next(iter(of))
         findings = Findings(policies, logged, heard, of, chosen)
         _tell(findings, self.rules)
         return findings

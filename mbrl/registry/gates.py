@@ -14,6 +14,7 @@ from mbrl.registry.rules import Rules
 
 CANDIDATE, LOG, CLONING, CHAMPION = "candidate", "log", "behaviour cloning", "champion"
 TOLD = {CANDIDATE: "the candidate", LOG: "the log", CLONING: CLONING, CHAMPION: "the champion"}
+OUTSIDE, DOUBT = "share of simulated steps outside the log", "share of doubtful simulated steps"
 FLOORS = {LOG: "least_gain_over_log", CHAMPION: "least_gain_over_champion"}
 
 Outcome = Literal["promote", "no evidence of improvement", "harmful"]
@@ -93,6 +94,11 @@ class Verdict(NamedTuple):
     def promote(self) -> bool:
         """Whether the alias may move."""
         return self.outcome == "promote"
+
+    @property
+    def grounded(self) -> bool:
+        """Whether its simulated steps are such as the log and the simulator know."""
+        return not any(rule.outcome == "failed" for rule in self.rules if rule.name in (OUTSIDE, DOUBT))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -243,8 +249,8 @@ def _limits(evidence: Evidence, rules: Rules) -> tuple[Rule, ...]:
     grade, coverage, horizon = (None, None, None) if card is None else card
     loss = -evidence.tail if evidence.tail is not None and _finite(evidence.tail) else None
     return (
-        _most("share of simulated steps outside the log", evidence.outside, rules.most_outside),
-        _most("share of doubtful simulated steps", evidence.doubt, rules.most_doubt),
+        _most(OUTSIDE, evidence.outside, rules.most_outside),
+        _most(DOUBT, evidence.doubt, rules.most_doubt),
         _least("share of logged states where its action has support", evidence.support, rules.least_support),
         _most("loss of the worst tenth of returns", loss, rules.most_tail_loss),
         _most("upper bound of the cost", None if cost is None else cost.high, rules.most_cost),

@@ -94,6 +94,9 @@ def thought(**values: tuple[float, float]) -> Opinion:
     return Opinion(1.0, 2.0, 0.9, Answer(Estimate(10.0, 10.0, 10.0, 9)), answers, {})
 
 
+SURE = dict.fromkeys("abcd", True)
+
+
 def test_a_policy_is_preferred_for_its_value_by_the_kind_that_chooses() -> None:
     """What varies more is not worth less: the gate has seen to its bounds."""
     heard = Heard({"model": thought(a=(16, 11), b=(14, 13)), "fqe": thought(a=(12, 11), b=(18, 17))}, {})
@@ -112,12 +115,16 @@ def test_without_that_kind_or_where_nothing_is_trusted_by_the_combined_lower_bou
 def test_the_most_preferred_of_those_that_may_be_promoted_is_chosen_and_else_the_safest() -> None:
     preferences = {"a": 3.0, "b": 2.0, "c": None, "d": math.nan}
     gains = {"a": Estimate(3, -2, 8, 9), "b": Estimate(2, -1, 5, 9), "c": None, "d": Estimate(0, math.nan, 1, 9)}
-    assert choose(preferences, dict.fromkeys("abcd", True), gains, 0.5) == "a"
-    assert choose(preferences, {"a": False, "b": True, "c": True, "d": True}, gains, 0.5) == "b"
-    assert choose(preferences, dict.fromkeys("abcd", False), gains, 0.5) == "b"
-    assert choose(preferences, {"a": False, "b": False, "c": True, "d": True}, gains, 0.5) is None
+    assert choose(preferences, dict.fromkeys("abcd", True), gains, 0.5, SURE) == "a"
+    assert choose(preferences, {"a": False, "b": True, "c": True, "d": True}, gains, 0.5, SURE) == "b"
+    assert choose(preferences, dict.fromkeys("abcd", False), gains, 0.5, SURE) == "b"
+    assert choose(preferences, {"a": False, "b": False, "c": True, "d": True}, gains, 0.5, SURE) is None
+    assert (
+        choose(preferences, dict.fromkeys("abcd", False), gains, 0.5, SURE | {"b": False}) == "a"
+    )  # b's bounds nothing
+    assert choose(preferences, dict.fromkeys("abcd", False), gains, 0.5, dict.fromkeys("abcd", False)) == "b"
     nothing = {"c": None, "d": math.nan}
-    assert choose(nothing, dict.fromkeys("cd", False), {name: gains[name] for name in "cd"}, 0.5) is None
+    assert choose(nothing, dict.fromkeys("cd", False), {name: gains[name] for name in "cd"}, 0.5, SURE) is None
 
 
 def test_of_those_that_are_preferred_alike_the_safest_is_chosen() -> None:
@@ -125,10 +132,10 @@ def test_of_those_that_are_preferred_alike_the_safest_is_chosen() -> None:
     preferences = {"a": 7.0, "b": 6.9, "c": 6.8, "d": 6.95}
     gains = {"a": Estimate(2, 0.7, 3, 9), "b": Estimate(2, 1.7, 3, 9), "c": Estimate(2, 1.9, 3, 9), "d": None}
     every = dict.fromkeys("abcd", True)
-    assert choose(preferences, every, gains, 0.1 + 1e-9) == "b"
-    assert choose(preferences, every, gains, 0.3) == "c"
-    assert choose(preferences, every, gains, 0.0) == "a"
+    assert choose(preferences, every, gains, 0.1 + 1e-9, SURE) == "b"
+    assert choose(preferences, every, gains, 0.3, SURE) == "c"
+    assert choose(preferences, every, gains, 0.0, SURE) == "a"
     assert (
-        choose({"a": 7.0, "d": 7.0}, {"a": True, "d": True}, gains, 0.1) == "a"
+        choose({"a": 7.0, "d": 7.0}, {"a": True, "d": True}, gains, 0.1, SURE) == "a"
     )  # what has a bound before what has none
-    assert choose({"d": 7.0}, {"d": True}, gains, 0.1) == "d"
+    assert choose({"d": 7.0}, {"d": True}, gains, 0.1, SURE) == "d"

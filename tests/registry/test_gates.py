@@ -183,6 +183,17 @@ def test_without_a_card_all_that_is_asked_of_it_fails() -> None:
     assert failed(GOOD._replace(card=None)) == NAMES[-3:]
 
 
+def test_simulated_steps_that_nobody_knows_are_no_ground() -> None:
+    """Whatever else is against a candidate."""
+    bad = GOOD._replace(tail=-9.0, support=0.0)
+    assert [decide(e, RULES).grounded for e in (GOOD, bad, bad._replace(outside=0.31), GOOD._replace(doubt=0.21))] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
 def test_a_limit_of_nothing_is_not_asked() -> None:
     free = replace(RULES, most_outside=None, most_doubt=None, most_tail_loss=None, most_cost=None)
     verdict = decide(GOOD._replace(outside=None, doubt=None, tail=None, cost=None), free)
