@@ -82,6 +82,8 @@ class Fit:
         multistep: steps, up to an episode's end, that a model is followed through its own predictions to train and
             score its error there; 1 looks one step ahead only, more costs two to three times the time of an epoch.
         multistep_weight: of that error beside the likelihood of one step.
+        judge_multistep: the multistep of the second simulator, in which whole episodes are followed, where the first
+            one is for a few steps; the same if not given.
         devices: how many of the accelerator's devices share the work, each with a batch of its own; on a CPU these are
             processes.
         precision: of the hidden layers' matrix products; all weights are float32. auto is bf16-mixed where
@@ -97,15 +99,24 @@ class Fit:
     min_improvement: float = 0.01
     multistep: int = 1
     multistep_weight: float = 1.0
+    judge_multistep: int | None = None
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = "32-true"
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
         at_least(1, "fit", self, "batch_size", "max_epochs", "epoch_updates", "patience", "multistep", "devices")
+        if self.judge_multistep is not None:
+            at_least(1, "fit", self, "judge_multistep")
         expect(self.lr > 0, "fit.lr", self.lr, "a number above 0")
         expect(0 <= self.min_improvement < 1, "fit.min_improvement", self.min_improvement, "a share of 0 or more")
         expect(0 < self.multistep_weight < math.inf, "fit.multistep_weight", self.multistep_weight, "a number above 0")
+
+    def arguments(self, judging: bool) -> dict[str, Any]:
+        """Those of `mbrl.training.dynamics.fit_dynamics`, for the second simulator or for the first."""
+        found = dict(vars(self))
+        own = found.pop("judge_multistep")
+        return found | {"multistep": own} if judging and own is not None else found
 
 
 @dataclass

@@ -94,8 +94,19 @@ class Worlds:
         return channel_numbers(self.world.computed, data.channels[: data.frame_dim])
 
     def model(self, stage: str, episodes: Tensor, seed: int) -> Dynamics:
-        """A new model of the episodes."""
-        return built(stage, self.dynamics, self.spec(episodes), seed)
+        """A new model of the episodes.
+
+        Raises:
+            ValueError: it remembers, and the second simulator is to be fitted several steps ahead.
+        """
+        model = built(stage, self.dynamics, self.spec(episodes), seed)
+        ahead = self.fit.judge_multistep
+        if model.memory and ahead is not None and ahead > 1:
+            raise ValueError(
+                f"fit.judge_multistep is {ahead}, and {type(model).__name__} remembers: it is fitted one step ahead."
+                " Set fit.judge_multistep to null, or choose a model without memory"
+            )
+        return model
 
     def own(self, model: Dynamics, desk: Desk) -> Rehearsed:
         """The simulator to rehearse in, registered with its report card."""
@@ -153,7 +164,7 @@ class Worlds:
                 accelerator=self.accelerator,
                 progress=True,
                 log=child.metrics,
-                **vars(self.fit),
+                **self.fit.arguments(judging=stage == "judge"),
             )
             child.tags({"mbrl.elites": report.elites})
             child.metrics({f"holdout_member_{e}": score for e, score in enumerate(report.scores)}, report.epochs)

@@ -1,8 +1,11 @@
 """Settings that are more than numbers."""
 
+import inspect
+
 import pytest
 
-from mbrl.settings import Data, Rehearsal
+from mbrl.settings import Data, Fit, Rehearsal
+from mbrl.training.dynamics import fit_dynamics
 
 
 def test_a_rollout_is_as_long_as_it_is_set_or_as_it_is_trusted() -> None:
@@ -76,3 +79,11 @@ def test_what_asks_for_nothing_is_welcome() -> None:
 def test_a_window_without_an_observation_is_refused(history: int) -> None:
     with pytest.raises(ValueError, match=rf"data\.history is {history}, expected at least 1"):
         Data("toy/log-v0", history=history)
+
+
+def test_the_second_simulator_may_look_further_ahead() -> None:
+    fit = Fit(multistep=2, judge_multistep=10, lr=3e-4)
+    assert [fit.arguments(judging)["multistep"] for judging in (False, True)] == [2, 10]
+    assert Fit(multistep=2).arguments(True)["multistep"] == 2
+    assert fit.arguments(True) | {"multistep": 2} == fit.arguments(False)
+    assert set(fit.arguments(True)) <= set(inspect.signature(fit_dynamics).parameters)

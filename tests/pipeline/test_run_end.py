@@ -170,6 +170,11 @@ def test_a_log_that_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.M
         (["--imitation.updates", "0"], "imitation.updates is 0"),
         (["--fit.lr", "0"], "fit.lr is 0.0"),
         (["--fit.multistep", "0"], "fit.multistep is 0, expected at least 1"),
+        (["--fit.judge_multistep", "0"], "fit.judge_multistep is 0, expected at least 1"),
+        (
+            ["--dynamics", "dynamics.RecurrentEnsemble", "--fit.multistep", "1", "--fit.judge_multistep", "3"],
+            "fit.judge_multistep is 3, and RecurrentEnsemble remembers: it is fitted one step ahead. Set",
+        ),
         (["--fit.multistep_weight", "0"], "fit.multistep_weight is 0.0, expected a number above 0"),
         (["--dynamics.init_args.elites", "9"], "elites"),
     ],
