@@ -237,18 +237,18 @@ class Selection(NamedTuple):
 def select(found: Sequence[Case], rules: Rules, trial: Trial) -> Selection:
     """Of the candidates that the gate would promote, the one that looks best by `rules.choice`."""
     verdicts, gains, preferences = {}, {}, {}
-    kept, reigning = CLONING, set[str]()
+    kept = CLONING
     for case in found:
         for origin in case.origins:
             champion = case.champions.get(origin.label.rpartition("-policy/")[0])
             kept = champion or kept
-            reigning |= set() if champion is None else {champion}
             verdicts[origin.label] = _weighed(case, origin, champion, rules, trial)
             gains[origin.label] = case.score(origin.label, rules)
             preferences[origin.label] = preference(case.heard, origin.label, rules.choice, rules.ranking)
     promotable = {label: verdict.promote for label, verdict in verdicts.items()}
     grounded = {label: verdict.grounded for label, verdict in verdicts.items()}
     best = choose(preferences, promotable, gains, rules.tie, grounded) if any(promotable.values()) else None
+    reigning = [label for case in found for label in case.champions.values()]
     refused = next((label for label in reigning if label in verdicts and not verdicts[label].promote), None)
     return Selection(best, kept, refused, verdicts, gains, preferences)
 

@@ -28,7 +28,7 @@ from mbrl.simulator.card import report_card
 from mbrl.simulator.replay import Replay
 from mbrl.simulator.simulator import Simulator
 from mbrl.simulator.structure import channel_numbers, without
-from mbrl.training.dynamics import fit_dynamics
+from mbrl.training.dynamics import check_memory, fit_dynamics
 
 STARTS = 1000  # logged start states, at most, that a simulator carries for those who have no log
 HELD = 500_000  # held-out rows, at most, that a fit is scored and calibrated on
@@ -100,12 +100,7 @@ class Worlds:
             ValueError: it remembers, and the second simulator is to be fitted several steps ahead.
         """
         model = built(stage, self.dynamics, self.spec(episodes), seed)
-        ahead = self.fit.judge_multistep
-        if model.memory and ahead is not None and ahead > 1:
-            raise ValueError(
-                f"fit.judge_multistep is {ahead}, and {type(model).__name__} remembers: it is fitted one step ahead."
-                " Set fit.judge_multistep to null, or choose a model without memory"
-            )
+        check_memory(model, self.fit.judge_multistep or 1, "fit.judge_multistep")
         return model
 
     def own(self, model: Dynamics, desk: Desk) -> Rehearsed:

@@ -25,7 +25,7 @@ WORST = 0.1  # share of returns that a tail is the mean of
 
 
 class Neighbours(NamedTuple):
-    """Rows of a log, and how far each is from the nearest one of another episode: what an odd row is, follows from it.
+    """A sample of a log, and how far its rows are from the nearest of another episode, which says what an odd row is.
 
     Distances are Euclidean, of (observation, action) in units of their spreads, so no behaviour model is needed, and a
     logger without chance is no exception. Outliers by the distance to the nearest neighbour: Ramaswamy, Rastogi and
@@ -44,17 +44,21 @@ class Neighbours(NamedTuple):
         """A sample of a log.
 
         Raises:
-            ValueError: the log has one episode only.
+            ValueError: the rows are of one episode only.
         """
-        if data.episodes < 2:
-            raise ValueError(f"{data.id} has one episode: support is measured against the other episodes of a log")
         order = torch.randperm(len(data), generator=generator(seed, "support")).to(data.obs.device)
         asked, known = order[:ASKED], order[:KNOWN]
-        centre = torch.cat([data.obs.double().mean(0), data.action.double().mean(0)])
-        action_unit = torch.ones_like(data.action[0]).double() if data.discrete else _unit(data.action)
-        unit = torch.cat([_unit(data.obs), action_unit])
-        rows = torch.cat([data.obs[known], data.action[known]], -1)
-        found = cls(((rows.double() - centre) / unit).float(), data.episode[known], centre, unit, asked, centre[:0])
+        episode = data.episode[known]
+        if len(episode.unique()) < 2:
+            raise ValueError(
+                f"{data.id} has one episode in a sample of {len(known)} rows: support is measured against the others"
+            )
+        rows = torch.cat([data.obs[known], data.action[known]], -1).double()
+        unit = rows.std(0, correction=0)
+        if data.discrete:
+            unit[data.obs.shape[1] :] = 1.0
+        centre, unit = rows.mean(0), unit.where(unit > 0, 1.0)
+        found = cls(((rows - centre) / unit).float(), episode, centre, unit, asked, centre[:0])
         return found._replace(gaps=found.distance(data.obs[asked], data.action[asked], data.episode[asked]))
 
     def distance(self, obs: Tensor, action: Tensor, episode: Tensor | None = None) -> Tensor:
@@ -84,11 +88,6 @@ def support(policy: Policy, data: TransitionDataset, near: Neighbours) -> float:
     obs = data.obs[near.asked]
     found = near.distance(obs, policy.act(obs, None), data.episode[near.asked])
     return float((found <= near.radius(USUAL)).double().mean())
-
-
-def _unit(rows: Tensor) -> Tensor:
-    spread = rows.double().std(0, correction=0)
-    return spread.where(spread > 0, torch.ones_like(spread))
 
 
 def disagreement(prediction: Prediction) -> Tensor:

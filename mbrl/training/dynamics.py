@@ -111,7 +111,7 @@ def fit_dynamics(
     """
     settings = Settings(seed, batch_size, lr, epoch_updates, patience, min_improvement, multistep, multistep_weight)
     _check_settings(settings, max_epochs, precision)
-    _check_memory(dynamics, multistep)
+    check_memory(dynamics, multistep)
     held = _held(holdout, holdout_episode, multistep, dynamics)
     _check(dynamics, train, held)
     horizon = min(multistep, train.longest)
@@ -194,11 +194,16 @@ def _check_batch(shell: Shell, rows: int, accelerator: str) -> None:
     check_room("batch_size", rows, row_taken(loss), torch.device("cuda" if gpu else "cpu"))
 
 
-def _check_memory(dynamics: Dynamics, multistep: int) -> None:
+def check_memory(dynamics: Dynamics, multistep: int, setting: str = "multistep") -> None:
+    """Refuse to fit a model that remembers several steps ahead.
+
+    Raises:
+        ValueError: so it would be; the message names the setting.
+    """
     if dynamics.memory and multistep > 1:
         raise ValueError(
-            f"multistep is {multistep}, and {type(dynamics).__name__} remembers: it is fitted one step ahead, along the"
-            " logged rows. Set multistep to 1, or choose a model without memory (data.history shows it older rows)"
+            f"{setting} is {multistep}, and {type(dynamics).__name__} remembers: it is fitted one step ahead. Set"
+            f" {setting} to 1, or choose a model without memory (data.history shows it older rows)"
         )
 
 
