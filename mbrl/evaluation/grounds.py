@@ -19,7 +19,8 @@ from mbrl.simulator.simulator import Simulator
 ASKED, KNOWN = 2000, 20_000  # logged rows, at most: those that distances are measured from, and those to which they are
 USUAL = 0.95  # share of logged rows whose actions count as usual
 INSIDE = 0.99  # share of logged rows within whose distance to others a simulated step is inside the log
-LEAST = 0.1  # spreads: rows that are nearer to each other than this are one, to a simulator
+LEAST = 0.3  # spreads: what is nearer to a row than this is next to it, however close rows of a machine at rest are
+DOUBTFUL = 1.25  # of the quantile that counts as 1: where noise is even, nearly every step is at 0.9 to 1.05 of it
 WALKED = 128  # start states, at most, whose rollouts say what share of the steps is in doubt or outside the log
 WORST = 0.1  # share of returns that a tail is the mean of
 
@@ -78,7 +79,7 @@ class Walk(NamedTuple):
     """Rollouts of a policy's mode in a simulator, from logged start states."""
 
     outside: float  # share of steps farther from the log than `INSIDE` of its rows are from its other episodes
-    doubt: float | None  # share of steps whose uncertainty is above 1, its quantile; None without an uncertainty
+    doubt: float | None  # share of steps whose uncertainty is above `DOUBTFUL`; None without an uncertainty
     cost: Estimate | None  # of an episode, undiscounted
 
 
@@ -130,7 +131,7 @@ def walk(
     assert played.measured is not None
     within = played.within(starts.limit)
     outside = float(played.measured[:, 0][within].double().mean())
-    doubt = None if simulator.uncertainty is None else uncertain_share(played, starts.limit)
+    doubt = None if simulator.uncertainty is None else uncertain_share(played, starts.limit, DOUBTFUL)
     spent = played.measured[:, 1:].where(within.unsqueeze(1), 0.0).sum(0)
     return Walk(outside, doubt, None if cost is None else spread_over(spent.cpu().numpy(), level))
 

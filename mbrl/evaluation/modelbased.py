@@ -158,10 +158,10 @@ def truncated_values(played: Played, q: FittedQ) -> Tensor:
     return played.returns(horizon, q.gamma).unsqueeze(-1) + (q.gamma ** steps.double()).unsqueeze(-1) * tail.T
 
 
-def uncertain_share(played: Played, limit: Tensor) -> float:
-    """Share of the rollouts' steps within `limit` [S] whose uncertainty is above 1, the simulator's own quantile."""
+def uncertain_share(played: Played, limit: Tensor, above: float = 1.0) -> float:
+    """Share of the rollouts' steps within `limit` [S] whose uncertainty is above `above` of its units."""
     counted = played.within(limit)
-    return float((played.uncertainty > 1)[counted].double().mean())
+    return float((played.uncertainty > above)[counted].double().mean())
 
 
 def cvar(returns: Tensor, *, share: float, level: float, seed: int) -> Estimate:

@@ -56,7 +56,7 @@ class Evidence(NamedTuple):
     card: CardFacts | None
     champion: str | None  # the reigning champion's version, over which every view must then have a gain
     outside: float | None = None  # share of simulated steps that lie farther from the log than its own rows do
-    doubt: float | None = None  # share of simulated steps above the uncertainty quantile of held-out rows
+    doubt: float | None = None  # share of simulated steps well above the uncertainty quantile of held-out rows
     support: float | None = None  # share of logged states where the log would not call the candidate's action odd
     tail: float | None = None  # mean of the worst tenth of its simulated returns minus that of the log's, in spreads
     cost: Estimate | None = None  # of a simulated episode of the candidate, undiscounted

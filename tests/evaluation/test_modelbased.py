@@ -126,6 +126,7 @@ def test_returns_and_doubtful_steps_by_hand() -> None:
     assert played.returns(starts.limit, 0.5).tolist() == [0.5 + 0.5 + 0.375, 2.0, 2 + 1.5 + 1 + 0.625]
     # x / 2 > 1: the step from 3 of the first row, none of the second, those from 3, 4 and 5 of the third
     assert uncertain_share(played, starts.limit) == pytest.approx(4 / 10)
+    assert uncertain_share(played, starts.limit, 1.6) == pytest.approx(2 / 10)  # above 3.2: from 4 and 5
     estimate = value(played, starts, gamma=1.0, level=0.9, seed=0)
     assert estimate.diagnostics == {
         "interval": "BCa",
