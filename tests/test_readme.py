@@ -1,4 +1,4 @@
-"""What README.md tells a reader to type can be typed, and what it points at is there."""
+"""What README.md and the results tell a reader to type can be typed, and what they point at is there."""
 
 import contextlib
 import re
@@ -11,8 +11,8 @@ from mbrl import parsing, stages
 from mbrl.__main__ import COMMANDS, _underscored
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+PAGES = {page: page.read_text() for page in (ROOT / "README.md", ROOT / "examples" / "RESULTS.md")}
+BLOCKS = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", "".join(PAGES.values()), flags=re.DOTALL | re.MULTILINE)
 
 
 def commands() -> list[list[str]]:
@@ -53,14 +53,17 @@ def test_every_script_that_is_run_exists() -> None:
     assert [script for script in scripts if not (ROOT / script).is_file()] == []
 
 
-def test_every_link_into_the_repository_leads_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", README)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_into_the_repository_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", PAGES[page])
     local = [target for target in targets if not re.match(r"[a-z]+:", target)]
     assert local
-    assert [target for target in local if not (ROOT / target).exists()] == []
+    assert [target for target in local if not (page.parent / target).exists()] == []
 
 
-def test_every_configuration_and_example_that_is_named_exists() -> None:
-    named = set(re.findall(r"(?<![\w./:])(?:configs|examples|tests|mbrl|dynamics|policies)/[\w./-]*\w", README))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_configuration_and_example_that_is_named_exists(page: Path) -> None:
+    pattern = r"(?<![\w./:])(?:configs|examples|tests|mbrl|dynamics|policies)/[\w./-]*\w"
+    named = set(re.findall(pattern, PAGES[page]))
     assert named
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
