@@ -1,7 +1,7 @@
 """A learner of your own is one file anywhere on the path, used by its dotted path:
 
     cp examples/03_write_your_own_learner.py my_learner.py
-    PYTHONPATH=. mbrl run --learner my_learner.WeightedCloning --data.id mbrl/pendulum-mediocre-v0
+    PYTHONPATH=. mbrl run --learner my_learner.WeightedCloning --data mbrl/pendulum-mediocre-v0
 
 This one clones the better actions of the log: rows are weighted by how much more reward they earned than usual.
 Run as a script it checks itself against the contract that every learner has to pass.

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table.add_parser(name, help=text, add_help=False)
     command = usage.parse_args(arguments[:1]).command
     as_json = "--json" in arguments
-    rest = [_underscored(a) for a in arguments[1:] if a != "--json"]
+    rest = [a for a in arguments[1:] if a != "--json"]
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         try:
             status, answer = run_command(command, rest)
@@ -80,14 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _underscored(argument: str) -> str:
-    """--on-bad-rows=x as --on_bad_rows=x: either spelling is understood, and the settings have underscores."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
-
-
 def run_command(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]]:
     """Parse, call, and turn the errors that a user can mend into one message: (exit status, answer)."""
     from mbrl.allocator import keep_freed_memory, uncollected
@@ -98,6 +90,7 @@ def run_command(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]
         from mbrl import parsing, stages  # torch is imported here, so that `mbrl --help` answers at once
     keep_freed_memory()
     function = getattr(stages, COMMANDS[command][0])
+    arguments = parsing.spelt(function, arguments)
     try:
         parser = parsing.parser(function, command, COMMANDS[command][1], arguments)
         config = parser.parse_args(arguments)

@@ -33,7 +33,7 @@ def log_pendulum(id: str, episodes: int, seed: int) -> None:
         if (there := minari.load(id).episodes) != episodes:
             raise ValueError(
                 f"{id} is there already, with {there} episodes, and episodes is {episodes}: run `minari delete {id}`,"
-                " or write another one with --data.id"
+                " or write another one with --data"
             )
         tell("log", f"{id} is there already")
         return

@@ -103,7 +103,7 @@ def inspect(name: str, version: str | None, data_id: str | None, download: bool,
     if data_id is None and not own_log:
         raise ValueError(
             f"{data.id} has fingerprint {data.fingerprint[:12]}, and {found.label} was fitted on"
-            f" {found.data_fingerprint[:12]}: restore that log, or name another one (--data.id ID)"
+            f" {found.data_fingerprint[:12]}: restore that log, or name another one (--data ID)"
         )
     held = _held(data, found) if own_log else torch.arange(data.episodes)
     fitted = (found.data_id, found.data_fingerprint)
@@ -129,6 +129,6 @@ def _held(data: TransitionDataset, found: cards.Version) -> Tensor:
     if found.split is None or found.seed is None:
         raise ValueError(
             f"{found.label} was registered by a run that does not say how {data.id} was divided (data.split, seed), so"
-            " no episode is known to be held out: name another log (--data.id ID)"
+            " no episode is known to be held out: name another log (--data ID)"
         )
     return divide(data, found.split, found.seed, needs_terminals=False).held

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,27 @@ FLAGS = {  # the settings of a command that are set by their name alone, and the
         "repair": "first finish or take back what was half-done, and put aliases to where the ledger has them",
     },
 }
+
+
+def spelt(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
+    """Arguments as the command's settings are spelt: underscores for hyphens in names, and the log by its id.
+
+    `--data ID` and `--data.id ID` are both understood, by commands that only name a log and by those that have more to
+    say of it. A file (`--data log.yaml`) or a dictionary of these settings stays what it is.
+    """
+    wanted = signature(function).parameters.get("data")
+    plain = wanted is not None and str(wanted.annotation).startswith("str")
+    found, words = [], list(arguments)
+    for number, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = f"--{name[2:].replace('-', '_')}"
+        if wanted is not None and name in ("--data", "--data.id"):
+            given = value if equals else "".join(words[number + 1 : number + 2])
+            whole = given.endswith((".yaml", ".yml", ".json")) or given.startswith("{")
+            name = "--data" if plain or (name == "--data" and whole) else "--data.id"
+        found.append(f"{name}{equals}{value}")
+    return found
 
 
 class _Formatter(DefaultHelpFormatter):

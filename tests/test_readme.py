@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mbrl import parsing, stages
-from mbrl.__main__ import COMMANDS, _underscored
+from mbrl.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {page: page.read_text() for page in (ROOT / "README.md", ROOT / "examples" / "RESULTS.md")}
@@ -30,9 +30,10 @@ def of(program: str) -> list[list[str]]:
 @pytest.mark.parametrize("words", of("mbrl"), ids=" ".join)
 def test_every_mbrl_command_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    command, arguments = words[1], [_underscored(word) for word in words[2:] if word != "--json"]
-    function, default, _ = COMMANDS[command]
-    parser = parsing.parser(getattr(stages, function), command, default, arguments)
+    name, default, _ = COMMANDS[words[1]]
+    function = getattr(stages, name)
+    arguments = parsing.spelt(function, [word for word in words[2:] if word != "--json"])
+    parser = parsing.parser(function, words[1], default, arguments)
     with contextlib.suppress(SystemExit):  # of --help and --print_config; an error is an ArgumentError
         parser.parse_args(arguments)
 

@@ -1,0 +1,32 @@
+"""How the words of a command line are understood."""
+
+import pytest
+
+from mbrl import parsing, stages
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "understood"),
+    [
+        ("run", ["--data", "acme/mill-v0"], ["--data.id", "acme/mill-v0"]),
+        ("run", ["--data=acme/mill-v0", "--seed", "1"], ["--data.id=acme/mill-v0", "--seed", "1"]),
+        ("run", ["--data.id", "acme/mill-v0"], ["--data.id", "acme/mill-v0"]),
+        ("run", ["--data", "log.yaml"], ["--data", "log.yaml"]),
+        ("run", ["--data={id: acme/mill-v0}"], ["--data={id: acme/mill-v0}"]),
+        ("run", ["--data"], ["--data.id"]),
+        ("card", ["mill", "--data", "acme/mill-v0"], ["mill", "--data.id", "acme/mill-v0"]),
+        ("evaluate", ["--data.id", "acme/mill-v0"], ["--data", "acme/mill-v0"]),
+        ("compare", ["--data.id=acme/mill-v0,acme/tank-v0"], ["--data=acme/mill-v0,acme/tank-v0"]),
+        ("import_", ["mill.csv", "--on-bad-rows=drop-row"], ["mill.csv", "--on_bad_rows=drop-row"]),
+        ("promote", ["mill", "--data.id", "x"], ["mill", "--data.id", "x"]),  # which has no log
+    ],
+)
+def test_a_log_is_named_the_same_way_to_every_command(command: str, typed: list[str], understood: list[str]) -> None:
+    assert parsing.spelt(getattr(stages, command), typed) == understood
+
+
+@pytest.mark.parametrize("spelling", ["--data", "--data.id"])
+def test_both_spellings_reach_the_setting(spelling: str) -> None:
+    arguments = parsing.spelt(stages.run, [spelling, "acme/mill-v0", "--data.history", "2"])
+    config = parsing.parser(stages.run, "run", "mopo.yaml", arguments).parse_args(arguments)
+    assert (config.data.id, config.data.history) == ("acme/mill-v0", 2)
