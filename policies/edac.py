@@ -26,7 +26,8 @@ class EDAC(SoftLearner):
     The arguments that are not here are those of `SoftLearner`.
 
     Args:
-        diversity: eta of the paper; 0 is SAC-N, for which `SAC` with as many critics is quicker.
+        diversity: eta of the paper; 0 is SAC-N, for which `SAC` with as many critics is quicker. Where one action
+            channel alone can move, directions are 1 or -1 and have no gradient: it then does nothing.
         critics: 2 or more; the paper has 10 to 50 with diversity and up to 500 without.
 
     Raises:

@@ -11,6 +11,8 @@ from mbrl.core import Spec
 from policies.functional import one_hot, puct, sample_categorical
 from policies.planner import Planner
 
+LIVING = 0.5  # least chance that the world goes on for a node whose critics are heard
+
 
 class Tree(NamedTuple):
     """B trees side by side, of M nodes at most; node 0 is the root. Written in place."""
@@ -150,12 +152,18 @@ class MCTS(Planner):
             column[:, number] = value
         edge = (rows, parent, taken)
         tree.gain[edge], tree.living[edge], tree.child[edge] = gain, living, torch.full_like(rows, number)
-        low, high = torch.minimum(tree.low, guess.amin(-1)), torch.maximum(tree.high, guess.amax(-1))
-        for at, choice, reached in reversed(path):
+        alive = [torch.ones_like(found)]  # at each node of the path, and at the new one
+        for at, choice, reached in path:
+            alive.append(alive[-1] * tree.living[rows, at, choice].where(reached, 1.0))
+        heard = alive[-1].unsqueeze(-1) > LIVING  # what critics say of a world that has ended means nothing
+        low = torch.minimum(tree.low, guess.where(heard, torch.inf).amin(-1))
+        high = torch.maximum(tree.high, guess.where(heard, -torch.inf).amax(-1))
+        for (at, choice, reached), there in zip(reversed(path), reversed(alive[:-1]), strict=True):
             edge = (rows, at, choice)
             further = tree.gain[edge] + self.outlook.discount * tree.living[edge] * found
             found = torch.where(reached, further, found)
             tree.visits[edge] = tree.visits[edge] + reached
             tree.total[edge] = tree.total[edge] + torch.where(reached, found, 0.0)
-            low, high = torch.minimum(low, found), torch.maximum(high, found)
+            low = torch.minimum(low, found.where(there > LIVING, torch.inf))
+            high = torch.maximum(high, found.where(there > LIVING, -torch.inf))
         return tree._replace(low=low, high=high)

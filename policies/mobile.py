@@ -55,7 +55,7 @@ class MOBILE(SoftLearner):
             return self.agent.improve(batch, target, rng)
         if simulator is None:
             raise ValueError("MOBILE asks the simulator about imagined rows, and was given none")
-        doubt = self.inconsistency(imagined, simulator, rng)
+        doubt = torch.where(imagined.terminated, 0.0, self.inconsistency(imagined, simulator, rng))
         logged = len(real.reward)
         lowered = torch.cat([target[:logged], target[logged:] - self.beta * doubt])
         return {**self.agent.improve(batch, lowered, rng), "inconsistency": doubt.mean()}

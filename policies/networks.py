@@ -38,6 +38,8 @@ class Bounds(nn.Module):
 
     centre: Tensor  # [A]
     half_range: Tensor  # [A]
+    low: Tensor  # [A]
+    high: Tensor  # [A]
     moving: Tensor  # [M] long: the channels that can move
 
     def __init__(self, spec: Spec) -> None:
@@ -45,11 +47,13 @@ class Bounds(nn.Module):
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
         self.register_buffer("centre", (low + high) / 2)
         self.register_buffer("half_range", (high - low) / 2)
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
         self.register_buffer("moving", torch.tensor(spec.moving_actions, dtype=torch.long), persistent=False)
 
     def scale(self, unit: Tensor) -> Tensor:
-        """[-1, 1] -> the environment's range."""
-        return self.centre + self.half_range * unit
+        """[-1, 1] -> the environment's range, which rounding alone would leave by a last digit."""
+        return torch.clamp(self.centre + self.half_range * unit, self.low, self.high)
 
     def unscale(self, action: Tensor) -> Tensor:
         """The environment's range -> [-1, 1]."""

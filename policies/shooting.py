@@ -98,12 +98,16 @@ class Shooting(Planner):
         """What is known with another round of candidates, actions [B, N, H, A] and what they are worth [B, N]."""
 
     def _drawn(self, rng: torch.Generator) -> Tensor:
-        """Noise of unit variance [rounds, N, H, A]: nothing, then pairs of opposites."""
+        """Noise of unit variance [rounds, N, H, A]: nothing, then pairs of opposites, and nothing where one is left."""
         rounds, most = len(self.counts), max(self.counts)
         shape = (rounds, most // 2, self.spec.action_dim, self.outlook.horizon)
         half = coloured(torch.randn(shape, generator=rng, device=rng.device), self.colour).transpose(-1, -2)
         pairs = torch.stack([half, -half], 2).flatten(1, 2)
-        return torch.cat([torch.zeros_like(half[:, :1]), pairs], 1)[:, :most].contiguous()
+        noise = torch.cat([torch.zeros_like(half[:, :1]), pairs], 1)[:, :most].contiguous()
+        for number, count in enumerate(self.counts):
+            if count % 2 == 0:  # without its opposite it would pull every plan to one side
+                noise[number, count - 1] = 0.0
+        return noise
 
 
 class CEM(Shooting):

@@ -82,7 +82,8 @@ class DelayedActorCritic(nn.Module):
         with torch.no_grad():
             action = self.critics.bounds.unscale(self.slow_actor.act(obs, None))
             noise = self.noise * torch.randn(action.shape, generator=rng, device=action.device)
-            return smoothed_action(action, noise, self.noise_limit)
+            moving = self.critics.bounds.half_range > 0  # a channel that cannot move is not smoothed
+            return smoothed_action(action, noise * moving, self.noise_limit)
 
     def improve_critics(self, batch: Batch, next_action: Tensor, cost: Tensor | float = 0.0) -> dict[str, Tensor]:
         """One step towards r / reward_std + discount (min_k slow Q_k(s', a') - cost).

@@ -16,7 +16,8 @@ class TD3BC(DelayedLearner):
     """TD3+BC (Fujimoto & Gu 2021, "A Minimalist Approach to Offline Reinforcement Learning", eq. 3 to 5). Box actions.
 
     The actor's loss is -lambda Q(s, pi(s)) + |pi(s) - a|^2 / A with lambda = alpha / mean |Q|, a constant in each
-    step, so that alpha means the same whatever the returns are. Actions are in [-1, 1] units, observations are
+    step, so that alpha means the same on whatever scale returns are; a constant in every reward is part of |Q|, as in
+    the paper, and shifts the balance towards imitation. Actions are in [-1, 1] units, observations are
     standardised. Q is the smallest of the critics; the authors' code climbs the first one.
 
     An update is `delay` steps of the critics, each on its share of the rows, and one of the actor: see

@@ -127,3 +127,26 @@ def test_a_registered_search_is_made_again_without_the_simulator(tmp_path: Path)
 def test_what_cannot_be_is_refused(make: Callable[[], object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         make()
+
+
+def even(obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+    """The rule that ends a `Heap` behind every choice 1."""
+    del obs, action
+    return next_obs[..., 0].round() % 2 == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("worth", [50.0, -50.0])
+def test_what_critics_say_of_a_world_that_has_ended_is_not_heard(worth: float) -> None:
+    """Choice 1 leads to an even number and ends the world, where nobody taught the critics."""
+
+    def every(obs: torch.Tensor) -> torch.Tensor:
+        over = (obs > 0) & (obs.round() % 2 == 0)
+        return torch.where(over, worth, 0.0).expand(2, -1, 2)
+
+    planner = placed(MCTS(SPEC, simulations=32), world_of(Heap, SPEC, termination=even), 3)
+    plain = planner.search(ROOT)[0][0]
+    planner.outlook.critics.every = every
+    visits = planner.search(ROOT)[0][0]
+    assert visits.tolist() == plain.tolist()
+    assert visits[0] > visits[1]

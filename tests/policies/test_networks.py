@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from dynamics_toys import unit_spec
 
 from mbrl.core import Batch, Spec, generator
 from mbrl.testing import check_learner
@@ -75,3 +76,11 @@ def test_a_cpu_takes_a_part_of_the_rows_at_once(monkeypatch: pytest.MonkeyPatch)
         trunk(torch.zeros(10, 7))
     trunk(torch.zeros(10, 7))
     assert seen == [4, 4, 2, 10]
+
+
+def test_no_action_leaves_the_bounds_by_rounding() -> None:
+    """Half a range of 1.2 about -0.8 is 0.40000004 in float32, which an environment with a bound of 0.4 refuses."""
+    bounds = networks.Bounds(replace(unit_spec(), action_low=(-2.0,), action_high=(0.4,)))
+    assert float(bounds.centre + bounds.half_range) > float(torch.tensor(0.4))
+    reached = bounds.scale(torch.tensor([[-1.0], [0.0], [1.0]]))
+    assert reached.flatten().tolist() == [-2.0, pytest.approx(-0.8), float(torch.tensor(0.4))]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dynamics_toys import unit_spec
 from mixed_logs import STEPS, mixed, true_return
 
 from mbrl.bench import hopper_sized
@@ -222,3 +223,11 @@ def test_edac_reads_imagined_rows_too() -> None:
     real, dreamt = Batch(*(c[:half] for c in ROWS)), Batch(*(c[half:] for c in ROWS))
     one, other = alone.update(ROWS, None, generator(0, "a")), both.update(real, dreamt, generator(0, "a"))
     assert float(one["critic_loss"]) == pytest.approx(float(other["critic_loss"]))
+
+
+def test_a_channel_that_cannot_move_is_not_smoothed() -> None:
+    still = {"action_low": (-1.0, 0.5), "action_high": (1.0, 0.5), "action_mean": (0.0, 0.5), "action_std": (1.0, 1.0)}
+    spec = replace(unit_spec(), action_dim=2, **still)
+    action = TD3BC(spec, hidden=(4,)).agent.next_action(torch.zeros(50, 1), generator(0, "x"))
+    assert action[:, 0].std() > 0.05
+    assert action[:, 1].unique().tolist() == [0.0]

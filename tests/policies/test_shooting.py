@@ -48,6 +48,14 @@ def test_a_plan_is_that_of_the_regulator(name: str) -> None:
     assert torch.equal(planner.act(starts, None)[:, 0], found[:, 0])
 
 
+@pytest.mark.parametrize("candidates", [63, 64])
+def test_candidates_lie_on_both_sides_of_the_plan_alike(candidates: int) -> None:
+    planner = placed(CEM(SPEC, candidates=candidates, rounds=3, elites=6), world_of(Integrator), horizon=3)
+    for count, noise in zip(planner.counts, planner.noise, strict=True):
+        assert torch.equal(noise[:count].sort(0).values, -noise[:count].sort(0, descending=True).values)
+        assert (noise[:count] == 0).all(-1).all(-1).sum() == 2 - count % 2
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", MADE)
 def test_contract(name: str) -> None:
