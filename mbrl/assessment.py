@@ -22,7 +22,7 @@ from mbrl.evaluation.panel import FULL, Heard, combined_gain, hear, preference
 from mbrl.evaluation.trajectories import fitted
 from mbrl.evaluation.twoway import spread_over
 from mbrl.registry import models, promotion
-from mbrl.registry.decisions import Decision
+from mbrl.registry.decisions import NOBODY, Decision
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, Evidence, Verdict, decide
 from mbrl.registry.rules import Rules
 from mbrl.registry.runs import RunLog
@@ -59,7 +59,8 @@ class Finding(NamedTuple):
     def decision(self, rules: Rules) -> Decision:
         """What the registry keeps of the verdict."""
         outcome, reasons, _, version = self.verdict
-        return Decision(outcome, version, self.digest, reasons, self.file, rules.second_person)
+        champion = self.evidence.champion or NOBODY
+        return Decision(outcome, version, self.digest, reasons, self.file, rules.second_person, champion)
 
 
 class Findings(NamedTuple):
@@ -192,7 +193,7 @@ def make_bench(
         data=data,
         episodes=fit,
         simulator=seen.simulator.replaying(data),
-        starts=start_states(data, trial.starts, seed),
+        starts=start_states(data, trial.starts, seed, fit if data.exogenous else None),
         gamma=trial.discount,
         level=rules.level,
         seed=seed,

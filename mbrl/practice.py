@@ -170,7 +170,7 @@ class Practice:
             champion=promotion.champion(self.name),
             handed_back=practised.handed_back,
         )
-        outcome, reasons = verdicts.decide(seen, self.seed)
+        outcome, reasons = verdicts.decide(seen)
         content = {
             "env": self.env,
             "first_seed": self.seed,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 PROMOTE = "promote"  # the one outcome that lets a version act
+NOBODY = "nobody"  # reigned
 
 
 class Decision(NamedTuple):
@@ -18,6 +19,7 @@ class Decision(NamedTuple):
     reasons: tuple[str, ...] = ()
     evidence: str | None = None  # runs:/RUN/evidence.json
     second_person: bool = False  # whether the rules want an approver who is not the author
+    champion: str | None = None  # the version that it was compared with, as it reigned, or NOBODY; None: not known
 
     @property
     def passed(self) -> bool:
@@ -39,6 +41,6 @@ class Decision(NamedTuple):
         Raises:
             ValueError: a field is missing or unknown.
         """
-        if odd := set(cls._fields) ^ set(values):
+        if odd := set(cls._fields) ^ ({"champion"} | set(values)):  # of older ledgers it is not known
             raise ValueError(f"the stored decision does not fit this version of mbrl: {sorted(odd)} missing or unknown")
         return cls(**{**values, "reasons": tuple(values["reasons"])})

@@ -87,8 +87,9 @@ def promote(
         expected: the version that the alias must stand at; where it stands at this moment if None.
 
     Raises:
-        RefusedError: the gate's verdict is missing or against it, a file or a golden pair does not hold, the approver
-            is missing or the author, the alias has moved meanwhile, or another move is half-done.
+        RefusedError: the gate's verdict is missing or against it, or compares it with another champion than the one
+            that reigns; a file or a golden pair does not hold, the approver is missing or the author, the alias has
+            moved meanwhile, or another move is half-done.
         ValueError: an unknown alias, or a version of another model.
         StoreError: there is no such version, or the store does not answer.
         LedgerError: the ledger is damaged.
@@ -110,6 +111,7 @@ def promote(
         about["decision"] = verdict.about["decision"]
     against = scrutiny.objections(registry, number, verdict, gated=to in aliases.ACTING)
     against += scrutiny.alone(verdict, approver) if to in aliases.ACTING else []
+    against += scrutiny.overtaken(verdict, current) if to == CHAMPION else []
 
     def moves(entries: Sequence[Entry]) -> list[Move]:
         placed = chronicle.placed(entries)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mbrl.registry import chronicle, models
-from mbrl.registry.aliases import Registry
+from mbrl.registry.aliases import CHAMPION, Registry
+from mbrl.registry.decisions import NOBODY
 from mbrl.registry.ledger import Entry
 from mbrl.registry.twophase import DECISION_TAG
 from mbrl.serving import golden
@@ -51,6 +52,18 @@ def alone(verdict: Entry | None, approver: str | None) -> list[str]:
     if approver is None:
         return [f"the rules want an approver beside the author {author}: --approver WHO"]
     return [f"the approver {approver} is the author, and the rules want another one"] if approver == author else []
+
+
+def overtaken(verdict: Entry | None, reigning: str | None) -> list[str]:
+    """What speaks against taking the reigning champion's place: that the verdict comes from before it reigned."""
+    compared = None if verdict is None else chronicle.decision(verdict).champion
+    if compared is None or reigning in (None, compared):
+        return []
+    whom = "nobody, as there was no champion" if compared == NOBODY else f"version {compared}"
+    return [
+        f"the verdict compares it with {whom}, and version {reigning} reigns now: run it again (`mbrl run`), which"
+        f" compares it with that one, or end the reign first (`mbrl withdraw` with --alias {CHAMPION})"
+    ]
 
 
 def last_that_holds(registry: Registry, entries: Sequence[Entry], line: Sequence[str]) -> tuple[str | None, list[str]]:

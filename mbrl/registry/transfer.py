@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.models import Model
 
 from mbrl.registry import aliases, chronicle, models, promotion, scrutiny, store
+from mbrl.registry.decisions import NOBODY
 from mbrl.registry.ledger import Ledger
 from mbrl.registry.runs import RunLog
 from mbrl.registry.twophase import RefusedError
@@ -90,7 +91,8 @@ def copy(name: str, to: str, version: str | None = None, new_name: str | None = 
             if decision is None or verdict is None:
                 return Copied(made, rehearsed, store.shown(uri), None, None)
             about = {"origin": {"store": store.shown(registry.uri), "entry": verdict.number, "hash": verdict.hash}}
-            kept = decision._replace(evidence=f"runs:/{run_id}/{policy.papers[0].name}" if papers else None)
+            evidence = f"runs:/{run_id}/{policy.papers[0].name}" if papers else None
+            kept = decision._replace(evidence=evidence, champion=_known_as(target, registry, decision.champion))
             done = promotion.judge(target, made.rpartition("/")[2], kept, "copy", verdict.about["author"], about)
             return Copied(made, rehearsed, store.shown(uri), done.entry, done.head)
 
@@ -124,8 +126,8 @@ def _simulator(registry: aliases.Registry, label: str) -> Iterator[Parcel | None
 
 def _unpacked(name: str, policy: Parcel, simulator: Parcel | None) -> tuple[str, str, str | None]:
     """Register both under NAME in the store of this moment, in a run of their own: its id, and their labels."""
-    rehearsed = None if simulator is None else _there(f"{name}-simulator", simulator)
-    if made := _there(f"{name}-policy", policy):
+    rehearsed = None if simulator is None else _there(f"{name}-simulator", simulator.origin)
+    if made := _there(f"{name}-policy", policy.origin):
         client = MlflowClient(store.connect())
         return str(client.get_model_version(*made.split("/")).run_id), made, rehearsed
     with RunLog.open(EXPERIMENT, f"copy of {policy.origin.rpartition(' ')[2]}") as log:
@@ -144,12 +146,24 @@ def _card_tags(log: RunLog, parcel: Parcel) -> dict[str, str]:
     return tags | ({"mbrl.card": f"runs:/{log.run_id}/{parcel.papers[0].name}"} if parcel.papers else {})
 
 
-def _there(model: str, parcel: Parcel) -> str | None:
+def _known_as(name: str, registry: aliases.Registry, champion: str | None) -> str | None:
+    """The number that another store's champion has in the store of this moment; where it was never copied, its label.
+
+    That is no version here, so that a champion of this store is not replaced on the strength of a comparison with it.
+    """
+    if champion in (None, NOBODY):
+        return champion
+    label = f"{store.shown(registry.uri)} {registry.policy}/{champion}"
+    copied = _there(f"{name}-policy", label)
+    return label if copied is None else copied.rpartition("/")[2]
+
+
+def _there(model: str, origin: str) -> str | None:
     """The label of the copy that an earlier call has made of this very version."""
     client = MlflowClient(uri := store.connect())
     with models.explained(client, uri, model):
         found = client.search_model_versions(f"name = '{model}'")
-    made = [v for v in found if v.tags.get(COPIED_TAG) == parcel.origin]
+    made = [v for v in found if v.tags.get(COPIED_TAG) == origin]
     return f"{model}/{made[0].version}" if made else None
 
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mbrl.evaluation.estimates import bootstrap
+from mbrl.evaluation.intervals import student_t
 from mbrl.registry import chronicle
 from mbrl.registry.decisions import PROMOTE, Decision
 from mbrl.registry.gates import Rule
@@ -28,18 +28,19 @@ class TrueReturns(NamedTuple):
     handed_back: bool  # because the floor was broken
 
 
-def decide(seen: TrueReturns, seed: int) -> tuple[str, tuple[str, ...]]:
+def decide(seen: TrueReturns) -> tuple[str, tuple[str, ...]]:
     """The outcome, and why.
 
-    "promote" takes a lower bound above 0 of the gain over the old version, paired by start, and of the gain over the
-    log's mean return; and that the old version is the champion, if there is one. The bounds are of the packaged rules'
-    level. "harmful" is a gain over the old version whose upper bound is below 0.
+    "promote" takes a lower bound above 0 of the gain over the old version, paired by start, and one of the new returns
+    that is above the upper bound of the log's mean; and that the old version is the champion, if there is one. The
+    bounds are of the packaged rules' level, and Student's: of few episodes those of a bootstrap are too narrow.
+    "harmful" is a gain over the old version whose upper bound is below 0.
     """
     if seen.handed_back:
         return HANDED_BACK, ("the newest true episodes returned less than the floor",)
     coverage = read().coverage
-    gain = bootstrap(seen.new - seen.old, coverage, seed)
-    above = bootstrap(seen.new, coverage, seed).low - float(seen.logged.mean())
+    gain = student_t(seen.new - seen.old, coverage)
+    above = student_t(seen.new, coverage).low - student_t(seen.logged, coverage).high
     reigning = seen.against if seen.champion is None else seen.champion
     table = (
         _above(f"lower bound of the true gain over version {seen.against}", gain.low),
@@ -63,7 +64,7 @@ def decision(name: str, against: str, outcome: str, reasons: tuple[str, ...], di
     """
     before = chronicle.judged(Ledger.open(name).entries(), against)
     second = before is not None and chronicle.decision(before).second_person
-    return Decision(outcome, VERSION, digest, reasons, where, second)
+    return Decision(outcome, VERSION, digest, reasons, where, second, against)
 
 
 def _above(name: str, value: float) -> Rule:

@@ -9,7 +9,7 @@ from promotion_toys import entries, files_of, standing
 from registry_toys import DECISION, LINEAGE, crown
 
 from mbrl.registry import aliases, chronicle, promotion, proof, store
-from mbrl.registry.decisions import Decision
+from mbrl.registry.decisions import NOBODY, Decision
 from mbrl.registry.promotion import RefusedError
 from mbrl.registry.runs import RunLog
 from mbrl.serving import artifact
@@ -285,3 +285,26 @@ def test_nothing_but_one_file_sets_aliases():
         p.name for p in Path(aliases.__file__).parents[1].rglob("*.py") if "registered_model_alias(" in p.read_text()
     ]
     assert setting == ["aliases.py"]
+
+
+def test_who_was_compared_with_another_champion_does_not_take_the_place_of_this_one(registry):
+    for version, champion in (("1", NOBODY), ("2", NOBODY), ("3", "1"), ("4", "9")):
+        promotion.judge("toy", version, DECISION._replace(champion=champion))
+    promotion.promote("toy", "1")
+    with pytest.raises(RefusedError, match=r"compares it with nobody, as there was no champion, and version 1 reigns"):
+        promotion.promote("toy", "2")
+    promotion.promote("toy", "2", "canary")  # which replaces nobody
+    promotion.promote("toy", "3")
+    with pytest.raises(RefusedError, match=r"compares it with version 9, and version 3 reigns now: .*mbrl withdraw"):
+        promotion.promote("toy", "4")
+    promotion.rollback("toy")
+    promotion.withdraw("toy", "champion")
+    assert promotion.promote("toy", "4").after == "4"
+
+
+def test_verdicts_of_before_champions_were_kept_still_hold(registry):
+    kept = DECISION.to_dict()
+    del kept["champion"]
+    assert Decision.from_dict(kept) == DECISION
+    promotion.promote("toy", "1")
+    assert promotion.promote("toy", "2").after == "2"

@@ -171,3 +171,15 @@ def test_a_server_that_is_not_there_is_named(home, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(store.StoreError, match=r"'toy-policy' in http://127.0.0.1:1"):
         promotion.promote("toy", "1")
+
+
+def test_the_champion_that_a_copy_was_compared_with_is_known_by_its_own_copy(dev, tmp_path, monkeypatch):
+    promotion.judge("toy", "4", DECISION._replace(champion="3"))
+    promotion.judge("toy", "2", DECISION._replace(champion="1"))
+    there = tmp_path / "there"
+    made = [transfer.copy("toy", str(there), version).policy.rpartition("/")[2] for version in ("3", "4", "2")]
+    monkeypatch.setenv("MBRL_HOME", str(there))
+    known = Ledger.open("toy").entries()
+    champions = [chronicle.decision(chronicle.judged(known, version)).champion for version in made]
+    assert champions[:2] == [None, made[0]]
+    assert champions[2].endswith(" toy-policy/1")  # which was never copied: no version of this store
