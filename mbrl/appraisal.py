@@ -22,7 +22,7 @@ from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.gathering import Provenance, gather
 from mbrl.evaluation.judging import Score, score
-from mbrl.evaluation.panel import Heard, check_kinds, combined_gain, hear, preference
+from mbrl.evaluation.panel import Heard, check_kinds, combined_gain, hear, preference, spread
 from mbrl.evaluation.trajectories import check_fits, fitted
 from mbrl.registry import models, promotion, witnesses
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, Verdict, decide
@@ -45,8 +45,8 @@ class Case(NamedTuple):
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the log's undiscounted returns."""
-        return float(self.bench.returns(1.0).std())
+        """Standard deviation of the log's undiscounted returns; 1 where they are equal."""
+        return spread(self.bench.returns(1.0))
 
     def score(self, label: str, rules: Rules) -> Estimate | None:
         """The combined gain over the log in spreads; None where a kind gave no estimate."""
@@ -235,7 +235,17 @@ class Selection(NamedTuple):
 
 
 def select(found: Sequence[Case], rules: Rules, trial: Trial) -> Selection:
-    """Of the candidates that the gate would promote, the one that looks best by `rules.choice`."""
+    """Of the candidates that the gate would promote, the one that looks best by `rules.choice`.
+
+    Raises:
+        ValueError: they were heard on several logs, whose spreads are no common unit.
+    """
+    if len({case.bench.data.fingerprint for case in found}) > 1:
+        logs = ", ".join(dict.fromkeys(case.bench.data.id for case in found))
+        raise ValueError(
+            f"the versions come from different logs ({logs}), and gains in the spreads of one are not comparable with"
+            " those of another: name the log that all are to be judged on (--data ID)"
+        )
     verdicts, gains, preferences = {}, {}, {}
     kept = CLONING
     for case in found:

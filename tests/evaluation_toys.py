@@ -155,11 +155,14 @@ class Stepped:
 
     gamma = 0.5  # that of the bench that they stand in
 
+    def __init__(self, members: int = 2) -> None:
+        self.members = members
+
     def check(self) -> None:
         return None
 
     def v(self, obs: Tensor) -> Tensor:
-        return obs[:, 0] + 100 * torch.arange(2.0).unsqueeze(-1)
+        return obs[:, 0] + 100 * torch.arange(float(self.members)).unsqueeze(-1)
 
     def q(self, obs: Tensor, action: Tensor) -> Tensor:
         return self.v(obs) + action[:, 0] * 0

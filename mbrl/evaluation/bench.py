@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from mbrl.core import Policy
@@ -17,7 +16,7 @@ from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.fqe import FittedQ, fit_q
 from mbrl.evaluation.grounds import Neighbours
 from mbrl.evaluation.modelbased import Starts
-from mbrl.evaluation.trajectories import Trajectories
+from mbrl.evaluation.trajectories import Trajectories, discounted_returns
 from mbrl.simulator.simulator import Simulator
 
 MEMBERS = 8  # critics of an ensemble
@@ -85,8 +84,7 @@ class Bench:
 
     def returns(self, gamma: float) -> Tensor:
         """Of every logged episode, as far as it was logged, [n] float64."""
-        every = torch.arange(self.data.episodes, device=self.data.obs.device)
-        return self._once(("returns", gamma), lambda: Trajectories.of(self.data, every).returns(gamma))
+        return self._once(("returns", gamma), lambda: discounted_returns(self.data, gamma))
 
     def seen(self) -> Trajectories:
         """The episodes side by side."""

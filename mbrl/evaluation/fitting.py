@@ -15,6 +15,7 @@ from torch import Tensor
 from mbrl.core import Policy, discounted_sums, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.critics import Critics, Encoding
+from mbrl.evaluation.estimates import Refused
 
 CHUNK = 8192  # rows read at once, which bounds the memory of a pass over the log
 CENTRE_EVERY, CENTRE_RATE = 100, 0.3  # updates between two looks at the centre, and how far it moves each time
@@ -185,6 +186,11 @@ class _Sample:
         own = [every.repeat_interleave(count[rows.owner]) for count in folds.counts]
         self.index = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
         self.length = torch.tensor([[len(part)] for part in own], device=every.device)
+        if not self.length.all():
+            raise Refused(
+                "a critic would be fitted on no row: too many episodes are one step long and cut there, and such a step"
+                " says nothing of what comes next"
+            )
 
     def draw(self, batch: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """here and there [M, B, I], reward and discount [M, B]."""

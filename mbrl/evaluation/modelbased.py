@@ -30,20 +30,23 @@ class Starts(NamedTuple):
     rows: Tensor  # [B] long, of the data set
 
 
-def start_states(data: TransitionDataset, most: int, seed: int) -> Starts:
-    """The beginnings of at most `most` logged episodes, drawn without replacement.
+def start_states(data: TransitionDataset, most: int, seed: int, episodes: Tensor | None = None) -> Starts:
+    """The beginnings of at most `most` logged episodes ([n] long; None: of all), drawn without replacement.
 
     Where an episode starts, and where it is cut, is the world's choice, not a policy's, so every side of the split may
-    give them. A truncated episode's limit is its own length, so that a policy's value is about as many steps as the
-    logged return is; one that terminated says nothing of how long it might have lasted, and gets the longest length.
+    give them, but where exogenous channels are replayed from them: a policy that knows the weather of the episodes that
+    it was learned on has to be judged in the weather of others. A truncated episode's limit is its own length, so that
+    a policy's value is about as many steps as the logged return is; one that terminated says nothing of how long it
+    might have lasted, and gets the longest length.
 
     Raises:
         ValueError: `most` is below 2, which no interval can be made from.
     """
     if most < 2:
         raise ValueError(f"starts is {most}, expected at least 2: an interval over start states needs several")
-    order = torch.randperm(data.episodes, generator=generator(seed, "trial/starts"))
-    chosen = order[:most].to(data.obs.device)
+    those = torch.arange(data.episodes) if episodes is None else episodes.cpu()
+    order = torch.randperm(len(those), generator=generator(seed, "trial/starts"))
+    chosen = those[order[:most]].to(data.obs.device)
     cut = data.truncated[data.first + data.lengths - 1] & ~data.terminated[data.first + data.lengths - 1]
     limit = torch.where(cut, data.lengths, data.lengths.max())
     return Starts(data.starts[chosen], limit[chosen], data.first[chosen])
@@ -80,7 +83,7 @@ def rolled(
     world = simulator.to(starts.obs.device)
     rng = generator(seed, "trial/noise", starts.obs.device)
     steps = max(int(starts.limit.max()) if whole or horizon is None else 0, horizon or 0)
-    return play(policy, world, starts.obs, steps, rng, starts.rows, horizon, measure)
+    return play(policy, world, starts.obs, steps, rng, starts.rows, horizon, measure, starts.limit)
 
 
 def value(played: Played, starts: Starts, *, gamma: float, level: float, seed: int) -> Estimate:

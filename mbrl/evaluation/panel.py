@@ -127,13 +127,13 @@ def _opinion(bench: Bench, policies: Mapping[str, Policy], kind: Kind) -> Opinio
             refused[name] = str(reason)
         give_back()  # of many policies' rollouts and fits
     gamma = bench.gamma if kind.discounted else 1.0
-    return Opinion(gamma, _spread(bench.returns(gamma)), bench.level, log, answers, refused)
+    return Opinion(gamma, spread(bench.returns(gamma)), bench.level, log, answers, refused)
 
 
-def _spread(returns: Tensor) -> float:
+def spread(returns: Tensor) -> float:
     """Standard deviation of returns [n] float64; 1 where they are equal, but for the rounding of their sums."""
-    spread = float(returns.std())
-    return spread if spread > ROUNDING * float(returns.abs().max()) else 1.0
+    deviation = float(returns.std())
+    return deviation if deviation > ROUNDING * float(returns.abs().max()) else 1.0
 
 
 def _sampled(values: Tensor, level: float) -> Answer:
@@ -169,14 +169,20 @@ def _model(bench: Bench, policy: Policy) -> Answer:
 
 
 def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
-    """`mbrl.evaluation.modelbased.truncated_value` with a row for each critic, and a member of the model in each."""
+    """`mbrl.evaluation.modelbased.truncated_value` with a row for each member of the model, and its share of critics.
+
+    Critics that go on from the same member's rollouts share its error, and so are no draws of their own. Of a single
+    member no spread is known, and the critics' is taken.
+    """
     critic = bench.critic(policy)
     critic.check()  # before any rollout
     trusted = None if bench.simulator is None else bench.simulator.trusted_horizon
     if trusted is None:
         raise Refused("no card says for how many steps the second simulator is trusted")
     values = [truncated_values(begun, critic) for begun in _rollouts(bench, policy, trusted)]
-    rows = [values[k % len(values)][:, k] for k in range(values[0].shape[1])]
+    critics = values[0].shape[1]
+    count = min(len(values), critics) if len(values) > 1 else critics
+    rows = [values[k % len(values)][:, k::count].mean(1) for k in range(count)]
     return _sampled(torch.stack(rows), bench.level)
 
 
@@ -225,6 +231,7 @@ def _logged(gamma: float | None, bench: Bench) -> Answer:
 def _continued(bench: Bench) -> Answer:
     """The same and, where an episode was cut, what the log's own policy would have earned from its last row on."""
     data, critic = bench.data, bench.critic(None)
+    critic.check()
     last = data.first + data.lengths - 1
     with torch.no_grad():
         ahead = critic.q(data.obs[last], data.action[last]).mean(0).double()

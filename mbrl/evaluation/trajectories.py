@@ -75,6 +75,14 @@ class Trajectories(NamedTuple):
         return self.reward.double() @ discounts(gamma, self.reward)
 
 
+def discounted_returns(data: TransitionDataset, gamma: float) -> Tensor:
+    """Of each episode of a log as far as it was logged, [n] float64, without padding; gamma = 1 is undiscounted."""
+    step = torch.arange(len(data), device=data.reward.device) - data.first[data.episode]
+    weight = discounts(gamma, data.reward.new_empty(0, int(data.lengths.max())))
+    total = torch.zeros(data.episodes, dtype=torch.float64, device=data.reward.device)
+    return total.index_add_(0, data.episode, weight[step] * data.reward.double())
+
+
 def discounts(gamma: float, like: Tensor) -> Tensor:
     """gamma^t for each step of [n, T], as [T] float64 on its device.
 

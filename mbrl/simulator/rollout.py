@@ -168,13 +168,15 @@ def play(
     rows: Tensor | None = None,
     horizon: int | None = None,
     measure: Measure | None = None,
+    limit: Tensor | None = None,
 ) -> Played:
     """Roll the policy's mode out for `steps` steps from `start` [B, O], unpenalised; `rows` as in `imagine`.
 
     Where exogenous channels are replayed, the end of the replayed episode ends a row, at the same step for every
-    policy, so that values stay comparable: what the weather did next is not known. Every row draws its noise to the
-    end, over or not, so equal generators give all policies the same noise. `horizon` is `steps` if not given; `measure`
-    is what else of a transition is to be known beside its reward, such as what it costs.
+    policy, so that values stay comparable: what the weather did next is not known. Where that is before the row's
+    `limit` [B] long, as the logger's world ended there and the policy's may not, they stay as they were last. Every row
+    draws its noise to the end, over or not, so equal generators give all policies the same noise. `horizon` is `steps`
+    if not given; `measure` is what else of a transition is to be known beside its reward, such as what it costs.
     """
     horizon = steps if horizon is None else horizon
     obs, memory = start, simulator.begin(start, rng, rows)
@@ -192,6 +194,6 @@ def play(
         going = going & ~terminated
         ended = simulator.ended(memory)
         if ended is not None:
-            going = going & ~ended
+            going = going & ~(ended if limit is None else ended & (limit <= step + 1))
     rewards, uncertainties, taken = (torch.stack(column) for column in zip(*columns, strict=True))
     return Played(rewards, uncertainties, taken, horizon, stop, living, torch.stack(more) if more else None)

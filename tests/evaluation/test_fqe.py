@@ -256,3 +256,11 @@ def test_fits_that_are_not_alike_have_no_paired_difference() -> None:
     other = fit_q(LQR, EVERY[:100], Linear(SPEC, GAIN), gamma=0.8, **{**SMALL, "updates": 2})
     with pytest.raises(ValueError, match="differ in episodes; fit both alike"):
         differences(one, other)
+
+
+def test_episodes_of_one_step_that_were_cut_leave_nothing_to_fit_the_log_on() -> None:
+    rows = torch.arange(8.0).unsqueeze(-1)
+    cut = torch.ones(8, dtype=torch.bool)
+    data = log(rows, rows / 8, torch.ones(8), rows + 1, ~cut, cut, discrete=False)
+    with pytest.raises(Refused, match="a critic would be fitted on no row: too many episodes are one step long"):
+        fit_q(data, torch.arange(8), None, gamma=0.9, **SMALL)

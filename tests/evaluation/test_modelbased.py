@@ -20,6 +20,7 @@ from mbrl.evaluation.modelbased import (
     difference,
     rolled,
     simulated_values,
+    start_states,
     truncated_value,
     truncated_values,
     uncertain_share,
@@ -191,3 +192,11 @@ def test_bad_arguments_are_named() -> None:
         cvar(torch.ones(3), share=0, level=0.9, seed=0)
     with pytest.raises(ValueError, match=r"1 return\(s\)"):
         cvar(torch.ones(1), share=0.5, level=0.9, seed=0)
+
+
+def test_starts_are_of_the_episodes_that_are_asked_for() -> None:
+    chosen = torch.tensor([7, 3, 11])
+    starts = start_states(LQR, 9, seed=0, episodes=chosen)
+    assert sorted(LQR.episode[starts.rows].tolist()) == [3, 7, 11]
+    assert torch.equal(starts.obs, LQR.obs[starts.rows])
+    assert len(start_states(LQR, 2, seed=0, episodes=chosen).rows) == 2

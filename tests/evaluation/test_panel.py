@@ -19,6 +19,7 @@ from mbrl.evaluation.grounds import Neighbours, disagreement, support, tail, wal
 from mbrl.evaluation.modelbased import Starts, start_states
 from mbrl.evaluation.opinions import Answer, Opinion
 from mbrl.evaluation.panel import KINDS, Heard, check_kinds, hear
+from mbrl.evaluation.trajectories import Trajectories, discounted_returns
 from mbrl.registry.gates import CANDIDATE, CLONING, LOG, CardFacts
 from mbrl.registry.rules import read
 from mbrl.simulator.rollout import Played
@@ -259,3 +260,22 @@ def test_a_view_is_by_role() -> None:
     assert set(seen.values) == {LOG, CLONING, CANDIDATE}
     assert isinstance(opinion.opinions["fqe"].answers["toy-policy/1"], Answer)
     assert math.isfinite(seen.standard(CLONING).value)
+
+
+def test_critics_that_share_a_member_of_the_model_are_no_draws_of_their_own() -> None:
+    """Four critics on two members: two rows, the means of critics 0 and 2 in one world, 1 and 3 in the other."""
+    table, policies = bench()
+    four = {key: Stepped(4) for key in table.made}
+    opinion = hear(replace(table, made=four), policies, ["model+fqe"]).opinions["model+fqe"]
+    rows = [
+        10 * e + 0.5 * (e + 1 + 10 * e) + 0.25 * (2 * (e + 1) + 100 * m)
+        for e, m in ((2, (0 + 2) / 2), (0, (1 + 3) / 2))
+    ]
+    np.testing.assert_allclose(opinion.answers[CANDIDATE].sample, np.repeat([[rows[0]], [rows[1]]], 4, axis=1))
+
+
+def test_returns_need_no_padding_of_episodes() -> None:
+    data = log()
+    for gamma in (1.0, 0.5):
+        padded = Trajectories.of(data, torch.arange(data.episodes)).returns(gamma)
+        torch.testing.assert_close(discounted_returns(data, gamma), padded)

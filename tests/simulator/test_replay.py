@@ -224,3 +224,23 @@ def test_a_channel_that_nothing_fills_in_is_refused() -> None:
     bare = replace(spec, exogenous=())  # `predicted` is still the level alone
     with pytest.raises(ValueError, match=r"channels \[0\] are not predicted, and nothing fills them in"):
         Simulator(Driven(bare), bare)
+
+
+def test_weather_stays_as_it_was_where_the_loggers_world_ended_and_this_one_goes_on() -> None:
+    """Episodes of 6, 4 and 9 transitions: rows that are cut where their log is end there, the others at their limit."""
+    world, rows = simulator_of(DATA).replaying(DATA), DATA.first[:3]
+    lengths = DATA.lengths[:3]
+    seen: list[torch.Tensor] = []
+
+    def measure(obs: torch.Tensor, action: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        seen.append(after[:, DATA.exogenous[0]])
+        return after[:, 0]
+
+    limit = torch.stack([lengths[0], lengths.max(), lengths[2]])
+    steps = int(lengths.max())
+    played = play(Rest(world.spec), world, DATA.obs[rows], steps, rng(), rows, None, measure, limit)
+    assert played.taken.sum(0).tolist() == limit.tolist()
+    assert int(lengths[1]) < steps
+    held = torch.stack(seen)[int(lengths[1]) - 1 :, 1]
+    assert len(held.unique()) == 1
+    assert play(Rest(world.spec), world, DATA.obs[rows], steps, rng(), rows).taken.sum(0).tolist() == lengths.tolist()
