@@ -90,8 +90,8 @@ def run_command(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]
         from mbrl import parsing, stages  # torch is imported here, so that `mbrl --help` answers at once
     keep_freed_memory()
     function = getattr(stages, COMMANDS[command][0])
-    arguments = parsing.spelt(function, arguments)
     try:
+        arguments = parsing.spelt(function, arguments)
         parser = parsing.parser(function, command, COMMANDS[command][1], arguments)
         config = parser.parse_args(arguments)
         resolved = yaml.safe_load(parser.dump(config, skip_unset=False, skip_default=False))

@@ -25,6 +25,7 @@ from mbrl.report.console import tell
 from mbrl.report.dossier import PARTIES, intervals
 from mbrl.report.forest import Stand, plot_forest
 
+LONGEST = 100  # characters of a folder's name
 OWN = ("learner", "rehearsal", "candidates")  # settings that are a learner's; the others are of the run that it is in
 
 
@@ -101,7 +102,11 @@ def contest(
             f"data names several logs whose runs would be called {', '.join(odd)}: compare them in folders of their own"
         )
     found = configurations("learners", learners)
-    place = (folder or files.home() / "comparisons" / "latest").absolute()
+    place = (folder or files.home() / "comparisons" / "-".join(names)[:LONGEST]).absolute()
+    if (place / "config.yaml").exists():
+        raise ValueError(
+            f"folder is {place}, which holds a run: give a new one, or that of the comparison to go on with"
+        )
     return Contest(arenas, found, seeds, more, together, place)
 
 
@@ -111,12 +116,15 @@ def configurations(setting: str, names: str) -> dict[str, Path]:
     Raises:
         ValueError: one of them is not there.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for name in (part.strip() for part in names.split(",")):
         path = Path(name) if name.endswith(".yaml") else config_file(f"{name}.yaml")
         if not path.exists():
             raise ValueError(f"{setting} has {name!r}, and there is no {path}: name a configuration, or a YAML file")
-        found[path.stem.replace(".", "-").lower()] = path
+        called = path.stem.replace(".", "-").lower()
+        if called in found:
+            raise ValueError(f"{setting} names {called} twice ({found[called]} and {path}): name each once")
+        found[called] = path
     return found
 
 
@@ -134,10 +142,19 @@ def hold(asked: Contest, engine: Engine) -> dict[str, Any]:
     """Run every cell that has not been run, and tell, draw and write what all of them say.
 
     A cell that fails leaves the others alone, and the same call goes on with it.
+
+    Raises:
+        ValueError: no learner can learn from any of the logs.
     """
+    made = not asked.folder.exists()
     asked.folder.mkdir(parents=True, exist_ok=True)
     failed: dict[str, dict[str, str]] = {arena.name: {} for arena in asked.arenas}
     cells = [cell for arena in asked.arenas for cell in _cells(asked, arena, failed[arena.name])]
+    if not cells:
+        if made:
+            asked.folder.rmdir()
+        reasons = "; ".join(f"{name} on {arena}: {why}" for arena, of in failed.items() for name, why in of.items())
+        raise ValueError(f"there is nothing to compare: {reasons}")
     ended: dict[str, Ended] = {}
     for one in engine([cell.member for cell in cells]):
         ended[one.member.name] = one

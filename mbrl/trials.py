@@ -103,7 +103,7 @@ def compare(
         ray_address: HOST:PORT of a Ray cluster; this machine if not given.
         together: learners that share a run, and its simulators, at most; all whose other settings are equal if not
             given. Fewer fit more simulators, and can learn on more cores.
-        folder: where the table, the picture and the runs are kept, MBRL_HOME/comparisons/latest if not given.
+        folder: where the table, the picture and the runs are kept, MBRL_HOME/comparisons/LOGS if not given.
     """
     from mbrl import contest
     from mbrl.engines import Engine

@@ -27,8 +27,9 @@ class Decision(NamedTuple):
         return self.outcome == PROMOTE
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**self._asdict(), "reasons": list(self.reasons)}
+        """Plain values for JSON; without a champion where none is known, as ledgers of before have it."""
+        kept = {**self._asdict(), "reasons": list(self.reasons)}
+        return kept if self.champion is not None else {k: v for k, v in kept.items() if k != "champion"}
 
     def to_json(self) -> str:
         """One line, equal for equal decisions."""

@@ -125,7 +125,15 @@ def at(target: str) -> Iterator[str]:
         else:
             os.environ[HOME_VARIABLE] = target
         mlflow.set_registry_uri("")
-        yield connect()
+        uri = connect()
+        try:
+            MlflowClient(uri)
+        except MlflowException as error:
+            raise StoreError(
+                f"{shown(target)} is no store: {reason(error)}. Name the URI of a server (http://HOST:PORT), a sqlite"
+                " file, or another MBRL_HOME"
+            ) from error
+        yield uri
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)

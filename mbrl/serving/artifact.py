@@ -213,9 +213,15 @@ class _Calls:
         self.streams = Streams(self.program) if self.program.manifest["past"] else None
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """See `Streams`, and `Program` for a model that remembers nothing and ignores `params`."""
+        """See `Streams`, and `Program` for a model that remembers nothing: it needs no `params`, which have to fit."""
         del context
-        return self.program(model_input) if self.streams is None else self.streams(model_input, params)
+        if self.streams is not None:
+            return self.streams(model_input, params)
+        answers, given = self.program(model_input), params or {}
+        rows = len(next(iter(answers.values())) if isinstance(answers, dict) else answers)
+        _names(given.get("stream", ()), rows)
+        _reset(given.get("reset", ()), rows)
+        return answers
 
 
 class Served(_Calls, PythonModel):

@@ -99,6 +99,8 @@ def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tm
     ("arguments", "part"),
     [
         (["--learners", "mobo"], "learners has 'mobo', and there is no"),
+        (["--learners", "bc,bc"], "learners names bc twice"),
+        (["--learners", "discrete_bcq,mcts"], "there is nothing to compare: discrete_bcq on toy-pendulum: "),
         (["--env", "Pendulum-v1,-"], "env names 2 environments for 1 logs"),
         (["--seeds", "[0,0]"], "seeds are [0, 0], expected different numbers"),
         (["--data", "toy/pendulum"], "expected NAMESPACE/NAME-vN"),
@@ -114,3 +116,12 @@ def test_what_cannot_be_compared_is_refused_before_any_work(arguments: list[str]
     assert status == 1
     assert part in answer["error"]
     assert not folder.exists()
+
+
+def test_the_folder_of_a_run_is_not_that_of_a_comparison(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    command = ["compare", "--data", "toy/pendulum-v0", "--learners", "bc", "--folder", str(tmp_path)]
+    status, answer, _ = spoken(command)
+    assert status == 1
+    assert f"folder is {tmp_path}, which holds a run: give a new one" in answer["error"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "home") == ["config.yaml"]
