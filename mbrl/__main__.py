@@ -87,12 +87,12 @@ def run_command(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]
     with uncollected():
         import yaml
 
-        from mbrl import parsing, stages  # torch is imported here, so that `mbrl --help` answers at once
+        from mbrl import parsing, stages, wording  # torch is imported here, so that `mbrl --help` answers at once
     keep_freed_memory()
     function = getattr(stages, COMMANDS[command][0])
+    arguments = parsing.spelt(function, arguments)
+    parser = parsing.parser(function, command, COMMANDS[command][1], arguments)
     try:
-        arguments = parsing.spelt(function, arguments)
-        parser = parsing.parser(function, command, COMMANDS[command][1], arguments)
         config = parser.parse_args(arguments)
         resolved = yaml.safe_load(parser.dump(config, skip_unset=False, skip_default=False))
         values = parser.instantiate(config).as_dict()
@@ -102,7 +102,7 @@ def run_command(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]
         answer = function(**values)
         return (1 if "error" in answer else 0), answer
     except argparse.ArgumentError as error:
-        return 2, {"error": f"{error}\n(mbrl {command} --help lists the settings)"}
+        return 2, {"error": f"{wording.complaint(error, parser)}\n(mbrl {command} --help lists the settings)"}
     except stages.MENDABLE as error:
         if os.environ.get("MBRL_TRACEBACK"):
             raise

@@ -1,0 +1,116 @@
+"""What a command's parser complains of, in words for who typed it: the value, what was expected, what may be meant."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+_KEY = re.compile(r'^(?:Parser key|Key) "(?P<key>[^"]+)":\s*', re.DOTALL)
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes.*?Errors:\n(?P<errors>.*)\n\s*Given value type:.*", re.DOTALL
+)
+_CALLABLE = re.compile(
+    r"Type collections\.abc\.Callable\[\[[\w.]+\], [\w.]+\] expects a function or a callable class: "
+)
+_OPTION = re.compile(
+    r"Option '(?P<option>[\w.]+)' is not accepted\. Got value: Namespace\(class_path='(?P<path>[\w.]+)'.*", re.DOTALL
+)
+_ATTRIBUTE = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'.*", re.DOTALL)
+_GROUP = re.compile(
+    r"Problem with given class_path '[\w.]+':\W*"
+    r"Group '(?P<group>[\w.]+)' does not accept option '(?P<option>[\w.]+)'.*",
+    re.DOTALL,
+)
+_KEYLESS = re.compile(r"Option '(?P<option>[\w.]+)' is not accepted")
+
+
+def complaint(error: Exception, parser: ArgumentParser) -> str:
+    """What was wrong with an argument or a key of a YAML.
+
+    Args:
+        error: argparse.ArgumentError, in jsonargparse's words.
+        parser: the one that it is of, whose settings are searched for what was meant.
+    """
+    text = str(error)
+    if text.startswith("unrecognized arguments: "):
+        return _unrecognised(text, parser)
+    missing = re.fullmatch(r"the following arguments are required: (.*)", text)
+    if missing:
+        named = (name.strip() for name in missing[1].split(","))
+        return "missing: " + ", ".join("--data ID" if name == "data.id" else f"--{name}" for name in named)
+    keyless = _KEYLESS.fullmatch(text)
+    if keyless:
+        option = keyless["option"]
+        known = {part for action in parser._actions for part in (action.dest, action.dest.partition(".")[0])}
+        return f"there is no setting {option}{_near(option, known) or _near(option.partition('.')[0], known)}"
+    key = _KEY.match(text)
+    where, rest = (f"{key['key']}: ", text[key.end() :]) if key else ("", text)
+    return where + " ".join(_plain(rest).split())
+
+
+def _unrecognised(text: str, parser: ArgumentParser) -> str:
+    """The first argument that is none, and those that it may have been meant for."""
+    typed = text.removeprefix("unrecognized arguments: ").split()
+    name = next((word for word in typed if word.startswith("--")), typed[0]).partition("=")[0]
+    known = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    return f"there is no setting {name}{_near(name, known)}"
+
+
+def _plain(text: str) -> str:
+    """One complaint of a value, without the parser's own types."""
+    union = _UNION.search(text)
+    if union:
+        given = re.search(r"Given value: (.*)", text)
+        errors = (line.strip(" -") for line in union["errors"].splitlines())
+        kept = [line for line in errors if line and "NoneType" not in line]
+        told = "; ".join(kept)
+        value = given[1] if given and "NestedArg" not in given[1] else None
+        text = told if value is None or value in told else f"{told}. Got value: {value}"
+    text = _CALLABLE.sub("", text)
+    text = _OPTION.sub(_foreign, text)
+    text = _ATTRIBUTE.sub(_absent, text)
+    text = _GROUP.sub(lambda found: f"{found['group']} has no setting {found['option']!r}", text)
+    text = re.sub(r"Expected an? typing\.Literal\[([^\]]*)\]", lambda found: f"expected one of {found[1]}", text)
+    text = re.sub(r"Expected an? <class '([\w.]+)'>", lambda found: f"expected {found[1]}", text)
+    text = re.sub(r'Parser key "([\w.]+)":\W*', r"\1: ", text)
+    text = re.sub(r"<class '([\w.]+)'>", lambda found: found[1], text)
+    text = re.sub(r"\.*\s*Got value: Namespace\(.*", "", text, flags=re.DOTALL)
+    return re.sub(r"(expected [^.]*)\. Got value: ", r"\1, got ", text)
+
+
+def _absent(found: re.Match[str]) -> str:
+    """A module that has no such class."""
+    name, module = found["name"], found["module"]
+    return f"there is no {name} in {module}{_near(name, _public(module)) or ': it has ' + ', '.join(_public(module))}"
+
+
+def _foreign(found: re.Match[str]) -> str:
+    """A class that has no such argument."""
+    path, option = found["path"], found["option"]
+    return f"{path} has no setting {option!r}{_near(option, _arguments(path))}"
+
+
+def _arguments(path: str) -> Iterable[str]:
+    """The names of the arguments of a class and of those it is made of, by its dotted path."""
+    module, _, name = path.rpartition(".")
+    cls: Any = getattr(importlib.import_module(module), name)
+    return {argument for base in cls.__mro__ for argument in inspect.signature(base.__init__).parameters} - {"self"}
+
+
+def _public(module: str) -> list[str]:
+    """What a module offers: `__all__` where it says so."""
+    found = importlib.import_module(module)
+    own = [name for name, value in vars(found).items() if getattr(value, "__module__", None) == module]
+    return list(getattr(found, "__all__", [name for name in own if not name.startswith("_")]))
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """What may have been meant."""
+    found = difflib.get_close_matches(name, sorted(known), n=2, cutoff=0.6)
+    return f": did you mean {' or '.join(found)}?" if found else ""

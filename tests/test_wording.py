@@ -1,0 +1,59 @@
+"""What is said of a wrong argument or key: the value, what was expected, and what may have been meant."""
+
+from pathlib import Path
+
+import pytest
+
+from mbrl.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("run", "missing: --data ID"),
+        ("import x.csv", "missing: --id"),
+        (
+            "run --data a/b-v0 --rehearsal.horzion 3",
+            "there is no setting --rehearsal.horzion: did you mean --rehearsal.ho",
+        ),
+        ("run --data a/b-v0 --rehearsal.updates lots", "rehearsal.updates: expected int, got lots"),
+        ("run --data a/b-v0 --learner policies.TD3BCC", "learner: there is no TD3BCC in policies: did you mean TD3BC?"),
+        (
+            "run --data a/b-v0 --learner.init_args.critcs 3",
+            "learner: policies.SAC has no setting 'critcs': did you mean critics or critic_lr?",
+        ),
+        (
+            "run --data a/b-v0 --dynamics.init_args.membres 3",
+            "dynamics: dynamics.ProbabilisticEnsemble has no setting 'membres': did you mean members?",
+        ),
+        ("promote x --to champoin", "to: expected one of 'shadow', 'canary', 'champion', got champoin"),
+        ("card x --version one", "version: expected int, got one"),
+        ("run --config nowhere.yaml", "config: File does not exist"),
+    ],
+)
+def test_wrong_words_are_told_as_they_were_typed(typed: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = typed.split()
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"mbrl {words[0]}: {told}"), error
+    assert not any(word in error for word in ("Union", "Namespace", "<class", "Callable", "NoneType")), error
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("rehersal: {updates: 3}", "there is no setting rehersal.updates: did you mean rehearsal"),
+        ("learner: {class_path: policies.SAK}", "learner: there is no SAK in policies: did you mean SAC"),
+        (
+            "candidates: {a: {learner: policies.SAC, rehearsal: {updatess: 3}}}",
+            "candidates: rehearsal has no setting 'up",
+        ),
+    ],
+)
+def test_wrong_keys_of_a_yaml(text: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    assert main(["run", "--config", str(path), "--data", "a/b-v0"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"mbrl run: {told}"), error
+    assert not any(word in error for word in ("Union", "Namespace", "<class", "Callable", "NoneType")), error
