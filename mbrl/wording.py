@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import pydoc
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -96,11 +97,10 @@ def _foreign(found: re.Match[str]) -> str:
     return f"{path} has no setting {option!r}{_near(option, _arguments(path))}"
 
 
-def _arguments(path: str) -> Iterable[str]:
-    """The names of the arguments of a class and of those it is made of, by its dotted path."""
-    module, _, name = path.rpartition(".")
-    cls: Any = getattr(importlib.import_module(module), name)
-    return {argument for base in cls.__mro__ for argument in inspect.signature(base.__init__).parameters} - {"self"}
+def _arguments(path: str) -> set[str]:
+    """The names of the arguments of a class, by its dotted path, and of those that it is made of."""
+    bases: tuple[Any, ...] = getattr(pydoc.locate(path), "__mro__", ())
+    return {argument for base in bases for argument in inspect.signature(base.__init__).parameters} - {"self"}
 
 
 def _public(module: str) -> list[str]:
