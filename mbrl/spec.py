@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 BOUNDS = ("bound_low", "bound_high")  # fields with one value a channel, and one for the reward
-LATER = frozenset({"terminal_rate"})  # fields that a stored spec may lack, since it is from before them
-CHANNEL_LISTS = ("predicted", "exogenous", "holding")  # fields that name channels, and have not one value a channel
+LATER = frozenset({"terminal_rate", "carried", "sources"})  # fields that a stored spec may lack, as it is from before
+CHANNEL_LISTS = ("predicted", "exogenous", "holding", "carried")  # fields that name channels of a plain observation
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Spec:
     Discrete actions `action_dim` is the number of choices and the bounds are 0 and 1.
 
     Raises:
-        ValueError: a field has not one value a channel, the history does not fit obs_dim, no channel is predicted, or a
-            channel is named twice, is not one of the newest observation, or is both predicted and exogenous.
+        ValueError: a field has not one value a channel, the history does not fit obs_dim, no channel is predicted, a
+            channel is named twice, is not one of the newest observation, or is both predicted and exogenous, or a
+            carried one has no source.
     """
 
     obs_dim: int
@@ -47,15 +48,17 @@ class Spec:
         float | None, ...
     ] = ()  # [F + 1] physical bounds of the newest observation and the reward, or None
     bound_high: tuple[float | None, ...] = ()  # [F + 1]; () for no bounds at all
-    predicted: tuple[int, ...] = ()  # channels that a model predicts, in order; () for all new ones not exogenous
+    predicted: tuple[int, ...] = ()  # channels that a model predicts; () for all not exogenous and not carried
     holding: tuple[int, ...] = ()  # predicted channels that mostly keep their value exactly: set-points, modes
+    carried: tuple[int, ...] = ()  # channels whose next value is a present one of `sources`: the past, logged along
+    sources: tuple[int, ...] = ()  # of each carried one: channel k of the observation, or F + k of the action
     history: int = 1  # observations in a row of obs; with more than 1, obs is a window (`mbrl.window`)
     terminal_rate: float = 0.0  # share of the rows with which the world ended
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, tuple) and field.name not in (*CHANNEL_LISTS, *BOUNDS):
+            if isinstance(value, tuple) and field.name not in (*CHANNEL_LISTS, "sources", *BOUNDS):
                 width = self.action_dim if field.name.startswith("action") else self.obs_dim
                 if len(value) != width:
                     raise ValueError(f"{field.name} has {len(value)} values, expected one a channel: {width}")
@@ -68,9 +71,19 @@ class Spec:
             count = len(getattr(self, name))
             if count not in (0, self.frame_dim + 1):
                 raise ValueError(f"{name} has {count} values, expected one a channel and the reward's, or none at all")
+        given = self.frame_dim + self.action_dim
+        if len(self.sources) != len(self.carried) or not set(self.sources) <= set(range(given)):
+            raise ValueError(
+                f"sources is {list(self.sources)} for the carried channels {list(self.carried)}, expected one for each,"
+                f" from 0 to {given - 1}"
+            )
+        others = {*self.predicted, *self.exogenous}
+        pairs = [pair for pair in zip(self.carried, self.sources, strict=True) if pair[0] not in others]
+        object.__setattr__(self, "carried", tuple(k for k, _ in pairs))  # frozen for everybody else
+        object.__setattr__(self, "sources", tuple(source for _, source in pairs))
         if not self.predicted:
-            left = tuple(k for k in range(self.frame_dim) if k not in self.exogenous)
-            object.__setattr__(self, "predicted", left)  # frozen for everybody else
+            left = tuple(k for k in range(self.frame_dim) if k not in {*self.exogenous, *self.carried})
+            object.__setattr__(self, "predicted", left)
         for name in CHANNEL_LISTS:
             value = getattr(self, name)
             if list(value) != sorted(set(value)) or not set(value) <= set(range(self.frame_dim)):
@@ -79,7 +92,9 @@ class Spec:
             raise ValueError(f"channels {sorted(both)} are predicted and exogenous: a channel is one of them")
         object.__setattr__(self, "holding", tuple(k for k in self.holding if k in self.predicted))
         if not self.predicted:
-            raise ValueError(f"all {self.frame_dim} channels are exogenous, and none is left for a model to predict")
+            raise ValueError(
+                f"all {self.frame_dim} channels are exogenous or carried, and none is left for a model to predict"
+            )
 
     @property
     def frame_dim(self) -> int:

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from mbrl.core import Batch, Spec, generator
+from mbrl.data import exact
 from mbrl.data.mapped import Mapped
 from mbrl.data.moments import finite_bounds, moments, varies
 from mbrl.data.promises import check
-
-MOSTLY = 0.5  # share of the rows from which on a channel that keeps its value exactly is modelled as one that may
 
 
 @final
@@ -219,7 +218,9 @@ class TransitionDataset:
         delta = moments((b[rows].double() - a[rows] for a, b in zip(self.obs.T, self.next_obs.T, strict=True)), sizes)
         action = moments(column[rows] for column in self.action.T)
         reward = moments([self.reward[rows]])
-        holding = self._holding(rows)
+        own = [k for k in range(self.frame_dim) if k not in self.exogenous]
+        holding = exact.holding(self.obs, self.next_obs, rows, own)
+        carried, sources = exact.carried(self.obs, self.action, self.next_obs, rows, own, self.frame_dim)
         self._let_go()
         return Spec(
             obs_dim=self.obs.shape[1],
@@ -245,18 +246,11 @@ class TransitionDataset:
             bound_low=self.bound_low,
             bound_high=self.bound_high,
             holding=holding,
+            carried=carried,
+            sources=sources,
             history=self.history,
             terminal_rate=float(self.terminated[rows].double().mean()),
         )
-
-    def _holding(self, rows: Tensor) -> tuple[int, ...]:
-        """Channels that do not change in most of the rows, or in none, as a product of each episode does, and yet have
-        several values: a model learns first whether they change.
-        """
-        own = [k for k in range(self.frame_dim) if k not in self.exogenous]
-        kept = {k: float((self.obs[rows, k] == self.next_obs[rows, k]).double().mean()) for k in own}
-        several = {k for k in own if bool((self.obs[rows, k] != self.obs[rows[0], k]).any())}
-        return tuple(k for k, share in kept.items() if share >= MOSTLY and (share < 1 or k in several))
 
     def _of_window(self, seen: tuple[float, ...], action: tuple[float, ...]) -> tuple[float, ...]:
         """Limits [O]: whatever the newest observation can be, an older one can, and an earlier action any action."""

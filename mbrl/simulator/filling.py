@@ -20,8 +20,9 @@ from mbrl.window import Window
 class Filling(nn.Module):
     """Completes a next observation, of which a model has given the predicted channels.
 
-    Exogenous channels come from a log as they are; then `structure` computes what is left from the observation, the
-    action and the next observation as far as it is known (what is not yet has its present value), within the bounds.
+    Carried channels are copies, exogenous ones come from a log as they are; then `structure` computes what is left from
+    the observation, the action and the next observation as far as it is known (what is not yet has its present value),
+    within the bounds.
     Where obs is a window, all of these are channels of its newest observation, and the older ones move on.
 
     Args:
@@ -38,6 +39,8 @@ class Filling(nn.Module):
     """
 
     predicted: Tensor | None  # [P] long; None where these are all channels
+    carried: Tensor  # [K] long
+    sources: Tensor  # [K] long: which of (newest observation, action), [F + A], they are copies of
     exogenous: Tensor  # [X] long
     computed: Tensor  # [C] long
     low: Tensor  # [C]
@@ -63,6 +66,8 @@ class Filling(nn.Module):
         ends = [math.inf * torch.ones(spec.obs_dim) * sign for sign in (-1, 1)] if limits is None else limits
         columns = {
             "predicted": torch.tensor(spec.predicted) if partial else None,
+            "carried": torch.tensor(spec.carried, dtype=torch.long),
+            "sources": torch.tensor(spec.sources, dtype=torch.long),
             "exogenous": torch.tensor(spec.exogenous, dtype=torch.long),
             "computed": places,
             "low": ends[0][places],
@@ -123,16 +128,20 @@ class Filling(nn.Module):
         """
         if self.predicted is None:
             return values
+        width = self.window.frame
         next_obs = self.place(obs, values)
+        if len(self.carried):
+            given = torch.cat([obs[..., :width], action.expand(*obs.shape[:-1], -1)], -1)
+            next_obs = next_obs.index_copy(-1, self.carried, given.index_select(-1, self.sources))
         if len(self.exogenous):
             if exogenous is None:
                 raise ValueError(f"channels {self.exogenous.tolist()} are exogenous: their next values are needed")
             next_obs = next_obs.index_copy(-1, self.exogenous, exogenous.expand(*obs.shape[:-1], -1))
         if self.structure is not None:
-            width = self.window.frame  # like a rule, it is of the plant, and reads plain observations
+            # like a rule, it is of the plant, and reads plain observations
             found = compute(self.structure, len(self.computed), obs[..., :width], action, next_obs[..., :width])
             next_obs = next_obs.index_copy(-1, self.computed, torch.clamp(found, self.low, self.high))
-        return self.window.shift(obs, action, next_obs[..., : self.window.frame])
+        return self.window.shift(obs, action, next_obs[..., :width])
 
     def place(self, obs: Tensor, values: Tensor) -> Tensor:
         """The predicted channels [..., P] in `obs` [..., O], the others as they are there."""
@@ -146,7 +155,9 @@ def _check(spec: Spec, structure: Structure | None, computed: Sequence[int]) -> 
             f"simulator.structure is {structure} and simulator.computed is {list(computed)}: give both, the function"
             " and the channels that it computes, or neither"
         )
-    if twice := sorted({*spec.predicted, *spec.exogenous} & set(computed)):
-        raise ValueError(f"channels {twice} are computed, and predicted or exogenous as well: a channel is one of them")
-    if unknown := sorted(set(range(spec.frame_dim)) - {*spec.predicted, *spec.exogenous, *computed}):
+    if twice := sorted({*spec.predicted, *spec.carried, *spec.exogenous} & set(computed)):
+        raise ValueError(
+            f"channels {twice} are computed, and predicted, carried or exogenous as well: a channel is one of them"
+        )
+    if unknown := sorted(set(range(spec.frame_dim)) - {*spec.predicted, *spec.carried, *spec.exogenous, *computed}):
         raise ValueError(f"channels {unknown} are not predicted, and nothing fills them in")

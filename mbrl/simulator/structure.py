@@ -52,7 +52,9 @@ def without(spec: Spec, computed: Sequence[int]) -> Spec:
             f"simulator.computed names all {len(spec.predicted)} channels that are not exogenous, and none is left for"
             " a model to predict"
         )
-    return replace(spec, predicted=left)
+    kept = [pair for pair in zip(spec.carried, spec.sources, strict=True) if pair[0] not in computed]
+    carried, sources = tuple(k for k, _ in kept), tuple(source for _, source in kept)
+    return replace(spec, predicted=left, carried=carried, sources=sources)
 
 
 def compute(structure: Structure, width: int, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Lookahead(nn.Module):
     """Errors of models for one problem over runs of logged rows; C channels are the predicted ones and the reward.
 
     A member starts in the first observation of a run and goes on from its own mean, clipped and completed as a
-    simulator does it, with all channels that it does not predict as they were logged.
+    simulator does it, with channels that it neither predicts nor carries on as they were logged.
 
     Args:
         spec: the problem.
@@ -40,7 +40,7 @@ class Lookahead(nn.Module):
     def __init__(self, spec: Spec, horizon: int) -> None:
         super().__init__()
         self.horizon = horizon
-        given = tuple(k for k in range(spec.frame_dim) if k not in spec.predicted)
+        given = tuple(k for k in range(spec.frame_dim) if k not in {*spec.predicted, *spec.carried})
         self.filling = Filling(replace(spec, exogenous=given)) if horizon > 1 else None
         predicted = torch.tensor(spec.predicted)
         low, high = (torch.tensor(bound)[predicted] for bound in (spec.obs_low, spec.obs_high))

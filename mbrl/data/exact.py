@@ -1,0 +1,62 @@
+"""Channels of the next observation that are exactly what the present row already says: values kept, values passed on.
+
+A network learns neither exactly, and in a rollout its small errors add up: a set-point would tremble, a past that is
+logged along with the present would fade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MOSTLY = 0.5  # share of the rows from which on a channel that keeps its value exactly is modelled as one that may
+CHANGES = 100  # rows at least in which a carried channel changes: fewer may agree by chance, of flags for instance
+GLANCE = 1024  # rows in which a source is looked for first
+
+
+def holding(obs: Tensor, next_obs: Tensor, rows: Tensor, channels: Sequence[int]) -> tuple[int, ...]:
+    """Those of the channels that do not change in most of the rows, or in none, as a product of each episode does, and
+    yet have several values: a model learns first whether they change.
+    """
+    kept = {k: float((obs[rows, k] == next_obs[rows, k]).double().mean()) for k in channels}
+    several = {k for k in channels if bool((obs[rows, k] != obs[rows[0], k]).any())}
+    return tuple(k for k, share in kept.items() if share >= MOSTLY and (share < 1 or k in several))
+
+
+def carried(
+    obs: Tensor, action: Tensor, next_obs: Tensor, rows: Tensor, channels: Sequence[int], frame: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Those of the channels whose next value is, in every row, a present one of another, and which one that is.
+
+    So it is with a log whose observations hold older ones, or the last actions: its logger stacked them. An action goes
+    before an observation that says the same, since it is what a policy will change; a model is left one channel.
+
+    Args:
+        obs: [N, O], whose first `frame` channels are looked at, as are those of next_obs.
+        action: [N, A].
+        next_obs: [N, O].
+        rows: [B] long, of these alone.
+        channels: that may be carried.
+        frame: F.
+
+    Returns:
+        channels, and for each the number of its source: k of the observation, or F + k of the action.
+    """
+    few = rows[:: max(1, len(rows) // GLANCE)]
+    glance = torch.cat([action[few], obs[few, :frame]], 1)
+    numbers = [*range(frame, frame + action.shape[1]), *range(frame)]
+    pairs = []
+    for channel in channels:
+        after = next_obs[rows, channel]
+        alike = (glance == next_obs[few, channel, None]).all(0).tolist()
+        likely = [number for number, same in zip(numbers, alike, strict=True) if same and number != channel]
+        if not likely or int((obs[rows, channel] != after).sum()) < CHANGES:
+            continue
+        columns = ((n, obs[rows, n] if n < frame else action[rows, n - frame]) for n in likely)
+        source = next((n for n, column in columns if torch.equal(column, after)), None)
+        if source is not None:
+            pairs.append((channel, source))
+    pairs = pairs[: len(channels) - 1]
+    return tuple(channel for channel, _ in pairs), tuple(source for _, source in pairs)

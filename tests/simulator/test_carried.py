@@ -1,0 +1,129 @@
+"""A past that is logged along with the present: it is found in the log, copied exactly, and never learned."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from dynamics_toys import Known, unit_spec
+from torch import Tensor
+
+from dynamics import ProbabilisticEnsemble
+from mbrl.core import Batch, Spec, generator
+from mbrl.data.dataset import TransitionDataset
+from mbrl.data.exact import CHANGES
+from mbrl.data.history import windowed
+from mbrl.simulator.simulator import Simulator
+from mbrl.simulator.structure import without
+from mbrl.training.bootstrap import Runs
+from mbrl.training.lookahead import Lookahead
+
+ROWS = CHANGES + 1
+
+# a level, the level before, the last action, and the action before that: F is 4, so that 4 is the action
+STACKED = replace(unit_spec(4), predicted=(), carried=(1, 2, 3), sources=(0, 4, 2))
+OBS, ACTION = torch.tensor([[5.0, 4.0, 0.3, 0.2]]), torch.tensor([[-0.5]])
+NEXT = torch.tensor([[6.0, 5.0, -0.5, 0.3]])  # member 0 of Known says that the level rises by 1
+
+
+def stacked(rows: int = ROWS) -> dict[str, Tensor]:
+    """Columns [rows, ...] of one episode: a random level, the level before, the last action, the one before that."""
+    rng = generator(0, "test")
+    level, action = torch.randn(rows + 2, generator=rng), torch.rand(rows + 2, generator=rng) * 2 - 1
+    obs = torch.stack([level[1:], level[:-1], action[:-1], torch.cat([action[:1], action[:-2]])], 1)
+    return {"obs": obs[:-1], "action": action[1:-1, None], "next_obs": obs[1:]}
+
+
+def log(columns: dict[str, Tensor], **more: Any) -> TransitionDataset:
+    rows, width = columns["action"].shape
+    chosen = {"discrete": False, "action_low": [-1.0] * width, "action_high": [1.0] * width, **more}
+    return TransitionDataset.create(
+        "toy/stacked-v0",
+        **columns,
+        reward=torch.zeros(rows),
+        terminated=torch.zeros(rows, dtype=torch.bool),
+        truncated=torch.arange(rows) == rows - 1,
+        episode=torch.zeros(rows, dtype=torch.long),
+        **chosen,
+    )
+
+
+def found(columns: dict[str, Tensor], **more: Any) -> tuple[tuple[int, ...], ...]:
+    spec = log(columns, **more).spec(torch.tensor([0]))
+    return spec.carried, spec.sources, spec.predicted
+
+
+def test_what_repeats_an_earlier_value_in_every_row_is_found() -> None:
+    columns = stacked()
+    assert found(columns) == ((1, 2, 3), (0, 4, 2), (0,))
+    assert found(columns, exogenous=[2]) == ((1, 3), (0, 2), (0,))
+    once = columns["next_obs"].clone()
+    once[50, 1] += 1e-3
+    assert found({**columns, "next_obs": once})[0] == (2, 3)
+    assert found({name: column[:-2] for name, column in columns.items()})[0] == ()  # in 99 rows, flags might agree
+    spec = windowed(log(columns), 2).spec(torch.tensor([0]))  # the newest observation comes first in a window
+    assert (spec.carried, spec.sources, spec.predicted) == ((1, 2, 3), (0, 4, 2), (0,))
+
+
+def test_an_action_goes_before_an_observation_and_a_model_is_left_a_channel() -> None:
+    columns = stacked()
+    obs = torch.cat([columns["obs"][:, :3], columns["action"]], 1)  # an order, which is what was done
+    assert found({**columns, "obs": obs})[:2] == ((1, 2, 3), (0, 4, 2))
+    alone = {name: column[:, 2:] if name != "action" else column for name, column in columns.items()}
+    assert found(alone) == ((0,), (2,), (1,))  # every channel is carried, and yet the last one is predicted
+
+
+def test_choices_are_carried_one_by_one() -> None:
+    rng = generator(0, "test")
+    taken = torch.nn.functional.one_hot(torch.randint(3, (4 * ROWS,), generator=rng), 3).float()
+    level = torch.randn(4 * ROWS, 1, generator=rng)
+    obs = torch.cat([level[:-1], taken[:-1]], 1)
+    columns = {"obs": obs[:-1], "action": taken[1:-1], "next_obs": obs[1:]}
+    assert found(columns, discrete=True, action_low=[0.0] * 3, action_high=[1.0] * 3) == ((1, 2, 3), (4, 5, 6), (0,))
+
+
+def test_a_simulator_copies_them_for_rows_and_for_particles() -> None:
+    world = Simulator(Known(STACKED, 1), STACKED)
+    assert STACKED.predicted == (0,)
+    assert torch.equal(world.step(OBS, ACTION, generator(0, "test")).next_obs, NEXT)
+    particles, _, _ = world.propagate(OBS.expand(1, 1, 4), ACTION, generator(0, "test"))
+    assert torch.equal(particles[0], NEXT)
+
+
+def test_a_model_that_is_followed_reads_its_own_past() -> None:
+    level = torch.tensor([0.0, 0.0, 0.0, 0.0])  # at rest, and Known says that it rises
+    obs = torch.stack([level, level, level, level], 1)
+    rows = Batch(obs[None, :3], torch.zeros(1, 3, 1), torch.zeros(1, 3), obs[None, 1:], torch.zeros(1, 3).bool())
+    seen: list[list[float]] = []
+
+    class Watched(Known):
+        def predict(self, obs: Tensor, *others: Any) -> Any:
+            seen.append(obs.flatten().tolist())
+            return super().predict(obs, *others)
+
+    Lookahead(STACKED, 3).squares(Watched(STACKED, 1), Runs(rows, torch.ones(1, 3).bool()))
+    assert seen == [[0, 0, 0, 0], [1, 0, 0, 0], [2, 1, 0, 0]]  # not the 0 that was logged in the place of the 1
+
+
+def test_a_network_has_no_output_for_them() -> None:
+    spec = log(stacked()).spec(torch.tensor([0]))
+    model = ProbabilisticEnsemble(spec, members=2, elites=1, layers=1, hidden=8)
+    prediction = model.predict(OBS, ACTION)
+    assert prediction.obs_std[0, 0].count_nonzero() == 1
+    assert model.gaussian.mlp.weights[-1].shape[-1] == 2  # mean and log-variance of the level
+
+
+def test_a_function_that_computes_one_has_the_say_and_a_channel_has_one_origin() -> None:
+    left = without(STACKED, (2,))
+    assert (left.carried, left.sources, left.predicted) == ((1, 3), (0, 2), (0,))
+    assert replace(STACKED, predicted=(0, 1)).carried == (2, 3)
+    assert Spec.from_dict(json.loads(json.dumps(STACKED.to_dict()))) == STACKED
+    before = {name: value for name, value in unit_spec(2).to_dict().items() if name not in ("carried", "sources")}
+    assert Spec.from_dict(before) == unit_spec(2)
+
+
+@pytest.mark.parametrize("sources", [(0,), (0, 4, 5), (0, -1, 2)], ids=["too few", "no such action", "negative"])
+def test_a_source_that_is_none_is_refused(sources: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected one for each, from 0 to 4"):
+        replace(STACKED, sources=sources)
