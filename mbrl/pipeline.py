@@ -25,6 +25,7 @@ from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import divide
 from mbrl.data.history import windowed
+from mbrl.data.sight import sight
 from mbrl.data.source import Streamed
 from mbrl.evaluation.estimates import Estimate
 from mbrl.inspection import EXPERIMENT
@@ -195,10 +196,12 @@ class Pipeline:
 
     def _read(self) -> Log:
         plain = minari.load(self.data.id, self.data.download)
-        data = windowed(plain, self.data.history)
+        asked = self.data.history
+        data = windowed(plain, sight(plain, self.seed).history if asked == "auto" else asked)
         episodes = divide(data, self.data.split, self.seed, needs_terminals=self.world.termination is None)
         said = f"{len(data):,} rows, {data.episodes:,} episodes, mean return {figure(float(data.returns().mean()))}"
         seen = f", windows of {data.history} observations" if data.history > 1 else ""
+        seen += ", as the log asks for" if seen and asked == "auto" else ""
         tell("log", f"{data.id}: {said}{seen}")
         return Log(plain, data, episodes)
 
@@ -234,7 +237,7 @@ class Pipeline:
         with desk.record.stage("audit") as stage:
             divided = log.episodes
             sides = (divided.learn, divided.held, torch.cat([divided.judge, divided.judge_held]))
-            found = audit(log.plain, sides=sides, seed=self.seed)
+            found = audit(log.plain, sides=sides, seed=self.seed, history=log.data.history)
             page = desk.folder.path / "audit.html"
             write_page(page, found)
             stage.dict(found.to_dict(), "audit.json")

@@ -34,7 +34,8 @@ class Data:
         download: fetch the data set if it is not on this machine.
         strict: stop before any training if the audit of the log finds something serious.
         history: observations that models and policies are given at once, with the actions between them; more than 1
-            where one observation does not say enough, as with delays or velocities that were not logged.
+            where one observation does not say enough, as with delays or velocities that were not logged. auto: as many
+            as a quick refit of the log asks for, 1 to 9.
         resident: MiB of logged rows that a training holds in memory at once; of a longer log one random group of
             episodes after the other is read from the disk. The order in which rows are dealt to an ensemble comes on
             top: for 7 members and 27 numbers a row, 1.6 times as much. Learners that read whole episodes, the best
@@ -45,11 +46,11 @@ class Data:
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)
     download: bool = False
     strict: bool = False
-    history: int = 1
+    history: int | Literal["auto"] = 1
     resident: int = 256
 
     def __post_init__(self) -> None:
-        at_least(1, "data", self, "history", "resident")
+        at_least(1, "data", self, "resident", *(["history"] if self.history != "auto" else []))
         if min(self.split) <= 0 or not math.isclose(sum(self.split), 1, abs_tol=1e-6):
             raise ValueError(f"data.split is {list(self.split)}, expected three shares above 0 that sum to 1")
 

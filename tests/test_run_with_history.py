@@ -140,7 +140,7 @@ def test_the_environment_is_played_with_and_without_the_window() -> None:
     ("change", "parts"),
     [
         (["--data.history", "2", "--env", "CartPole-v1"], ["data.history was 3, is 2", "other settings"]),
-        (["--data.history", "40"], ["data.history is 40, and episode ", "set data.history to "]),
+        (["--data.history", "400"], ["data.history is 400, and the longest episode of ", "set data.history to "]),
     ],
 )
 def test_another_history_and_one_that_is_too_long_are_refused(
@@ -149,3 +149,20 @@ def test_another_history_and_one_that_is_too_long_are_refused(
     status, answer, _ = spoken([*CARTPOLE, *change, "--folder", str(folder / "run")])
     assert status == 1
     assert all(part in answer["error"] for part in parts), answer
+
+
+def test_auto_looks_back_as_far_as_the_log_asks_for(folder: Path) -> None:
+    played = environments.record("CartPole-v1", lambda obs, rng: rng.integers(2), 60, seed=0)
+    sighted = [0, 2]  # place and angle, without their speeds
+    blind = (episode._replace(observations=episode.observations[:, sighted]) for episode in played)
+    _, actions = environments.spaces("CartPole-v1")
+    minari.write("toy/blind-v0", blind, gym.spaces.Box(-5, 5, (2,), np.float32), actions)
+    run = ["run", "--config", str(config_file("debug.yaml")), "--data.id", "toy/blind-v0", "--name", "blind"]
+    status, answer, told = spoken([*run, "--data.history", "auto", "--folder", str(folder / "blind")])
+    assert status == 0, answer
+    assert answer["data"]["history"] == 2
+    assert "windows of 2 observations, as the log asks for" in told
+    assert "hidden state" not in told
+    status, answer, _ = spoken([*run, "--data.history", "some", "--folder", str(folder / "other")])
+    assert status == 2
+    assert all(part in answer["error"] for part in ("data.history", "some", "auto")), answer

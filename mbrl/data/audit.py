@@ -1,7 +1,7 @@
 """What is wrong with a log, and what it cannot teach: every check over a TransitionDataset, without side effects.
 
 The checks are small functions, by what they look at: `mbrl.data.checks` (the log as it stands), `suspicions` (against
-a quick refit) and `behaviour` (who acted, and how freely).
+a quick refit), `sight` (how far back one has to look) and `behaviour` (who acted, and how freely).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mbrl.data import behaviour, checks, suspicions
 from mbrl.data.behaviour import Freedom
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import SEVERITIES, Finding
+from mbrl.data.sight import hidden_state
 
 LEAST_ROWS = 200  # below this a refit says nothing
 
@@ -47,13 +48,14 @@ class Audit:
         }
 
 
-def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 0) -> Audit:
+def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 0, history: int = 1) -> Audit:
     """Look for everything that is known to spoil learning from a log.
 
     Args:
         data: the log, on the CPU.
         sides: episodes [k] of each side of a split, to say whether copies of an episode lie on different ones.
         seed: of the rows and episodes that the refits draw.
+        history: observations in a row that will be read at once.
 
     Returns:
         the findings, worst first. Rows are those of `data`, counted from 0; a refit looks at `suspicions.MOST_ROWS`
@@ -82,6 +84,7 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
         stretched = any(finding.kind == "outliers" for finding in found)  # they spoil a refit: mend them first
         found += (f for f in suspicions.rewards(refit) if not (stretched and f.kind == "inconsistent reward"))
         found += suspicions.missing_ends(refit)
+        found += hidden_state(data, seed, history)
         free = behaviour.freedom(refit)
         found += behaviour.actions(refit, free)
         found += behaviour.one_policy(refit)

@@ -24,19 +24,17 @@ def windowed(data: TransitionDataset, history: int) -> TransitionDataset:
         history: k, at least 1.
 
     Raises:
-        ValueError: history is below 1 or longer than the shortest episode, or the log has windows already.
+        ValueError: history is below 1 or longer than the longest episode, or the log has windows already.
     """
     window = Window.made(history, data.obs.shape[1], data.discrete, data.action_low, data.action_high)
     if history == 1:
         return data
     if data.history > 1:
         raise ValueError(f"{data.id} has windows of {data.history} already: make them from the plain log")
-    shortest = int(data.lengths.argmin())
-    if history > (length := int(data.lengths[shortest])):
+    if history > (longest := int(data.lengths.max())):
         raise ValueError(
-            f"data.history is {history}, and episode {shortest} of {data.id} has {length} step{'s' * (length != 1)}, so"
-            f" that no window of it would be full: set data.history to {length} or less, or leave such short episodes"
-            " out of the log"
+            f"data.history is {history}, and the longest episode of {data.id} has {longest} step{'s' * (longest != 1)},"
+            f" so that no window would be full: set data.history to {longest} or less"
         )
     steps = torch.arange(len(data), device=data.obs.device)
     first = data.first[data.episode]

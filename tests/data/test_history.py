@@ -103,8 +103,8 @@ def test_the_spec_has_moments_of_every_channel_and_one_range_for_all_ages() -> N
         (0, "history is 0, expected at least 1"),
         (-2, "history is -2, expected at least 1"),
         (
-            3,
-            r"data\.history is 3, and episode 1 of by/hand-v0 has 2 steps, .* set data\.history to 2 or less, or leave",
+            4,
+            r"data\.history is 4, and the longest episode of by/hand-v0 has 3 steps, .* set data\.history to 3 or less",
         ),
     ],
 )
