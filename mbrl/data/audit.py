@@ -65,18 +65,19 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
     found = list(checks.not_finite(data))
     if found:
         return Audit(data, tuple(found), None)
+    past = checks.Past.of(data)
     found += checks.copied_episodes(data, tuple(sides))
     for check in (
         checks.duplicate_rows,
         checks.broken_sequence,
         checks.flags_inside,
         checks.uneven_cuts,
-        checks.sensors,
         checks.constant_cost,
         checks.equal_returns,
-        checks.outliers,
     ):
         found += check(data)
+    for look in checks.sensors, checks.outliers, checks.stacked_past:
+        found += look(data, past)
     free = None
     if len(data) >= LEAST_ROWS:
         refit = suspicions.Refit.of(data, seed)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mbrl.data import exact
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.episodes import differing
 from mbrl.data.findings import Finding, Flags, Floats, named, share
@@ -151,10 +153,25 @@ def uneven_cuts(data: TransitionDataset) -> Iterator[Finding]:
     )
 
 
-def sensors(data: TransitionDataset) -> Iterator[Finding]:
+class Past(NamedTuple):
+    """Channels of the observation that are what another one, or the action, was a row before."""
+
+    carried: tuple[int, ...]
+    sources: tuple[int, ...]
+
+    @classmethod
+    def of(cls, data: TransitionDataset) -> Past:
+        """Those of a log."""
+        own = [k for k in range(data.frame_dim) if k not in data.exogenous]
+        rows = torch.arange(len(data))
+        return cls(*exact.carried(data.obs, data.action, data.next_obs, rows, own, data.frame_dim))
+
+
+def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     """Channels of the observation that are constant, too coarse in float32, saturated, or stuck for a while.
 
-    An exogenous channel may rest as it likes: a set-point holds, and the sun does not shine at night.
+    An exogenous channel may rest as it likes: a set-point holds, and the sun does not shine at night. What is carried
+    on from a row to the next is not a sensor.
     """
     obs, same = data.obs.numpy(), np.zeros(len(data), bool)
     same[1:] = data.episode.diff().numpy() == 0
@@ -178,7 +195,7 @@ def sensors(data: TransitionDataset) -> Iterator[Finding]:
                 "subtract a constant from the column, in the log and where the policy is used, and import it again",
                 channels=(name,),
             )
-        elif len(distinct) > DISTINCT and k not in data.exogenous:
+        elif len(distinct) > DISTINCT and k not in {*data.exogenous, *past.carried}:
             yield from _saturated(name, column, distinct)
             yield from _stuck(name, column, same)
 
@@ -256,9 +273,27 @@ def equal_returns(data: TransitionDataset) -> Iterator[Finding]:
         )
 
 
-def outliers(data: TransitionDataset) -> Iterator[Finding]:
+def stacked_past(data: TransitionDataset, past: Past) -> Iterator[Finding]:
+    """Older values that the logger has put beside the present ones."""
+    if past.carried:
+        names = [*data.channels[: data.frame_dim], *data.action_channels]
+        pairs = [f"{names[k]} is {names[s]}" for k, s in zip(past.carried, past.sources, strict=True)]
+        yield Finding(
+            "stacked past",
+            "note",
+            f"{len(pairs)} of {data.frame_dim} channels are what another one, or the action, was a row before: "
+            + "; ".join(pairs[:3])
+            + ("; ..." if len(pairs) > 3 else ""),
+            "none: a simulator copies them, and learns the others",
+            "nothing",
+            channels=tuple(data.channels[k] for k in past.carried),
+        )
+
+
+def outliers(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     """Values far outside of what nearly all others span."""
     columns = {**dict(zip(data.channels, data.obs.numpy().T, strict=True)), "reward": data.reward.numpy()}
+    columns = {name: column for name, column in columns.items() if name not in {data.channels[k] for k in past.carried}}
     for name, column in columns.items():
         far = _far(column.astype(np.float64))
         if far.any():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dynamics import ProbabilisticEnsemble
 from mbrl.core import Batch, Spec, generator
+from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.exact import CHANGES
 from mbrl.data.history import windowed
@@ -64,6 +65,25 @@ def test_what_repeats_an_earlier_value_in_every_row_is_found() -> None:
     assert found({name: column[:-2] for name, column in columns.items()})[0] == ()  # in 99 rows, flags might agree
     spec = windowed(log(columns), 2).spec(torch.tensor([0]))  # the newest observation comes first in a window
     assert (spec.carried, spec.sources, spec.predicted) == ((1, 2, 3), (0, 4, 2), (0,))
+
+
+def test_the_audit_names_them_and_takes_none_of_them_for_a_sensor() -> None:
+    columns = stacked(2000)
+    columns["obs"][100:130, 3] = columns["next_obs"][99:129, 3] = (
+        0.25  # resting actions, which are no fault of a sensor
+    )
+    (note,) = [f for f in audit(log(columns)).findings if f.kind == "stacked past"]
+    assert (note.severity, note.channels) == ("note", ("observation 1", "observation 2"))
+    columns = stacked(2000)
+    columns["action"][100:130] = 0.25
+    columns["obs"][101:131, 2] = columns["next_obs"][100:130, 2] = 0.25
+    columns["obs"][102:132, 3] = columns["next_obs"][101:131, 3] = 0.25
+    found = {f.kind: f for f in audit(log(columns)).findings}
+    assert found["stacked past"].found.startswith(
+        "3 of 4 channels are what another one, or the action, was a row before: observation 1 is observation 0;"
+        " observation 2 is action 0; observation 3 is observation 2"
+    )
+    assert "stuck sensor" not in found
 
 
 def test_an_action_goes_before_an_observation_and_a_model_is_left_a_channel() -> None:
