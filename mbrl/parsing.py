@@ -84,6 +84,6 @@ def parser(function: Callable[..., Any], command: str, default: str | None, argu
         made.add_argument(name, metavar=shown, type=kind, help=text)
     for flag, meaning in flags.items():
         made.add_argument(f"--{flag}", action="store_true", help=meaning)
-    skipped: set[str | int] = {"resolved", *filter(None, (name, *flags))}
+    skipped: set[str | int] = {"resolved", "only", *filter(None, (name, *flags))}
     made.add_function_arguments(function, skip=skipped, as_group=False, sub_configs=False)
     return made

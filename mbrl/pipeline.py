@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -20,6 +20,7 @@ import yaml
 from mbrl import environments, files
 from mbrl.assessment import Assessment, Entrant, Findings, figure, plain
 from mbrl.core import Dynamics, Learner, Spec
+from mbrl.crew import Crew
 from mbrl.data import minari
 from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
@@ -55,6 +56,7 @@ class Pipeline:
     env: str | None
     seed: int
     accelerator: str
+    workers: int | Literal["auto"]
     fit: Fit
     world: World
     candidates: Mapping[str, Candidate]  # by name; a single one is called CANDIDATE
@@ -69,6 +71,7 @@ class Pipeline:
         check_names(self.candidates)
         assessment = Assessment(self.name, self.env, self.seed, self.trial, read_rules(self.trial.rules))
         log = self._read()
+        self._tell_log(log.data)
         worlds = Worlds(self.name, self.seed, self.accelerator, self.fit, self.world, dynamics, log, self._resident)
         spec = worlds.spec(log.episodes.learn)
         if self.env is not None:
@@ -95,6 +98,29 @@ class Pipeline:
         tell("next", "mbrl ui   shows the curves, pictures, verdict and models of all runs")
         return result
 
+    def make(self, stage: str, dynamics: Model) -> dict[str, Any]:
+        """One stage of the run that another process has begun in the folder, beside that process: no result but files.
+
+        A stage is `simulator`, `judge`, or that of a candidate, which needs the simulator made and registered if it
+        rehearses.
+        """
+        log, path = self._read(), self.folder
+        if path is None:
+            raise ValueError("a stage alone is made in the folder of a run")
+        worlds = Worlds(self.name, self.seed, self.accelerator, self.fit, self.world, dynamics, log, self._resident)
+        folder = RunFolder(path, log.plain.fingerprint, stage)
+        desk = Desk(folder, RunLog.open(EXPERIMENT, self.name, folder.facts["run_id"]))
+        if stage in ("simulator", "judge"):
+            worlds.fitted(stage, desk)
+            return {}
+        name = {_stage(name): name for name in self.candidates}[stage]
+        one, learn = self.candidates[name], log.episodes.learn
+        learner = built("policy", one.learner, worlds.spec(learn), self.seed)
+        needed = self._rehearses(learner, one.rehearsal)
+        own = worlds.own(worlds.model("simulator", learn, self.seed), desk) if needed else None
+        self._improve(name, learner, log, own, desk)
+        return {}
+
     def _stages(
         self,
         worlds: Worlds,
@@ -107,12 +133,20 @@ class Pipeline:
         log, data = worlds.log, worlds.log.data
         self._remember(data, desk)
         self._audit(log, desk)
-        own = None
-        if any(self._rehearses(learner, self.candidates[name].rehearsal) for name, learner in learners.items()):
-            own = worlds.own(model, desk)
-        cloned = self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
-        reports = {name: self._improve(name, learner, log, own, desk) for name, learner in learners.items()}
-        seen = worlds.second(cloned.policy, desk)
+        rehearsing = [name for name in learners if self._rehearses(learners[name], self.candidates[name].rehearsal)]
+        others = [_stage(name) for name in learners if name not in rehearsing]
+        with Crew(desk.folder, min(self._processes, len(learners) + 2)) as crew:
+            crew.begin(*(["simulator"] if rehearsing else []), "judge", *others)
+            crew.wait("simulator")
+            own = worlds.own(model, desk) if rehearsing else None
+            crew.begin(*map(_stage, rehearsing))
+            cloned = self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
+            reports = {}
+            for name, learner in learners.items():
+                crew.wait(_stage(name))
+                reports[name] = self._improve(name, learner, log, own, desk)
+            crew.wait("judge")
+            seen = worlds.second(cloned.policy, desk)
         entrants, rows = {}, {}
         for name, report in reports.items():
             rehearsed = own if self._rehearses(learners[name], self.candidates[name].rehearsal) else None
@@ -199,11 +233,21 @@ class Pipeline:
         asked = self.data.history
         data = windowed(plain, sight(plain, self.seed).history if asked == "auto" else asked)
         episodes = divide(data, self.data.split, self.seed, needs_terminals=self.world.termination is None)
-        said = f"{len(data):,} rows, {data.episodes:,} episodes, mean return {figure(float(data.returns().mean()))}"
-        seen = f", windows of {data.history} observations" if data.history > 1 else ""
-        seen += ", as the log asks for" if seen and asked == "auto" else ""
-        tell("log", f"{data.id}: {said}{seen}")
         return Log(plain, data, episodes)
+
+    def _tell_log(self, data: TransitionDataset) -> None:
+        said = f"{len(data):,} rows, {data.episodes:,} episodes, mean return {figure(float(data.returns().mean()))}"
+        if data.history > 1:
+            said += f", windows of {data.history} observations"
+            said += ", as the log asks for" if self.data.history == "auto" else ""
+        tell("log", f"{data.id}: {said}")
+
+    @property
+    def _processes(self) -> int:
+        """How many may work at this run at once."""
+        if self.workers == "auto":
+            return torch.get_num_threads() if self.accelerator == "cpu" else 1
+        return self.workers
 
     @property
     def _resident(self) -> int:
@@ -284,8 +328,9 @@ class Pipeline:
         report.policy.cpu()
         if f"{stage}_seconds" not in desk.folder.facts:
             desk.folder.remember(**{f"{stage}_seconds": report.pace.seconds})
-        tell(stage, f"{report.updates:,} updates, {report.imagined_rows:,} imagined rows, {report.pace.seconds:.0f} s")
         if report.pace.updates:
+            seconds = f"{report.pace.seconds:.0f} s"
+            tell(stage, f"{report.updates:,} updates, {report.imagined_rows:,} imagined rows, {seconds}")
             tell("", str(report.pace))
         return report
 

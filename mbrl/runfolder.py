@@ -13,14 +13,20 @@ import yaml
 
 from mbrl import files
 
+ANYHOW = {"workers": None}  # settings that say how a run is made, and may change while it is
+
 
 @final
 class RunFolder:
     """Notes beside the checkpoints of a run: `config.yaml`, `run.json` (facts as they come in), `result.json`."""
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        """Use `RunFolder.open`."""
+    def __init__(self, path: Path, fingerprint: str, stage: str | None = None) -> None:
+        """Use `RunFolder.open`; or, with a stage, beside the process that has opened it, make this stage alone.
+
+        What is remembered then is for that process, which has to `join` it.
+        """
         self.path = path
+        self._notes = f"{stage or 'run'}.json"
         self.settings: dict[str, Any] = {}
         self.facts = _read(path / "run.json", "fingerprint") or {"fingerprint": fingerprint}
         self.result = _read(path / "result.json")
@@ -61,7 +67,7 @@ class RunFolder:
         path, self.settings = self.path / "config.yaml", settings
         if not path.exists():
             self.write(path.name, yaml.safe_dump(settings, sort_keys=False))
-        elif odd := sorted(_differences(yaml.safe_load(path.read_text()), settings)):
+        elif odd := sorted(_differences(yaml.safe_load(path.read_text()) | ANYHOW, settings | ANYHOW)):
             raise ValueError(
                 f"{self.path} holds a run with other settings: {'; '.join(odd)}. Continue it with"
                 f" `mbrl run --config {path}`, or start a new run without --folder"
@@ -70,7 +76,14 @@ class RunFolder:
     def remember(self, **facts: Any) -> None:
         """Add facts to `run.json`."""
         self.facts |= facts
-        self.write("run.json", json.dumps(self.facts, indent=2))
+        self.write(self._notes, json.dumps(self.facts, indent=2))
+
+    def join(self, stage: str) -> None:
+        """Remember what a process beside this one has found out while it made the stage."""
+        notes = self.path / f"{stage}.json"
+        if (facts := _read(notes)) is not None:
+            self.remember(**facts | self.facts)
+            notes.unlink()
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Keep the result: from now on the run is told, not repeated."""

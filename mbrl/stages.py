@@ -59,6 +59,7 @@ def run(
     env: str | None = None,
     seed: int = 0,
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
+    workers: int | Literal["auto"] = 1,
     fit: Fit = Fit(),  # noqa: B008 (jsonargparse reads the defaults; nothing writes to them)
     simulator: World = World(),  # noqa: B008
     rehearsal: Rehearsal = Rehearsal(),  # noqa: B008
@@ -66,6 +67,7 @@ def run(
     trial: Trial = Trial(),  # noqa: B008
     folder: Path | None = None,
     resolved: dict[str, Any] | None = None,
+    only: str | None = None,
 ) -> dict[str, Any]:
     """Log -> simulator -> rehearsed policy -> evidence -> registry.
 
@@ -82,6 +84,8 @@ def run(
         env: true environment (also MODULE:ENV_ID) for a last measurement, which the gate never sees.
         seed: seed of everything random.
         accelerator: where to compute.
+        workers: models and candidates that are fitted at once, each in a process of its own with its share of the
+            cores; auto: one a core, or as many as OMP_NUM_THREADS allows to this process. A GPU serves one.
         fit: training of the dynamics models.
         simulator: what turns them into simulators.
         rehearsal: improvement of the policy.
@@ -90,12 +94,14 @@ def run(
         folder: where the run keeps its files, a new folder under MBRL_HOME/runs if not given; the run that is in it
             already is continued.
         resolved: the whole configuration, kept with the run.
+        only: make this stage of the run in the folder alone, beside the process that has begun it.
     """
     with uncollected():
         from mbrl.data import minari
         from mbrl.pipeline import Pipeline
 
     _check_device("accelerator", accelerator)
+    _check_workers(workers, accelerator)
     _check_seed(seed)
     minari.check_id(data.id)
     pipeline = Pipeline(
@@ -105,6 +111,7 @@ def run(
         env=env,
         seed=seed,
         accelerator=accelerator,
+        workers=workers,
         fit=fit,
         world=simulator,
         imitation=imitation,
@@ -112,7 +119,7 @@ def run(
         folder=folder,
         resolved=resolved or {},
     )
-    return pipeline.run(dynamics, baseline)
+    return pipeline.run(dynamics, baseline) if only is None else pipeline.make(only, dynamics)
 
 
 def demo(
@@ -320,6 +327,17 @@ def _candidates(
             " out"
         )
     return {"candidate": Candidate(learner, rehearsal)}
+
+
+def _check_workers(workers: int | Literal["auto"], accelerator: str) -> None:
+    if workers == "auto":
+        return
+    if workers < 1:
+        raise ValueError(f"workers is {workers}, expected at least 1, or auto")
+    if workers > 1 and accelerator != "cpu":
+        raise ValueError(
+            f"workers is {workers}, and accelerator is {accelerator}: set workers to 1, or compute on the cpu"
+        )
 
 
 def _check_seed(seed: int) -> None:

@@ -105,9 +105,8 @@ class Worlds:
 
     def own(self, model: Dynamics, desk: Desk) -> Rehearsed:
         """The simulator to rehearse in, registered with its report card."""
-        data, learn = self.log.data, self.log.episodes.learn
-        held = few(data, self.log.episodes.held, self.seed)
-        world = self._fitted("simulator", model, learn, held, self.seed, desk)
+        data, held = self.log.data, few(self.log.data, self.log.episodes.held, self.seed)
+        world = self.fitted("simulator", desk, model)
         path = desk.folder.path / "card.json"
         if path.exists():
             numbers: dict[str, Any] = json.loads(path.read_text())
@@ -125,12 +124,11 @@ class Worlds:
 
     def second(self, cloning: Policy, desk: Desk) -> Witnesses:
         """The second simulator, graded on episodes that it has not seen, and the imitation: kept with the run."""
-        data, (_, held, learn, stop), folder = self.log.data, self.log.episodes, desk.folder
-        seed = self.seed + 1
+        data, (_, held, _, stop), folder = self.log.data, self.log.episodes, desk.folder
         held, stop = (few(data, episodes, self.seed) for episodes in (held, stop))
-        second = self._fitted("judge", self.model("judge", learn, seed), learn, stop, seed, desk)
+        second = self.fitted("judge", desk)
         if "witnesses_sha256" not in folder.facts:
-            about = inspection.about(second, (data.id, data.fingerprint), seed)
+            about = inspection.about(second, (data.id, data.fingerprint), self.seed + 1)
             card = report_card(second, data, held, calibrated_on=stop, seed=self.seed, about=about)
             second.trusted_horizon = card.numbers["trusted_horizon"]["steps"]
             page = inspection.keep_judge(card, self.name, desk.record, folder.path)
@@ -140,11 +138,18 @@ class Worlds:
             tell("judge", f"{card.numbers['verdict']['sentence']}   {page}")
         return witnesses.read(folder.path, folder.facts["witnesses_sha256"])
 
-    def _fitted(self, stage: str, model: Dynamics, learn: Tensor, held: Tensor, seed: int, desk: Desk) -> Simulator:
-        """A simulator fitted on the episodes `learn` until it is best on `held`, and calibrated on these."""
-        path, data = desk.folder.path / f"{stage}.ckpt", self.log.data
+    def fitted(self, stage: str, desk: Desk, model: Dynamics | None = None) -> Simulator:
+        """The `simulator` or the `judge`, fitted on its own episodes until it is best on others, calibrated on these.
+
+        It is left in the folder, and read from there if an earlier process has left it. `model` is a new one if None.
+        """
+        path, data, judging = desk.folder.path / f"{stage}.ckpt", self.log.data, stage == "judge"
         if path.exists():
             return stored.load(files.load(path))
+        learn, held, *judges = self.log.episodes
+        learn, held = judges if judging else (learn, held)
+        seed, held = self.seed + judging, few(data, held, self.seed)
+        model = model or self.model(stage, learn, seed)
         other, source = data.rows(held), Streamed(data, learn, self.resident, seed)
         if source.groups > 1:
             tell(stage, f"{source.groups} groups of episodes, one in memory at a time (data.resident)")
@@ -157,9 +162,9 @@ class Worlds:
                 seed=seed,
                 folder=desk.folder.path / stage,
                 accelerator=self.accelerator,
-                progress=True,
+                progress=stage,
                 log=child.metrics,
-                **self.fit.arguments(judging=stage == "judge"),
+                **self.fit.arguments(judging=judging),
             )
             child.tags({"mbrl.elites": report.elites})
             child.metrics({f"holdout_member_{e}": score for e, score in enumerate(report.scores)}, report.epochs)

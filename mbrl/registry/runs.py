@@ -76,18 +76,17 @@ class RunLog:
             return cls(sender, run, parent=True, resumed=True)
 
     def stage(self, name: str) -> Self:
-        """A child run for one stage; that of the earlier process where this run was resumed and got as far.
+        """A child run for one stage; that of another process where this run was resumed, or is shared, and got as far.
 
         Raises:
             StoreError: the store does not answer.
         """
         client = self._sender.client
         with _asking(self._sender.uri, f"stage {name!r} of run {self.run_id} cannot be started"):
-            if self.resumed:
-                query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id}' and tags.`{STAGE_TAG}` = '{name}'"
-                found = client.search_runs([self.experiment_id], query, max_results=1)
-                if found:
-                    return type(self)(self._sender, found[0], parent=False, resumed=True)
+            query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id}' and tags.`{STAGE_TAG}` = '{name}'"
+            found = client.search_runs([self.experiment_id], query, max_results=1)
+            if found:
+                return type(self)(self._sender, found[0], parent=False, resumed=True)
             tags = {**resolve_tags(), MLFLOW_PARENT_RUN_ID: self.run_id, STAGE_TAG: name}
             run = client.create_run(self.experiment_id, tags=tags, run_name=name)
             return type(self)(self._sender, run, parent=False, resumed=False)

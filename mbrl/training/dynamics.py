@@ -57,7 +57,7 @@ def fit_dynamics(
     devices: int = 1,
     precision: str = "32-true",
     strategy: str = "auto",
-    progress: bool = False,
+    progress: str | None = None,
     log: Log | None = None,
 ) -> FitReport:
     """Train every member on its own bootstrap of the training episodes, in place; keep each member's best weights.
@@ -100,7 +100,7 @@ def fit_dynamics(
         devices: how many; several divide every epoch's rows among them.
         precision: one that leaves the weights in float32; `auto` is bf16-mixed where its matmuls are in hardware.
         strategy: how several devices work together; `auto` and `ddp` are one process a device, with a batch each.
-        progress: a bar on a terminal, and a line per epoch, on stderr.
+        progress: show a bar on a terminal, and a line per epoch, on stderr, under this name; None shows nothing.
         log: called with the metrics of every epoch and its number.
 
     Raises:
@@ -150,12 +150,12 @@ def fit_dynamics(
     return FitReport(*counts, shell.score.tolist(), dynamics.elites.tolist(), seconds)
 
 
-def _tell(progress: bool, log: Log | None, metrics: dict[str, float], epoch: int) -> None:
+def _tell(progress: str | None, log: Log | None, metrics: dict[str, float], epoch: int) -> None:
     if log is not None:
         log(metrics, epoch)
     if progress:
         told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        tqdm.write(f"dynamics: epoch {epoch}: {told}", file=sys.stderr)
+        tqdm.write(f"{progress}: epoch {epoch}: {told}", file=sys.stderr)
 
 
 @torch.no_grad()

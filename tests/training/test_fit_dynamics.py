@@ -172,7 +172,7 @@ def test_metrics_of_every_epoch_are_handed_out() -> None:
 
 
 def test_lines_go_to_stderr_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    scripted([[2.0, 1.0]], max_epochs=2, progress=True)
+    scripted([[2.0, 1.0]], max_epochs=2, progress="dynamics")
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split(":")[1] for line in err.splitlines()] == [" epoch 1", " epoch 2"]
@@ -182,11 +182,11 @@ def test_lines_go_to_stderr_without_a_terminal(capsys: pytest.CaptureFixture[str
 
 def test_a_terminal_gets_a_bar_on_stderr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    fit(small(), max_epochs=2, progress=True)
+    fit(small(), max_epochs=2, progress="dynamics")
     stopped = small(Noisy)
     stopped.interrupt_after = 3
     with pytest.raises(KeyboardInterrupt):
-        fit(stopped, max_epochs=2, progress=True)
+        fit(stopped, max_epochs=2, progress="dynamics")
     out, err = capsys.readouterr()
     assert out == ""
     assert "epoch 2:" in err

@@ -60,7 +60,7 @@ import sys
 sys.path[:0] = {paths!r}
 from test_fit_in_processes import fitted
 try:
-    fitted(batch_size=32, devices=2, max_epochs=100_000, patience=100_000, progress=True)
+    fitted(batch_size=32, devices=2, max_epochs=100_000, patience=100_000, progress="dynamics")
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """

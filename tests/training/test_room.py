@@ -104,4 +104,4 @@ def test_what_does_not_fit_of_imagined_rows_and_of_a_model_s_batch_is_refused(mo
     monkeypatch.setattr(room, "free", lambda _: 2**20)
     held = Batch(*(column[:100] for column in ROWS))
     with pytest.raises(ValueError, match=r"batch_size is 20,000, and a row takes about .* at most"):
-        fit_dynamics(model, Whole(ROWS, ENDS.cumsum(0)), held, seed=0, batch_size=10**9, progress=False)
+        fit_dynamics(model, Whole(ROWS, ENDS.cumsum(0)), held, seed=0, batch_size=10**9)

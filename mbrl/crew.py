@@ -1,0 +1,131 @@
+"""Stages of one run at the same time, each in a process of its own that leaves what it makes in the run's folder."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self, final
+
+import torch
+
+from mbrl.engines import RUN_BYTES
+from mbrl.report.console import tell
+from mbrl.runfolder import RunFolder
+from mbrl.training.room import check_room
+
+STAGE = (sys.executable, "-m", "mbrl.crew")
+PATIENCE = 30.0  # seconds that a process has to write its checkpoint when the run is stopped
+
+
+@final
+class Crew:
+    """Processes that make stages of a run, `workers` at once; a context manager that leaves none of them behind.
+
+    The cores are divided among them. A process that fails leaves its stage to the one that waits for it, which goes on
+    from what it left, and tells what went wrong.
+
+    Args:
+        folder: of the run, with its `config.yaml`.
+        workers: processes at once; with 1 there are none, and every stage is left to the one that waits.
+
+    Raises:
+        ValueError: the machine has no memory for so many.
+    """
+
+    def __init__(self, folder: RunFolder, workers: int) -> None:
+        check_room("workers", workers, RUN_BYTES, torch.device("cpu"), "a process")
+        self._folder, self._workers = folder, workers
+        self._threads = max(1, torch.get_num_threads() // workers)
+        self._pool = ThreadPoolExecutor(workers)
+        self._tasks: dict[str, Future[None]] = {}
+        self._going: set[subprocess.Popen[str]] = set()
+
+    def begin(self, *stages: str) -> None:
+        """Make the stages, those that are not made yet, as soon as processes are free."""
+        for stage in stages:
+            if self._workers > 1 and f"{stage}_seconds" not in self._folder.facts:
+                self._tasks[stage] = self._pool.submit(self._make, stage)
+
+    def wait(self, stage: str) -> None:
+        """Until the stage is made, if it was begun at all."""
+        if stage in self._tasks:
+            self._tasks.pop(stage).result()
+            self._folder.join(stage)
+
+    def _make(self, stage: str) -> None:
+        environ = os.environ | {"OMP_NUM_THREADS": str(self._threads), "PYTHONUNBUFFERED": "1"}
+        with subprocess.Popen(
+            [*STAGE, str(self._folder.path), stage],
+            env=environ,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches it once, from here
+        ) as process:
+            self._going.add(process)
+            for line in process.stdout or ():
+                print(line, end="", flush=True)
+            if (status := process.wait()) > 0:
+                tell(stage, f"its own process ended with status {status}: the run goes on with it here")
+            self._going.remove(process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in tuple(self._going):
+            with contextlib.suppress(OSError, ValueError):
+                process.send_signal(signal.SIGINT)
+        for process in tuple(self._going):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+            process.kill()
+        self._pool.shutdown()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make one stage of the run in a folder, as a process of its own: 0, 1 for what failed, 130 where it was stopped.
+
+    It stops, as by Ctrl-C, when the process that began it is gone.
+    """
+    folder, stage = arguments
+    threading.Thread(target=_follow, daemon=True).start()
+    from mbrl import parsing, stages
+
+    try:
+        options = ["--config", str(Path(folder) / "config.yaml")]
+        parser = parsing.parser(stages.run, "run", None, options)
+        values = parser.instantiate(parser.parse_args(options)).as_dict()
+        values.pop("config", None)
+        stages.run(**values, only=stage)
+    except KeyboardInterrupt:
+        return 130
+    except (argparse.ArgumentError, *stages.MENDABLE) as error:
+        tell(stage, f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _follow() -> None:
+    """End with the process at the other end of standard input, which says nothing."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""A run whose stages are made at the same time by processes of their own: the same run, and nobody is left behind."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from pipeline_toys import spoken, stages
+from test_candidates import SEVERAL, config
+
+from mbrl import crew, files
+from mbrl.crew import Crew
+from mbrl.registry import store
+from mbrl.runfolder import RunFolder
+
+
+def weights(folder: Path, stage: str) -> dict[str, Any]:
+    """Of a stage of a run: all tensors, by name."""
+    content = files.load(folder / f"{stage}.ckpt")
+    return content.get("learner", content)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two states are alike, tensor by tensor."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.usefixtures("sketched")
+def test_processes_make_the_run_that_one_would_make(tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    status, first, _ = spoken([*config(tmp_path, SEVERAL), "--folder", str(alone)])
+    assert status == 0, first
+    status, answer, told = spoken([*config(tmp_path, SEVERAL), "--folder", str(together), "--workers", "3"])
+    assert status == 0, answer
+    rows = ({n: row | {"version": ""} for n, row in one["candidates"].items()} for one in (first, answer))
+    assert next(rows) == next(rows)
+    assert answer["estimates"] == first["estimates"]
+    for stage in ("simulator", "judge", "policy-imitation", "policy-mopo"):
+        assert same(weights(alone, stage), weights(together, stage)), stage
+        assert answer["seconds"][stage] > 0
+    assert "judge: epoch 2: " in told
+    assert told.count("policy-mopo        40 updates") == 1
+    assert "its own process ended" not in told
+    client = MlflowClient(store.connect())
+    run = client.get_run(answer["run_id"])
+    children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    names = [child.info.run_name for child in children]
+    assert len(set(names)) == len(names) >= 7  # the process that waits goes on with the stage of the one that made it
+    assert {child.info.status for child in children} == {run.info.status} == {"FINISHED"}
+    assert len(stages(client, run)["judge"].data.metrics) > 3  # which its process has sent
+    assert not (together / "judge.json").exists()
+
+
+def of(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that run a script in the place of a stage."""
+    monkeypatch.setattr(crew, "STAGE", (sys.executable, "-c", script))
+
+
+def test_what_a_process_found_out_is_remembered_and_what_is_made_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of(
+        "import os, sys, json; folder, stage = sys.argv[1:]; print(stage, os.environ['OMP_NUM_THREADS'])\n"
+        "json.dump({f'{stage}_seconds': 2.5}, open(f'{folder}/{stage}.json', 'w'))",
+        monkeypatch,
+    )
+    torch.set_num_threads(1)
+    with RunFolder.open(tmp_path, "mark") as folder:
+        folder.remember(judge_seconds=1.0)
+        with Crew(folder, 2) as several:
+            several.begin("simulator", "judge")
+            for stage in "simulator", "judge", "policy":
+                several.wait(stage)
+        assert folder.facts == {"fingerprint": "mark", "judge_seconds": 1.0, "simulator_seconds": 2.5}
+        with Crew(folder, 1) as nobody:
+            nobody.begin("policy")
+            nobody.wait("policy")
+    assert capsys.readouterr().out == "simulator 1\n"
+    assert RunFolder(tmp_path, "mark").facts["simulator_seconds"] == 2.5
+
+
+def test_a_process_that_fails_leaves_its_stage_to_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of("import sys; print('no memory', file=sys.stderr); sys.exit(3)", monkeypatch)
+    with RunFolder.open(tmp_path, "mark") as folder, Crew(folder, 2) as several:
+        several.begin("judge")
+        several.wait("judge")
+    told = capsys.readouterr().out
+    assert told.startswith("no memory\n")
+    assert "judge              its own process ended with status 3: the run goes on with it here" in told
+
+
+def test_a_run_that_stops_stops_its_processes_and_lets_them_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of(
+        "import sys, time, pathlib\nfolder, stage = sys.argv[1:]\npathlib.Path(folder, 'begun').touch()\n"
+        "try: time.sleep(60)\nexcept KeyboardInterrupt: pathlib.Path(folder, 'saved').touch()",
+        monkeypatch,
+    )
+    with RunFolder.open(tmp_path, "mark") as folder, Crew(folder, 2) as several:
+        several.begin("judge", "policy", "later")
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_process_ends_with_the_one_that_began_it() -> None:
+    script = "import threading, time; from mbrl.crew import _follow; threading.Thread(target=_follow).start()"
+    with subprocess.Popen([sys.executable, "-c", f"{script}; time.sleep(60)"], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(50) == -signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (["--workers", "0"], "workers is 0, expected at least 1, or auto"),
+        (["--workers", "2", "--accelerator", "auto"], "workers is 2, and accelerator is auto: set workers to 1, or"),
+    ],
+)
+@pytest.mark.usefixtures("sketched")
+def test_workers_that_cannot_be_are_refused(change: list[str], error: str, tmp_path: Path) -> None:
+    status, answer, _ = spoken([*config(tmp_path, SEVERAL), *change])
+    assert status == 1
+    assert error in answer["error"]
