@@ -48,10 +48,12 @@ class Crew:
         self._pool = ThreadPoolExecutor(workers)
         self._tasks: dict[str, Future[None]] = {}
         self._going: set[subprocess.Popen[str]] = set()
+        self._stopped = False
 
     def begin(self, *stages: str) -> None:
         """Make the stages, those that are not made yet, as soon as processes are free."""
         for stage in stages:
+            self._folder.join(stage)  # in case it was made when the run was stopped
             if self._workers > 1 and f"{stage}_seconds" not in self._folder.facts:
                 self._tasks[stage] = self._pool.submit(self._make, stage)
 
@@ -74,8 +76,9 @@ class Crew:
         ) as process:
             self._going.add(process)
             for line in process.stdout or ():
-                print(line, end="", flush=True)
-            if (status := process.wait()) > 0:
+                if not self._stopped:  # then it says how it was interrupted
+                    print(line, end="", flush=True)
+            if (status := process.wait()) and not self._stopped:
                 tell(stage, f"its own process ended with status {status}: the run goes on with it here")
             self._going.remove(process)
 
@@ -86,6 +89,7 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del kind, error, trace
+        self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in tuple(self._going):
             with contextlib.suppress(OSError, ValueError):

@@ -38,7 +38,7 @@ from mbrl.registry.runs import RunLog
 from mbrl.report.audit_page import write_page
 from mbrl.report.console import tell
 from mbrl.report.dossier import draw_evidence, draw_returns, sample_rollouts
-from mbrl.runfolder import RunFolder
+from mbrl.runfolder import ANYHOW, RunFolder
 from mbrl.settings import Candidate, Data, Fit, Imitation, Rehearsal, Trial, World
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.policy import PolicyReport, fit_policy
@@ -267,7 +267,7 @@ class Pipeline:
     def _remember(self, data: TransitionDataset, desk: Desk) -> None:
         settings, (folder, record) = desk.folder.settings, desk
         folder.remember(run_id=record.run_id, name=self.name)
-        record.params({k: v for k, v in settings.items() if k != "folder"})
+        record.params({k: v for k, v in settings.items() if k not in {"folder", *ANYHOW}})
         record.text(yaml.safe_dump(settings, sort_keys=False), "config.yaml")
         record.tags(Lineage.of(data).tags() | {"mbrl.folder": str(folder.path)})
         record.input(LoggedData(data), "training")

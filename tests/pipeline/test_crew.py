@@ -58,6 +58,9 @@ def test_processes_make_the_run_that_one_would_make(tmp_path: Path) -> None:
     assert {child.info.status for child in children} == {run.info.status} == {"FINISHED"}
     assert len(stages(client, run)["judge"].data.metrics) > 3  # which its process has sent
     assert not (together / "judge.json").exists()
+    (together / "result.json").unlink()
+    status, again, _ = spoken(["run", "--config", str(together / "config.yaml"), "--workers", "1"])
+    assert (status, again["estimates"]) == (0, first["estimates"])
 
 
 def of(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +84,13 @@ def test_what_a_process_found_out_is_remembered_and_what_is_made_is_not_made_aga
             for stage in "simulator", "judge", "policy":
                 several.wait(stage)
         assert folder.facts == {"fingerprint": "mark", "judge_seconds": 1.0, "simulator_seconds": 2.5}
+        (tmp_path / "policy.json").write_text(
+            '{"policy_seconds": 3.0}'
+        )  # by a run that was stopped before it read this
         with Crew(folder, 1) as nobody:
-            nobody.begin("policy")
-            nobody.wait("policy")
+            nobody.begin("policy", "other")
+            nobody.wait("other")
+        assert folder.facts["policy_seconds"] == 3.0
     assert capsys.readouterr().out == "simulator 1\n"
     assert RunFolder(tmp_path, "mark").facts["simulator_seconds"] == 2.5
 
