@@ -17,16 +17,11 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from mbrl import environments, files
-from mbrl.assessment import Assessment, Entrant, Findings, figure, plain
+from mbrl import environments, files, logs
+from mbrl.assessment import Assessment, Entrant, Findings, plain
 from mbrl.core import Dynamics, Learner, Spec
 from mbrl.crew import Crew
-from mbrl.data import minari
-from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
-from mbrl.data.division import divide
-from mbrl.data.history import windowed
-from mbrl.data.sight import sight
 from mbrl.data.source import Streamed
 from mbrl.evaluation.estimates import Estimate
 from mbrl.inspection import EXPERIMENT
@@ -35,7 +30,6 @@ from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG
 from mbrl.registry.lineage import Lineage, LoggedData
 from mbrl.registry.rules import read as read_rules
 from mbrl.registry.runs import RunLog
-from mbrl.report.audit_page import write_page
 from mbrl.report.console import tell
 from mbrl.report.dossier import draw_evidence, draw_returns, sample_rollouts
 from mbrl.runfolder import ANYHOW, RunFolder
@@ -70,8 +64,8 @@ class Pipeline:
         models.check_name(self.name)
         check_names(self.candidates)
         assessment = Assessment(self.name, self.env, self.seed, self.trial, read_rules(self.trial.rules))
-        log = self._read()
-        self._tell_log(log.data)
+        log = logs.read(self.data, self.seed, needs_terminals=self.world.termination is None)
+        logs.told(log, asked=self.data.history == "auto")
         worlds = Worlds(self.name, self.seed, self.accelerator, self.fit, self.world, dynamics, log, self._resident)
         spec = worlds.spec(log.episodes.learn)
         if self.env is not None:
@@ -104,9 +98,9 @@ class Pipeline:
         A stage is `simulator`, `judge`, or that of a candidate, which needs the simulator made and registered if it
         rehearses.
         """
-        log, path = self._read(), self.folder
-        if path is None:
+        if (path := self.folder) is None:
             raise ValueError("a stage alone is made in the folder of a run")
+        log = logs.read(self.data, self.seed, needs_terminals=self.world.termination is None)
         worlds = Worlds(self.name, self.seed, self.accelerator, self.fit, self.world, dynamics, log, self._resident)
         folder = RunFolder(path, log.plain.fingerprint, stage)
         desk = Desk(folder, RunLog.open(EXPERIMENT, self.name, folder.facts["run_id"]))
@@ -132,7 +126,7 @@ class Pipeline:
     ) -> dict[str, Any]:
         log, data = worlds.log, worlds.log.data
         self._remember(data, desk)
-        self._audit(log, desk)
+        logs.audited(log, desk, self.seed, self.data.strict)
         rehearsing = [name for name in learners if self._rehearses(learners[name], self.candidates[name].rehearsal)]
         others = [_stage(name) for name in learners if name not in rehearsing]
         with Crew(desk.folder, min(self._processes, len(learners) + 2)) as crew:
@@ -228,20 +222,6 @@ class Pipeline:
 
     # ------------------------------------------------------------------ what can be refused before any work
 
-    def _read(self) -> Log:
-        plain = minari.load(self.data.id, self.data.download)
-        asked = self.data.history
-        data = windowed(plain, sight(plain, self.seed).history if asked == "auto" else asked)
-        episodes = divide(data, self.data.split, self.seed, needs_terminals=self.world.termination is None)
-        return Log(plain, data, episodes)
-
-    def _tell_log(self, data: TransitionDataset) -> None:
-        said = f"{len(data):,} rows, {data.episodes:,} episodes, mean return {figure(float(data.returns().mean()))}"
-        if data.history > 1:
-            said += f", windows of {data.history} observations"
-            said += ", as the log asks for" if self.data.history == "auto" else ""
-        tell("log", f"{data.id}: {said}")
-
     @property
     def _processes(self) -> int:
         """How many may work at this run at once."""
@@ -273,28 +253,6 @@ class Pipeline:
         record.input(LoggedData(data), "training")
         word = "resumed in" if record.resumed else "folder"
         tell(word, f"{folder.path}   (should this end early: mbrl run --config {folder.path / 'config.yaml'})")
-
-    def _audit(self, log: Log, desk: Desk) -> None:
-        """Tell and keep what is wrong with the log; stop here only if `data.strict` asks for it."""
-        if desk.folder.facts.get("audited"):
-            return
-        with desk.record.stage("audit") as stage:
-            divided = log.episodes
-            sides = (divided.learn, divided.held, torch.cat([divided.judge, divided.judge_held]))
-            found = audit(log.plain, sides=sides, seed=self.seed, history=log.data.history)
-            page = desk.folder.path / "audit.html"
-            write_page(page, found)
-            stage.dict(found.to_dict(), "audit.json")
-            stage.file(page)
-            for finding in found.findings:
-                tell("audit", finding.line())
-            tell("audit", f"{len(found.serious)} serious of {len(found.findings)} finding(s); {page}")
-            if self.data.strict and found.serious:
-                raise ValueError(
-                    f"the audit of {log.data.id} has {len(found.serious)} serious finding(s), see {page}: mend the log,"
-                    " or set data.strict to false"
-                )
-        desk.folder.remember(audited=True)
 
     def _improve(self, name: str, learner: Learner, log: Log, own: Rehearsed | None, desk: Desk) -> PolicyReport:
         """Rehearse one candidate."""
