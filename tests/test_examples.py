@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from pipeline_toys import dots, small_cards
 
 from mbrl import demonstration
 from mbrl.__main__ import config_file, main
+from mbrl.data import minari
 from mbrl.registry import models
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,3 +134,13 @@ def test_logs_of_four_qualities_are_written_and_get_better(tmp_path: Path, monke
         random, poor, mixed, good = (returns[f"four/{task}-{quality}-v0"] for quality in QUALITIES)
         assert random < min(poor, mixed) < max(poor, mixed) < good
     assert len(returns) == 8
+
+
+def test_a_plant_that_answers_late_is_logged_with_its_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.syspath_prepend(ROOT / "examples")  # as PYTHONPATH=examples does
+    told = run("late_plant.py", "--episodes", "2")
+    assert float(told.removeprefix("plant/pipe-v0: mean return ")) > 500
+    spec = minari.load("plant/pipe-v0").spec(torch.arange(2))
+    assert spec.predicted == (0, 1, 2)  # the flow, the demand, the newest inflow
+    assert (len(spec.carried), spec.sources[24]) == (49, spec.obs_dim)  # the last action is the first of its kind
