@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mbrl import files
-from mbrl.core import Learner
+from mbrl.core import Learner, Spec
 from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
 
@@ -91,7 +91,7 @@ class Checkpoint:
         return int(content["updates"])
 
     def _check(self, content: dict[str, Any], most: int) -> None:
-        then = {**content["settings"], "learner": content["config"], "spec": content["spec"]}
+        then = {**content["settings"], "learner": content["config"], "spec": Spec.from_dict(content["spec"]).to_dict()}
         now = {**self.settings, "learner": self.learner.config, "spec": self.learner.spec.to_dict()}
         changed = [k for k in now if then.get(k) != now[k]]
         if changed:

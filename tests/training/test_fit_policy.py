@@ -236,6 +236,10 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
             fit_policy(Spy(SPEC), ROWS, **{"updates": 3, **settings, **other})
     with pytest.raises(ValueError, match=r"learner was .*'poison': False.* is .*'poison': True"):
         fit_policy(Spy(SPEC, poison=True), ROWS, updates=4, **settings)
+    content = files.load(path)
+    before = {name: value for name, value in content["spec"].items() if name not in ("carried", "terminal_rate")}
+    files.save(path, content | {"spec": before | {"sources": []}})  # by a version that did not know these fields
+    assert fit_policy(Spy(SPEC), ROWS, updates=4, **settings).updates == 4
     files.save(path, {"something": 1})
     with pytest.raises(files.CorruptFileError, match="not a learner's checkpoint"):
         fit_policy(Spy(SPEC), ROWS, updates=4, **settings)
