@@ -20,7 +20,7 @@ import torch
 from mbrl.engines import RUN_BYTES
 from mbrl.report.console import tell
 from mbrl.runfolder import RunFolder
-from mbrl.training.room import check_room
+from mbrl.training.room import check_room, free
 
 STAGE = (sys.executable, "-m", "mbrl.crew")
 PATIENCE = 30.0  # seconds that a process has to write its checkpoint when the run is stopped
@@ -42,13 +42,19 @@ class Crew:
     """
 
     def __init__(self, folder: RunFolder, workers: int) -> None:
-        check_room("workers", workers, RUN_BYTES, torch.device("cpu"), "a process")
+        if workers > 1:
+            check_room("workers", workers, RUN_BYTES, torch.device("cpu"), "a process")
         self._folder, self._workers = folder, workers
         self._threads = max(1, torch.get_num_threads() // workers)
         self._pool = ThreadPoolExecutor(workers)
         self._tasks: dict[str, Future[None]] = {}
         self._going: set[subprocess.Popen[str]] = set()
         self._stopped = False
+
+    @staticmethod
+    def room() -> int:
+        """As many processes as there are cores for, and memory, and at least 1."""
+        return max(1, min(torch.get_num_threads(), int(min(free(torch.device("cpu")) // RUN_BYTES, 1e6))))
 
     def begin(self, *stages: str) -> None:
         """Make the stages, those that are not made yet, as soon as processes are free."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 
 from mbrl import environments, files, logs
@@ -226,7 +225,7 @@ class Pipeline:
     def _processes(self) -> int:
         """How many may work at this run at once."""
         if self.workers == "auto":
-            return torch.get_num_threads() if self.accelerator == "cpu" else 1
+            return Crew.room() if self.accelerator == "cpu" else 1
         return self.workers
 
     @property

@@ -85,7 +85,7 @@ def run(
         seed: seed of everything random.
         accelerator: where to compute.
         workers: models and candidates that are fitted at once, each in a process of its own with its share of the
-            cores; auto: one a core, or as many as OMP_NUM_THREADS allows to this process. A GPU serves one.
+            cores; auto: one a core, or as many as OMP_NUM_THREADS or the memory allows. A GPU serves one.
         fit: training of the dynamics models.
         simulator: what turns them into simulators.
         rehearsal: improvement of the policy.

@@ -13,10 +13,11 @@ from mlflow import MlflowClient
 from pipeline_toys import spoken, stages
 from test_candidates import SEVERAL, config
 
-from mbrl import crew, files
+from mbrl import crew, engines, files
 from mbrl.crew import Crew
 from mbrl.registry import store
 from mbrl.runfolder import RunFolder
+from mbrl.training import room
 
 
 def weights(folder: Path, stage: str) -> dict[str, Any]:
@@ -93,6 +94,20 @@ def test_what_a_process_found_out_is_remembered_and_what_is_made_is_not_made_aga
         assert folder.facts["policy_seconds"] == 3.0
     assert capsys.readouterr().out == "simulator 1\n"
     assert RunFolder(tmp_path, "mark").facts["simulator_seconds"] == 2.5
+
+
+def test_auto_takes_as_many_as_there_are_cores_and_memory_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(3)
+    for memory, count in (9.5, 3), (2.5, 2), (0.5, 1):
+        monkeypatch.setattr(crew, "free", lambda _, memory=memory: memory * engines.RUN_BYTES)
+        assert Crew.room() == count
+    torch.set_num_threads(1)
+    assert Crew.room() == 1
+    monkeypatch.setattr(room, "free", lambda _: 2.5 * engines.RUN_BYTES)
+    with RunFolder.open(tmp_path, "mark") as folder:
+        with pytest.raises(ValueError, match=r"workers is 3, and a process takes about 1 GiB .* at most 2 fit"):
+            Crew(folder, 3)
+        Crew(folder, 2).wait("judge")
 
 
 def test_a_process_that_fails_leaves_its_stage_to_the_run(
