@@ -88,11 +88,11 @@ def hidden_state(data: TransitionDataset, seed: int, history: int) -> Iterator[F
     if found.history > history:
         yield Finding(
             "hidden state",
-            "warning",
+            "serious",
             f"one observation leaves {found.alone:.0%} of the change of {_listed(found.channels)} unexplained, the last"
             f" {found.history} leave {found.told:.1%}",
-            "the model takes for noise what older rows say (a delay, a velocity that was not logged), and the policy"
-            " cannot react to it",
+            "the model takes for noise what older rows say (a delay, a velocity that was not logged), the policy cannot"
+            " react to it, and the evidence, which rests on such models, may see gains that are none",
             f"set data.history to {found.history}, or to auto, or log what is missing",
             channels=found.channels,
         )
