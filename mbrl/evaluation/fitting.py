@@ -18,6 +18,7 @@ from mbrl.evaluation.critics import Critics, Encoding
 from mbrl.evaluation.estimates import Refused
 
 CHUNK = 8192  # rows read at once, which bounds the memory of a pass over the log
+PART = 1024  # rows of each member at once: their activations are many times as large
 CENTRE_EVERY, CENTRE_RATE = 100, 0.3  # updates between two looks at the centre, and how far it moves each time
 ROOM = 0.01  # by which a target may be out of reach before that counts, in units of the reachable range or value
 MARKS = 10  # how often the value is written down on the way
@@ -204,5 +205,6 @@ class _Sample:
     def centre(self, critics: Critics, scale: float, batch: int, rng: torch.Generator) -> Tensor:
         """The constants [M, 1] with which critics have a mean temporal difference of 0 on drawn rows."""
         here, there, reward, discount = self.draw(batch, rng)
-        surplus = reward + scale * (discount * critics(there) - critics(here))
+        now, later = (torch.cat([critics(part) for part in x.split(PART, 1)], 1) for x in (here, there))
+        surplus = reward + scale * (discount * later - now)
         return surplus.mean(-1, keepdim=True) / (1 - discount).mean(-1, keepdim=True)
