@@ -30,8 +30,11 @@ PATIENCE = 30.0  # seconds that a process has to write its checkpoint when the r
 class Crew:
     """Processes that make stages of a run, `workers` at once; a context manager that leaves none of them behind.
 
-    The cores are divided among them. A process that fails leaves its stage to the one that waits for it, which goes on
-    from what it left, and tells what went wrong.
+    The cores are divided among them, and the one that waits takes no more than its share either: threads that wait for
+    each other on cores that others have are slower than one.
+
+    A process that fails leaves its stage to the one that waits for it, which goes on from what it left, and tells what
+    went wrong.
 
     Args:
         folder: of the run, with its `config.yaml`.
@@ -45,7 +48,8 @@ class Crew:
         if workers > 1:
             check_room("workers", workers, RUN_BYTES, torch.device("cpu"), "a process")
         self._folder, self._workers = folder, workers
-        self._threads = max(1, torch.get_num_threads() // workers)
+        self._before = torch.get_num_threads()
+        self._threads = max(1, self._before // workers)
         self._pool = ThreadPoolExecutor(workers)
         self._tasks: dict[str, Future[None]] = {}
         self._going: set[subprocess.Popen[str]] = set()
@@ -89,6 +93,7 @@ class Crew:
             self._going.remove(process)
 
     def __enter__(self) -> Self:
+        torch.set_num_threads(self._threads)
         return self
 
     def __exit__(
@@ -105,6 +110,7 @@ class Crew:
                 process.wait(PATIENCE)
             process.kill()
         self._pool.shutdown()
+        torch.set_num_threads(self._before)
 
 
 def main(arguments: Sequence[str]) -> int:
