@@ -16,7 +16,7 @@ from mbrl.__main__ import config_file
 from mbrl.assessment import plain, shown, small
 from mbrl.core import Learner, build, seeded
 from mbrl.data import minari
-from mbrl.data.history import windowed
+from mbrl.data.sight import seen
 from mbrl.engines import Ended, Engine, Member, complaint, lost
 from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.intervals import over_seeds
@@ -220,7 +220,7 @@ def run_settings(path: Path, arena: Arena, more: Sequence[str]) -> dict[str, Any
 
 def _unfit(settings: Mapping[str, Any], arena: Arena) -> str | None:
     """Why a learner cannot learn from this log, before any work; None if it can."""
-    data = windowed(minari.load(arena.data_id), settings["data"]["history"])
+    data = seen(minari.load(arena.data_id), settings["data"]["history"], seed=0)
     several = settings["candidates"] or {"": {"learner": settings["learner"]}}
     spec = data.spec(torch.arange(data.episodes))
     try:

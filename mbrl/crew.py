@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Self, final
 
 import torch
 
+from mbrl.allocator import keep_freed_memory, uncollected
 from mbrl.engines import RUN_BYTES
 from mbrl.report.console import tell
 from mbrl.runfolder import RunFolder
@@ -54,6 +56,7 @@ class Crew:
         self._tasks: dict[str, Future[None]] = {}
         self._going: set[subprocess.Popen[str]] = set()
         self._stopped = False
+        self._lock = threading.Lock()
 
     @staticmethod
     def room() -> int:
@@ -74,23 +77,39 @@ class Crew:
             self._folder.join(stage)
 
     def _make(self, stage: str) -> None:
-        environ = os.environ | {"OMP_NUM_THREADS": str(self._threads), "PYTHONUNBUFFERED": "1"}
-        with subprocess.Popen(
-            [*STAGE, str(self._folder.path), stage],
-            env=environ,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches it once, from here
-        ) as process:
-            self._going.add(process)
+        try:
+            process = self._launch(stage)
+        except OSError as error:
+            tell(stage, f"no process of its own ({error}): the run goes on with it here")
+            return
+        if process is None:
+            return
+        with process:
             for line in process.stdout or ():
                 if not self._stopped:  # then it says how it was interrupted
                     print(line, end="", flush=True)
             if (status := process.wait()) and not self._stopped:
                 tell(stage, f"its own process ended with status {status}: the run goes on with it here")
-            self._going.remove(process)
+            self._going.discard(process)
+
+    def _launch(self, stage: str) -> subprocess.Popen[str] | None:
+        """Its process; None where the run has stopped. Those that a run has begun are all known when it stops."""
+        environ = os.environ | {"OMP_NUM_THREADS": str(self._threads), "PYTHONUNBUFFERED": "1"}
+        with self._lock:
+            if self._stopped:
+                return None
+            process = subprocess.Popen(
+                [*STAGE, str(self._folder.path), stage],
+                env=environ,
+                text=True,
+                errors="replace",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches it once, from here
+            )
+            self._going.add(process)
+            return process
 
     def __enter__(self) -> Self:
         torch.set_num_threads(self._threads)
@@ -100,7 +119,8 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del kind, error, trace
-        self._stopped = True
+        with self._lock:
+            self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in tuple(self._going):
             with contextlib.suppress(OSError, ValueError):
@@ -119,8 +139,11 @@ def main(arguments: Sequence[str]) -> int:
     It stops, as by Ctrl-C, when the process that began it is gone.
     """
     folder, stage = arguments
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are begun deaf to it
     threading.Thread(target=_follow, daemon=True).start()
-    from mbrl import parsing, stages
+    keep_freed_memory()
+    with uncollected():
+        from mbrl import parsing, stages
 
     try:
         options = ["--config", str(Path(folder) / "config.yaml")]
@@ -140,7 +163,12 @@ def _follow() -> None:
     """End with the process at the other end of standard input, which says nothing."""
     while os.read(0, 1):
         pass
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in 1, 2:  # whose reader is gone, too: a word more would be an error in the middle of an update
+        os.dup2(nowhere, stream)
     os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(PATIENCE)
+    os._exit(130)
 
 
 if __name__ == "__main__":

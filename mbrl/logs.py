@@ -8,8 +8,7 @@ from mbrl.assessment import figure
 from mbrl.data import minari
 from mbrl.data.audit import audit
 from mbrl.data.division import divide
-from mbrl.data.history import windowed
-from mbrl.data.sight import sight
+from mbrl.data.sight import seen
 from mbrl.report.audit_page import write_page
 from mbrl.report.console import tell
 from mbrl.settings import Data
@@ -20,10 +19,10 @@ def read(data: Data, seed: int, needs_terminals: bool) -> Log:
     """The data set that the settings name, with its history, and its episodes by purpose.
 
     Raises:
-        ValueError: there is none, or it cannot be divided so; see `mbrl.data.minari.load`, `windowed`, `divide`.
+        ValueError: there is none, or it cannot be divided so; see `mbrl.data.minari.load`, `seen`, `divide`.
     """
-    plain, asked = minari.load(data.id, data.download), data.history
-    rows = windowed(plain, sight(plain, seed).history if asked == "auto" else asked)
+    plain = minari.load(data.id, data.download)
+    rows = seen(plain, data.history, seed)
     return Log(plain, rows, divide(rows, data.split, seed, needs_terminals=needs_terminals))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch
 from mbrl.core import generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import Finding, Floats
+from mbrl.data.history import windowed
 from mbrl.data.refit import out_of_fold
 
 HISTORIES = (1, 2, 3, 5, 9)  # observations in a row that are tried
@@ -80,6 +82,11 @@ def _unexplained(y: Floats, predicted: Floats) -> Floats:
     """Share of each column's variance that is left in typical rows, [k]; 0 where it is constant."""
     spread, squares = y.var(0), np.sort((y - predicted) ** 2, 0)
     return squares[: max(1, int(TYPICAL * len(y)))].mean(0) / np.where(spread > 0, spread, np.inf)
+
+
+def seen(data: TransitionDataset, history: int | Literal["auto"], seed: int) -> TransitionDataset:
+    """The log with windows of so many observations, or of as many as it asks for; see `mbrl.data.history.windowed`."""
+    return windowed(data, sight(data, seed).history if history == "auto" else history)
 
 
 def hidden_state(data: TransitionDataset, seed: int, history: int) -> Iterator[Finding]:

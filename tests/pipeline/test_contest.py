@@ -99,6 +99,10 @@ def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tm
     ("arguments", "part"),
     [
         (["--learners", "mobo"], "learners has 'mobo', and there is no"),
+        (
+            ["--learners", "mcts", "--settings", "{data.history: auto}"],
+            "there is nothing to compare: mcts on toy-pendulum",
+        ),
         (["--learners", "bc,bc"], "learners names bc twice"),
         (["--learners", "discrete_bcq,mcts"], "there is nothing to compare: discrete_bcq on toy-pendulum: "),
         (["--env", "Pendulum-v1,-"], "env names 2 environments for 1 logs"),

@@ -137,8 +137,46 @@ def test_a_run_that_stops_stops_its_processes_and_lets_them_save(
     assert (tmp_path / "saved").exists()
 
 
+def test_a_run_that_stops_at_once_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of("import time; time.sleep(60)", monkeypatch)
+    for pause in 0.0, 0.002, 0.01:
+        with RunFolder.open(tmp_path, "mark") as folder, Crew(folder, 2) as several:
+            several.begin("judge")
+            time.sleep(pause)
+        assert not several._going or all(process.poll() is not None for process in several._going)
+
+
+def test_a_stage_without_a_process_is_left_to_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(crew, "STAGE", ("/nowhere/python",))
+    with RunFolder.open(tmp_path, "mark") as folder, Crew(folder, 2) as several:
+        several.begin("judge")
+        several.wait("judge")
+    assert "judge              no process of its own" in capsys.readouterr().out
+
+
+def test_a_process_whose_run_was_killed_stops_although_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, signal, sys, threading, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from mbrl.crew import _follow\nthreading.Thread(target=_follow, daemon=True).start()\n"
+        "try: time.sleep(60)\n"
+        f"except KeyboardInterrupt: print('stopping', flush=True); pathlib.Path({str(tmp_path / 'saved')!r}).touch()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        for pipe in process.stdout, process.stdin:
+            assert pipe is not None
+            pipe.close()
+        assert process.wait(50) == 0
+    assert (tmp_path / "saved").exists()
+
+
 def test_a_process_ends_with_the_one_that_began_it() -> None:
-    script = "import threading, time; from mbrl.crew import _follow; threading.Thread(target=_follow).start()"
+    script = (
+        "import threading, time; from mbrl.crew import _follow; threading.Thread(target=_follow, daemon=True).start()"
+    )
     with subprocess.Popen([sys.executable, "-c", f"{script}; time.sleep(60)"], stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         process.stdin.close()

@@ -207,12 +207,17 @@ def test_a_learner_from_before_values_had_an_offset_is_refused(
 ) -> None:
     load = files.load
 
+    lacking = ["carried", "sources"]
+
     def older(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = load(path)
-        content.get("spec", {}).pop("terminal_rate", None)
+        for name in lacking:
+            content.get("spec", {}).pop(name, None)
         return content
 
     monkeypatch.setattr(files, "load", older)
+    inherit("toy", "1")  # the log has neither
+    lacking.append("terminal_rate")
     with pytest.raises(ValueError, match=r"toy-policy/1 was learned before its spec had terminal_rate, which its valu"):
         inherit("toy", "1")
 

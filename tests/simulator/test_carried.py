@@ -137,6 +137,8 @@ def test_a_network_has_no_output_for_them() -> None:
 def test_a_function_that_computes_one_has_the_say_and_a_channel_has_one_origin() -> None:
     left = without(STACKED, (2,))
     assert (left.carried, left.sources, left.predicted) == ((1, 3), (0, 2), (0,))
+    alone = without(STACKED, (0,))  # a model has to have a channel, and gets back one that was carried
+    assert (alone.carried, alone.predicted) == ((1, 2), (3,))
     assert replace(STACKED, predicted=(0, 1)).carried == (2, 3)
     assert Spec.from_dict(json.loads(json.dumps(STACKED.to_dict()))) == STACKED
     before = {name: value for name, value in unit_spec(2).to_dict().items() if name not in ("carried", "sources")}
