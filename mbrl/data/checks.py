@@ -163,8 +163,7 @@ class Past(NamedTuple):
     def of(cls, data: TransitionDataset) -> Past:
         """Those of a log."""
         own = [k for k in range(data.frame_dim) if k not in data.exogenous]
-        rows = torch.arange(len(data))
-        return cls(*exact.carried(data.obs, data.action, data.next_obs, rows, own, data.frame_dim))
+        return cls(*exact.carried(data.obs, data.action, data.next_obs, own, data.frame_dim))
 
 
 def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:

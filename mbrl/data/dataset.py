@@ -207,7 +207,10 @@ class TransitionDataset:
         return tuple(side.sort().values.to(self.obs.device) for side in order.split(counts))
 
     def spec(self, episodes: Tensor) -> Spec:
-        """Dimensions, bounds and moments, read from the given episodes ([k] long) only, accumulated in float64."""
+        """Dimensions, bounds and moments, read from the given episodes ([k] long) only, accumulated in float64.
+
+        What is a copy of what is said by all of the log, of whose rows one alone can refute it.
+        """
         if not len(episodes):
             raise ValueError("a spec needs at least one episode, got none")
         rows = self.rows(episodes)
@@ -220,7 +223,7 @@ class TransitionDataset:
         reward = moments([self.reward[rows]])
         own = [k for k in range(self.frame_dim) if k not in self.exogenous]
         holding = exact.holding(self.obs, self.next_obs, rows, own)
-        carried, sources = exact.carried(self.obs, self.action, self.next_obs, rows, own, self.frame_dim)
+        carried, sources = exact.carried(self.obs, self.action, self.next_obs, own, self.frame_dim)
         self._let_go()
         return Spec(
             obs_dim=self.obs.shape[1],

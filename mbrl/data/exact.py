@@ -26,7 +26,7 @@ def holding(obs: Tensor, next_obs: Tensor, rows: Tensor, channels: Sequence[int]
 
 
 def carried(
-    obs: Tensor, action: Tensor, next_obs: Tensor, rows: Tensor, channels: Sequence[int], frame: int
+    obs: Tensor, action: Tensor, next_obs: Tensor, channels: Sequence[int], frame: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Those of the channels whose next value is, in every row, a present one of another, and which one that is.
 
@@ -34,27 +34,26 @@ def carried(
     before an observation that says the same, since it is what a policy will change; a model is left one channel.
 
     Args:
-        obs: [N, O], whose first `frame` channels are looked at, as are those of next_obs.
+        obs: [N, O] of a whole log, whose first `frame` channels are looked at, as are those of next_obs.
         action: [N, A].
         next_obs: [N, O].
-        rows: [B] long, of these alone.
         channels: that may be carried.
         frame: F.
 
     Returns:
         channels, and for each the number of its source: k of the observation, or F + k of the action.
     """
-    few = rows[:: max(1, len(rows) // GLANCE)]
+    few = slice(None, None, max(1, len(obs) // GLANCE))
     glance = torch.cat([action[few], obs[few, :frame]], 1)
     numbers = [*range(frame, frame + action.shape[1]), *range(frame)]
     pairs = []
     for channel in channels:
-        after = next_obs[rows, channel]
+        after = next_obs[:, channel]
         alike = (glance == next_obs[few, channel, None]).all(0).tolist()
         likely = [number for number, same in zip(numbers, alike, strict=True) if same and number != channel]
-        if not likely or int((obs[rows, channel] != after).sum()) < CHANGES:
+        if not likely or int((obs[:, channel] != after).sum()) < CHANGES:
             continue
-        columns = ((n, obs[rows, n] if n < frame else action[rows, n - frame]) for n in likely)
+        columns = ((n, obs[:, n] if n < frame else action[:, n - frame]) for n in likely)
         source = next((n for n, column in columns if torch.equal(column, after)), None)
         if source is not None:
             pairs.append((channel, source))

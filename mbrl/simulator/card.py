@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, generator
+from mbrl.core import Batch, Spec, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.simulator.onestep import joined, look, one_step, reward_bias, termination_skill, uncertainty_worth
 from mbrl.simulator.openloop import LEVEL, OpenLoop, followed_channels, open_loop, start_rows, trusted_steps
@@ -99,6 +99,7 @@ def report_card(
         "channels": names,
         "units": units,
         "exogenous": [data.channels[k] for k in spec.exogenous],
+        "carried": _carried(spec, data, batch),
         "computed": _computed(simulator, data, batch),
         "spread": spread.tolist(),
         "one_step": one_step(simulator, parts),
@@ -153,6 +154,15 @@ def _open_loop(
         "share": _share(error, spread),
         "coverage": followed.coverage()[:enough],
     }
+
+
+def _carried(spec: Spec, data: TransitionDataset, rows: Batch) -> list[dict[str, Any]]:
+    """Of each channel that is copied, the share of the rows in which the log has the same value."""
+    now = torch.cat([rows.obs[:, : spec.frame_dim], rows.action], 1)
+    alike = (rows.next_obs[:, list(spec.carried)] == now[:, list(spec.sources)]).double().mean(0).tolist()
+    names = [*data.channels[: spec.frame_dim], *data.action_channels]
+    pairs = zip(spec.carried, spec.sources, alike, strict=True)
+    return [{"channel": names[k], "source": names[source], "agrees": share} for k, source, share in pairs]
 
 
 def _computed(simulator: Simulator, data: TransitionDataset, rows: Batch) -> list[dict[str, Any]]:

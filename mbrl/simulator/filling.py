@@ -20,9 +20,9 @@ from mbrl.window import Window
 class Filling(nn.Module):
     """Completes a next observation, of which a model has given the predicted channels.
 
-    Carried channels are copies, exogenous ones come from a log as they are; then `structure` computes what is left from
-    the observation, the action and the next observation as far as it is known (what is not yet has its present value),
-    within the bounds.
+    Carried channels are copies within the limits, exogenous ones come from a log as they are; then `structure` computes
+    what is left from the observation, the action and the next observation as far as it is known (what is not yet has
+    its present value), within the limits as well.
     Where obs is a window, all of these are channels of its newest observation, and the older ones move on.
 
     Args:
@@ -31,7 +31,7 @@ class Filling(nn.Module):
             there are such channels.
         structure: obs, action, next_obs -> the channels `computed`, [..., C].
         computed: channels, in the order in which the function gives them.
-        limits: [O] twice, between which they are kept.
+        limits: [O] twice, between which carried and computed channels are kept.
 
     Raises:
         ValueError: the replay has other channels than the spec, a channel has two origins or none, or the structure
@@ -43,8 +43,10 @@ class Filling(nn.Module):
     sources: Tensor  # [K] long: which of (newest observation, action), [F + A], they are copies of
     exogenous: Tensor  # [X] long
     computed: Tensor  # [C] long
-    low: Tensor  # [C]
-    high: Tensor  # [C]
+    carried_low: Tensor  # [K]
+    carried_high: Tensor  # [K]
+    computed_low: Tensor  # [C]
+    computed_high: Tensor  # [C]
     replay: Replay | None
 
     def __init__(
@@ -62,16 +64,18 @@ class Filling(nn.Module):
             )
         _check(spec, structure, computed)
         partial = len(spec.predicted) < spec.obs_dim
-        places = torch.tensor(list(computed), dtype=torch.long)
-        ends = [math.inf * torch.ones(spec.obs_dim) * sign for sign in (-1, 1)] if limits is None else limits
+        carried, places = (torch.tensor(list(own), dtype=torch.long) for own in (spec.carried, computed))
+        low, high = limits or (math.inf * torch.ones(spec.obs_dim) * sign for sign in (-1, 1))
         columns = {
             "predicted": torch.tensor(spec.predicted) if partial else None,
-            "carried": torch.tensor(spec.carried, dtype=torch.long),
+            "carried": carried,
             "sources": torch.tensor(spec.sources, dtype=torch.long),
             "exogenous": torch.tensor(spec.exogenous, dtype=torch.long),
             "computed": places,
-            "low": ends[0][places],
-            "high": ends[1][places],
+            "carried_low": low[carried],
+            "carried_high": high[carried],
+            "computed_low": low[places],
+            "computed_high": high[places],
         }
         for name, column in columns.items():
             self.register_buffer(name, column, persistent=False)
@@ -132,7 +136,8 @@ class Filling(nn.Module):
         next_obs = self.place(obs, values)
         if len(self.carried):
             given = torch.cat([obs[..., :width], action.expand(*obs.shape[:-1], -1)], -1)
-            next_obs = next_obs.index_copy(-1, self.carried, given.index_select(-1, self.sources))
+            copies = torch.clamp(given.index_select(-1, self.sources), self.carried_low, self.carried_high)
+            next_obs = next_obs.index_copy(-1, self.carried, copies)
         if len(self.exogenous):
             if exogenous is None:
                 raise ValueError(f"channels {self.exogenous.tolist()} are exogenous: their next values are needed")
@@ -140,7 +145,7 @@ class Filling(nn.Module):
         if self.structure is not None:
             # like a rule, it is of the plant, and reads plain observations
             found = compute(self.structure, len(self.computed), obs[..., :width], action, next_obs[..., :width])
-            next_obs = next_obs.index_copy(-1, self.computed, torch.clamp(found, self.low, self.high))
+            next_obs = next_obs.index_copy(-1, self.computed, torch.clamp(found, self.computed_low, self.computed_high))
         return self.window.shift(obs, action, next_obs[..., :width])
 
     def place(self, obs: Tensor, values: Tensor) -> Tensor:

@@ -45,7 +45,10 @@ class OpenLoop(NamedTuple):
 
 
 def followed_channels(simulator: Simulator) -> list[int]:
-    """Which of (next observation, reward) can go astray: predicted channels, those computed from them, the reward."""
+    """Which of (next observation, reward) can go astray: predicted channels, those computed from them, the reward.
+
+    Carried channels are left out: they are what these, or the logged actions, were before.
+    """
     *predicted, reward = simulator.spec.targets
     return [*sorted({*predicted, *simulator.filling.computed.tolist()}), reward]
 

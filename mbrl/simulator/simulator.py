@@ -16,6 +16,7 @@ from mbrl.simulator.calibration import check_settings, check_structure, doubt_un
 from mbrl.simulator.dealing import Deal, deal, own, own_among_all, own_states, rows_of
 from mbrl.simulator.filling import Filling
 from mbrl.simulator.holding import Stated
+from mbrl.simulator.ranges import ranges
 from mbrl.simulator.recalibration import Forecast, Method, Recalibration, moments, outcome, unit
 from mbrl.simulator.recall import Recall, moved_on, recalling, state_of
 from mbrl.simulator.replay import Replay
@@ -58,7 +59,7 @@ class Simulator(World):
             not go with them or with the spec, or a channel comes from two places or from none.
     """
 
-    low: Tensor  # [O + 1] of next observation and reward: log's range and margin, and physical bounds where tighter
+    low: Tensor  # [O + 1] of next observation and reward: see `ranges`
     high: Tensor  # [O + 1]
     targets: Tensor | None  # [P + 1] long: which of these a model predicts; None where it predicts all
     uncertainty_scale: Tensor  # [] raw uncertainty that counts as 1
@@ -94,12 +95,8 @@ class Simulator(World):
         self.recalibration = Recalibration(len(spec.targets))
         partial = len(spec.predicted) < spec.obs_dim
         self.register_buffer("targets", torch.tensor(spec.targets) if partial else None, persistent=False)
-        low = torch.tensor([*spec.obs_low, spec.reward_low])
-        high = torch.tensor([*spec.obs_high, spec.reward_high])
-        floor = torch.tensor(spec.limits(spec.bound_low, -math.inf))
-        ceiling = torch.tensor(spec.limits(spec.bound_high, math.inf))
-        self.register_buffer("low", torch.maximum(low - margin * (high - low), floor))
-        self.register_buffer("high", torch.minimum(high + margin * (high - low), ceiling))
+        for name, bound in zip(("low", "high"), ranges(spec, margin), strict=True):
+            self.register_buffer(name, bound)
         self.register_buffer("uncertainty_scale", torch.ones(()))
         self.filling = Filling(spec, replay, structure, computed, (self.low[:-1], self.high[:-1]))
         self.register_buffer("starts", None if starts is None else starts.clone(), persistent=False)

@@ -22,6 +22,7 @@ def judge(numbers: Mapping[str, Any]) -> dict[str, Any]:
         numbers: of `mbrl.simulator.card.report_card`, without the verdict.
     """
     reasons = [*_intervals(numbers["one_step"]["mean"]), _horizon(numbers["trusted_horizon"])]
+    reasons += [_copy(row) for row in numbers["carried"] if row["agrees"] < 1]
     reasons += [_structure(row) for row in numbers["computed"] if not row["agrees"]]
     reasons += [_ranking(numbers["uncertainty"]), *_ends(numbers["termination"])]
     if numbers["data"]["measured_on_calibration"]:
@@ -65,6 +66,12 @@ def _horizon(trusted: Mapping[str, Any]) -> dict[str, Any]:
         f"its 90% band covers {LEAST_COVERAGE:.0%} and its error stays under {MOST_SHARE:.0%} of each channel's spread"
         f" up to {end}",
     )
+
+
+def _copy(row: Mapping[str, Any]) -> dict[str, Any]:
+    share = f"{row['agrees']:.0%} of these rows"
+    text = f"it copies {row['source']} into the next {row['channel']}, as its own log does: so do {share}"
+    return _reason(False, f"{text}, look for what has changed in the logger")
 
 
 def _structure(row: Mapping[str, Any]) -> dict[str, Any]:

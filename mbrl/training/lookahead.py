@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import final
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from mbrl.core import Batch, Dynamics, Spec
 from mbrl.simulator.filling import Filling
+from mbrl.simulator.ranges import ranges
 from mbrl.simulator.recall import Recall
 from mbrl.training.bootstrap import Runs
 
@@ -32,7 +32,7 @@ class Lookahead(nn.Module):
         horizon: h, the most steps of a run.
     """
 
-    low: Tensor  # [P] of the predicted channels: log's range and margin, and physical bounds where tighter
+    low: Tensor  # [P] of the predicted channels: see `ranges`
     high: Tensor  # [P]
     predicted: Tensor  # [P] long
     targets: Tensor  # [C] long: which of (next observation, reward) are counted
@@ -41,14 +41,12 @@ class Lookahead(nn.Module):
         super().__init__()
         self.horizon = horizon
         given = tuple(k for k in range(spec.frame_dim) if k not in {*spec.predicted, *spec.carried})
-        self.filling = Filling(replace(spec, exogenous=given)) if horizon > 1 else None
+        low, high = (bound[:-1] for bound in ranges(spec, MARGIN))
+        self.filling = Filling(replace(spec, exogenous=given), limits=(low, high)) if horizon > 1 else None
         predicted = torch.tensor(spec.predicted)
-        low, high = (torch.tensor(bound)[predicted] for bound in (spec.obs_low, spec.obs_high))
-        floor = torch.tensor(spec.limits(spec.bound_low, -math.inf))[predicted]
-        ceiling = torch.tensor(spec.limits(spec.bound_high, math.inf))[predicted]
         columns = {
-            "low": torch.maximum(low - MARGIN * (high - low), floor),
-            "high": torch.minimum(high + MARGIN * (high - low), ceiling),
+            "low": low[predicted],
+            "high": high[predicted],
             "predicted": predicted,
             "targets": torch.tensor(spec.targets),
         }

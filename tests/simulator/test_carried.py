@@ -15,6 +15,8 @@ from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.exact import CHANGES
 from mbrl.data.history import windowed
+from mbrl.simulator.card import report_card
+from mbrl.simulator.ranges import ranges
 from mbrl.simulator.simulator import Simulator
 from mbrl.simulator.structure import without
 from mbrl.training.bootstrap import Runs
@@ -39,13 +41,14 @@ def stacked(rows: int = ROWS) -> dict[str, Tensor]:
 def log(columns: dict[str, Tensor], **more: Any) -> TransitionDataset:
     rows, width = columns["action"].shape
     chosen = {"discrete": False, "action_low": [-1.0] * width, "action_high": [1.0] * width, **more}
+    episode = chosen.pop("episode", torch.zeros(rows, dtype=torch.long))
     return TransitionDataset.create(
         "toy/stacked-v0",
         **columns,
         reward=torch.zeros(rows),
         terminated=torch.zeros(rows, dtype=torch.bool),
-        truncated=torch.arange(rows) == rows - 1,
-        episode=torch.zeros(rows, dtype=torch.long),
+        truncated=episode.diff(append=torch.tensor([-1])) != 0,
+        episode=episode,
         **chosen,
     )
 
@@ -109,6 +112,40 @@ def test_a_simulator_copies_them_for_rows_and_for_particles() -> None:
     assert torch.equal(world.step(OBS, ACTION, generator(0, "test")).next_obs, NEXT)
     particles, _, _ = world.propagate(OBS.expand(1, 1, 4), ACTION, generator(0, "test"))
     assert torch.equal(particles[0], NEXT)
+
+
+def test_copies_reach_as_far_as_what_they_are_of_and_no_further_than_the_plant() -> None:
+    logged = replace(STACKED, obs_low=(-1.0, -1.0, -0.5, -0.5), obs_high=(9.0, 9.0, 0.5, 0.5))
+    low, high = ranges(logged, 0.1)
+    assert low[:4].tolist() == [-2, -2, -1, -1]  # a policy may do more than the log's did: actions from -1 to 1
+    assert high[:4].tolist() == [10, 10, 1, 1]
+    bound = replace(logged, bound_low=(None, 0.0, None, None, None), bound_high=(None, 4.5, None, None, None))
+    world = Simulator(Known(bound, 1), bound)
+    after = torch.tensor([[6.0, 4.5, -0.5, 0.3]])
+    assert torch.equal(world.step(OBS, ACTION, generator(0, "test")).next_obs, after)
+    assert (world.low[1], world.high[1]) == (0, 4.5)
+    past = windowed(log(stacked()), 2).spec(torch.tensor([0]))
+    wide, older = ranges(past, 0.0)[1][:8].split(4)
+    assert torch.equal(wide, older)
+    assert float(wide[2]) == 1
+
+
+def test_one_row_of_any_episode_refutes_a_copy_and_the_card_says_what_is_copied() -> None:
+    columns = stacked(2 * ROWS)
+    columns["next_obs"][-1, 1] += 1e-3
+    data = log(columns, episode=torch.arange(2 * ROWS) // ROWS)
+    spec = data.spec(torch.tensor([0]))  # though it is not of this one
+    assert spec.carried == (2, 3)
+    world = Simulator(Known(STACKED, 1), STACKED)
+    world.calibrate(data.batch(data.rows(torch.tensor([0]))))
+    sides = torch.tensor([0]), torch.tensor([1])
+    numbers = report_card(world, data, sides[1], calibrated_on=sides[0], seed=0, about={}, horizon=5).numbers
+    assert [row["agrees"] for row in numbers["carried"]] == [pytest.approx(1 - 1 / ROWS), 1, 1]
+    assert numbers["carried"][1] == {"channel": "observation 2", "source": "action 0", "agrees": 1}
+    told = [reason["text"] for reason in numbers["verdict"]["reasons"] if "it copies" in reason["text"]]
+    assert [text.partition(":")[0] for text in told] == [
+        "it copies observation 0 into the next observation 1, as its own log does"
+    ]
 
 
 def test_a_model_that_is_followed_reads_its_own_past() -> None:
