@@ -40,7 +40,8 @@ class Crew:
 
     Args:
         folder: of the run, with its `config.yaml`.
-        workers: processes at once; with 1 there are none, and every stage is left to the one that waits.
+        workers: processes at once, beside the one that waits, which imitates the log meanwhile; with 1 there are none,
+            and every stage is left to the one that waits.
 
     Raises:
         ValueError: the machine has no memory for so many.

@@ -101,17 +101,20 @@ class Pipeline:
             raise ValueError("a stage alone is made in the folder of a run")
         log = logs.read(self.data, self.seed, needs_terminals=self.world.termination is None)
         worlds = Worlds(self.name, self.seed, self.accelerator, self.fit, self.world, dynamics, log, self._resident)
-        folder = RunFolder(path, log.plain.fingerprint, stage)
-        desk = Desk(folder, RunLog.open(EXPERIMENT, self.name, folder.facts["run_id"]))
-        if stage in ("simulator", "judge"):
-            worlds.fitted(stage, desk)
-            return {}
-        name = {_stage(name): name for name in self.candidates}[stage]
-        one, learn = self.candidates[name], log.episodes.learn
-        learner = built("policy", one.learner, worlds.spec(learn), self.seed)
-        needed = self._rehearses(learner, one.rehearsal)
-        own = worlds.own(worlds.model("simulator", learn, self.seed), desk) if needed else None
-        self._improve(name, learner, log, own, desk)
+        with (
+            RunFolder.beside(path, log.plain.fingerprint, stage) as folder,
+            RunLog.shared(EXPERIMENT, self.name, folder.facts["run_id"]) as record,
+        ):
+            desk = Desk(folder, record)
+            if stage in ("simulator", "judge"):
+                worlds.fitted(stage, desk)
+                return {}
+            name = {_stage(name): name for name in self.candidates}[stage]
+            one, learn = self.candidates[name], log.episodes.learn
+            learner = built("policy", one.learner, worlds.spec(learn), self.seed)
+            needed = self._rehearses(learner, one.rehearsal)
+            own = worlds.own(worlds.model("simulator", learn, self.seed), desk) if needed else None
+            self._improve(name, learner, log, own, desk)
         return {}
 
     def _stages(

@@ -13,6 +13,8 @@ import yaml
 
 from mbrl import files
 
+RUN, STAGE = "run.lock", ".stage.lock"
+PATIENCE = 60.0  # seconds; twice what a process gets to write its checkpoint when its run is gone
 ANYHOW = {"workers": None}  # settings that say how a run is made, and may change while it is
 
 
@@ -21,10 +23,7 @@ class RunFolder:
     """Notes beside the checkpoints of a run: `config.yaml`, `run.json` (facts as they come in), `result.json`."""
 
     def __init__(self, path: Path, fingerprint: str, stage: str | None = None) -> None:
-        """Use `RunFolder.open`; or, with a stage, beside the process that has opened it, make this stage alone.
-
-        What is remembered then is for that process, which has to `join` it.
-        """
+        """Use `RunFolder.open`, or `RunFolder.beside`."""
         self.path = path
         self._notes = f"{stage or 'run'}.json"
         self.settings: dict[str, Any] = {}
@@ -41,6 +40,8 @@ class RunFolder:
     def open(cls, path: Path, fingerprint: str) -> Iterator[RunFolder]:
         """Take the folder for this process alone; it is made if it does not exist.
 
+        Processes that made stages of it for one that is gone have `PATIENCE` seconds to end.
+
         Raises:
             ValueError: another process works in it, its run was on a log with another fingerprint, or a note in it
                 cannot be read.
@@ -53,10 +54,29 @@ class RunFolder:
                 f"{path} cannot be made ({error.strerror}): set MBRL_HOME, or --folder, to where you may write"
             ) from error
         try:
-            with filelock.FileLock(path / "run.lock", timeout=0):
+            with filelock.FileLock(path / RUN, timeout=0):
+                for other in sorted(path.glob(f"*{STAGE}")):
+                    with filelock.FileLock(other, timeout=PATIENCE):
+                        pass
                 yield cls(path, fingerprint)
         except filelock.Timeout as error:
             raise ValueError(f"{path} belongs to a run that another process is working on: wait, or end it") from error
+
+    @classmethod
+    @contextmanager
+    def beside(cls, path: Path, fingerprint: str, stage: str) -> Iterator[RunFolder]:
+        """Take one stage of the folder, beside the process that has opened it.
+
+        What is remembered here is for that process, which has to `join` it.
+
+        Raises:
+            ValueError: another process makes the stage, or as in `open`.
+        """
+        try:
+            with filelock.FileLock(path / f"{stage}{STAGE}", timeout=0):
+                yield cls(path, fingerprint, stage)
+        except filelock.Timeout as error:
+            raise ValueError(f"another process makes {stage} in {path}: wait, or end it") from error
 
     def settle(self, settings: dict[str, Any]) -> None:
         """Keep the whole configuration as `config.yaml`; a run that was begun goes on with the one that it has.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mbrl import runfolder
 from mbrl.runfolder import RunFolder
 
 LOG = "a" * 64
@@ -72,3 +73,28 @@ def test_a_damaged_note_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run\.json is damaged"), RunFolder.open(tmp_path, LOG):
         pass
+
+
+def test_a_stage_is_made_by_one_process_and_a_run_goes_on_when_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runfolder, "PATIENCE", 0.05)
+    with RunFolder.open(tmp_path, LOG) as folder:
+        folder.remember(run_id="r1")
+        with RunFolder.beside(tmp_path, LOG, "judge") as judge, RunFolder.beside(tmp_path, LOG, "policy") as policy:
+            judge.remember(judge_seconds=2.0)
+            assert policy.facts == {"fingerprint": LOG, "run_id": "r1"}
+            with (
+                pytest.raises(ValueError, match="another process makes judge in"),
+                RunFolder.beside(tmp_path, LOG, "judge"),
+            ):
+                pass
+    with (
+        RunFolder.beside(tmp_path, LOG, "judge"),
+        pytest.raises(ValueError, match="belongs to a run that another process is working on"),
+        RunFolder.open(tmp_path, LOG),
+    ):
+        pass
+    with RunFolder.open(tmp_path, LOG) as folder:
+        folder.join("judge")
+        assert folder.facts["judge_seconds"] == 2.0

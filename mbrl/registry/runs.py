@@ -75,6 +75,20 @@ class RunLog:
                 raise store.StoreError(f"run {run_id!r} is deleted: `mlflow runs restore`, or start a new one")
             return cls(sender, run, parent=True, resumed=True)
 
+    @classmethod
+    @contextmanager
+    def shared(cls, experiment: str, name: str, run_id: str) -> Iterator[Self]:
+        """The run of another process, for a stage of it; how the run ends is said by that process.
+
+        Raises:
+            StoreError: as in `open`, or the store did not take all of the curves.
+        """
+        record = cls.open(experiment, name, run_id)
+        yield record
+        record._sender.flush()
+        if (error := record._sender.error) is not None:
+            raise record._sender.report(error) from error
+
     def stage(self, name: str) -> Self:
         """A child run for one stage; that of another process where this run was resumed, or is shared, and got as far.
 

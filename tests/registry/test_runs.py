@@ -181,6 +181,22 @@ def test_a_store_that_goes_away_does_not_stop_the_work_and_is_reported_at_the_en
     assert 0 < len(absent.calls) < 6  # not at every step: each refusal may take as long as the client's retries
 
 
+def test_a_process_that_shares_a_run_leaves_its_end_alone_and_says_what_the_store_did_not_take(home, request):
+    with RunLog.open("e", "r") as log:
+        with RunLog.shared("e", "r", log.run_id) as beside, beside.stage("judge") as stage:
+            stage.metrics({"a": 1.0}, 0)
+        assert history(stage.run_id, "a") == [(0, 1.0)]
+        assert [status(stage.run_id), status(log.run_id)] == ["FINISHED", "RUNNING"]
+        away = request.getfixturevalue("absent")
+        with (
+            pytest.raises(store.StoreError, match="did not take the last 1 metric values and the end of 1 runs"),
+            RunLog.shared("e", "r", log.run_id) as beside,
+            beside.stage("policy") as stage,
+        ):
+            stage.metrics({"a": 1.0}, 0)
+        away.back()
+
+
 def test_a_store_that_comes_back_gets_everything(home, absent):
     with RunLog.open("e", "r") as log, log.stage("policy") as stage:
         for step in range(300):
