@@ -21,6 +21,7 @@ RULES = Rules(
     least_effective_n=10,
     most_outside=0.3,
     most_doubt=0.2,
+    most_unread=0,
     least_support=0.5,
     most_tail_loss=0.1,
     most_cost=7.0,
@@ -50,6 +51,7 @@ GOOD = Evidence(
     outside=0.2,
     doubt=0.1,
     support=0.9,
+    unread=0,
     tail=0.5,
     cost=Estimate(5.0, 4.0, 6.0, 30),
 )

@@ -256,7 +256,7 @@ def test_the_bench_measures_every_loop_in_every_precision(
     monkeypatch.setattr(benchmark, "STARTS", 500)
     small = [
         "--dynamics.init_args.hidden",
-        "8",
+        "9",
         "--dynamics.init_args.layers",
         "1",
         "--learner.init_args.hidden",

@@ -45,7 +45,7 @@ def sight(data: TransitionDataset, seed: int) -> Sight:
     have to leave at most `TOLD` of that; so noise, and contacts that a quick refit does not get right, ask for nothing.
 
     Args:
-        data: the plain log, on the CPU, all of it finite.
+        data: the log, on the CPU, all of it finite; of windows, the newest observations are looked at.
         seed: of the episodes looked at.
     """
     order = torch.randperm(data.episodes, generator=generator(seed, "sight"))
@@ -53,14 +53,15 @@ def sight(data: TransitionDataset, seed: int) -> Sight:
     rows = data.rows(some.sort().values)[:ROWS].numpy()
     episode = data.episode.numpy()[rows]
     age = rows - data.first.numpy()[episode]
-    width = data.obs.shape[1] + data.action.shape[1]
+    frame = data.frame_dim
+    width = frame + data.action.shape[1]
     tried = [k for k in HISTORIES if int((age >= k - 1).sum()) >= LEAST_ROWS and k * width <= WIDEST]
     if len(tried) < 2:
         return Sight(1)
     full = age >= tried[-1] - 1
-    inside = [k for k in range(data.obs.shape[1]) if k not in data.exogenous]
-    obs, action = data.obs.numpy(), data.action.numpy()
-    change = (data.next_obs.numpy()[rows] - obs[rows])[:, inside]
+    inside = [k for k in range(frame) if k not in data.exogenous]
+    obs, action = data.obs[:, :frame].numpy(), data.action.numpy()
+    change = (data.next_obs[:, :frame].numpy()[rows] - obs[rows])[:, inside]
     y = np.column_stack([change, data.reward.numpy()[rows]])[full].astype(np.float64)
     numbers = np.unique(episode[full], return_inverse=True)[1]
     left = []

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.sight import sight
 from mbrl.evaluation.behaviour import Behaviour, fit_behaviour
 from mbrl.evaluation.costs import FittedCost, fit_cost
 from mbrl.evaluation.estimates import Refused
@@ -81,6 +82,10 @@ class Bench:
     def neighbours(self) -> Neighbours:
         """Which rows are odd for the log; raises as `Neighbours.of` does."""
         return self._once("neighbours", lambda: Neighbours.of(self.data, self.seed))
+
+    def unread(self) -> int:
+        """Observations in a row that the log asks for, beyond those in a row of it; see `mbrl.data.sight`."""
+        return self._once("unread", lambda: max(0, sight(self.data, self.seed).history - self.data.history))
 
     def returns(self, gamma: float) -> Tensor:
         """Of every logged episode, as far as it was logged, [n] float64."""

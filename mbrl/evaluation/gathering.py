@@ -77,6 +77,7 @@ def gather(
         outside=walked and walked.outside,
         doubt=walked and walked.doubt,
         support=support(policy, bench.data, bench.neighbours()),
+        unread=bench.unread(),
         tail=_tail(bench, heard.opinions, roles[CANDIDATE]),
         cost=walked and walked.cost and _told(walked.cost, counted),
         logged_cost=None if spent is None else spread_over(spent.unsqueeze(0).cpu().numpy(), rules.level),

@@ -15,6 +15,8 @@ from mbrl.registry.rules import Rules
 CANDIDATE, LOG, CLONING, CHAMPION = "candidate", "log", "behaviour cloning", "champion"
 TOLD = {CANDIDATE: "the candidate", LOG: "the log", CLONING: CLONING, CHAMPION: "the champion"}
 OUTSIDE, DOUBT = "share of simulated steps outside the log", "share of doubtful simulated steps"
+UNREAD = "observations in a row that the log asks for, and nobody reads"
+GROUNDS = ("outside", "doubt", "support", "unread", "tail")  # numbers of the evidence that are on no scale of returns
 FLOORS = {LOG: "least_gain_over_log", CHAMPION: "least_gain_over_champion"}
 
 Outcome = Literal["promote", "no evidence of improvement", "harmful"]
@@ -58,6 +60,7 @@ class Evidence(NamedTuple):
     outside: float | None = None  # share of simulated steps that lie farther from the log than its own rows do
     doubt: float | None = None  # share of simulated steps well above the uncertainty quantile of held-out rows
     support: float | None = None  # share of logged states where the log would not call the candidate's action odd
+    unread: float | None = None  # observations in a row that the log asks for, beyond those that everybody here reads
     tail: float | None = None  # mean of the worst tenth of its simulated returns minus that of the log's, in spreads
     cost: Estimate | None = None  # of a simulated episode of the candidate, undiscounted
     logged_cost: Estimate | None = None  # of a logged episode
@@ -162,7 +165,7 @@ def _faults(evidence: Evidence, rules: Rules) -> list[str]:
             faults.append(f"{kind} is missing: {evidence.refused.get(kind, 'it was not asked')}")
     for kind, view in evidence.views.items():
         faults += _view_faults(kind, view, evidence.champion is not None and kind in deciding)
-    numbers: dict[str, object] = {name: getattr(evidence, name) for name in ("outside", "doubt", "support", "tail")}
+    numbers: dict[str, object] = {name: getattr(evidence, name) for name in GROUNDS}
     if evidence.card is not None:
         numbers |= {f"card.{name}": getattr(evidence.card, name) for name in ("coverage", "trusted_horizon")}
     faults += [f for name, value in numbers.items() if value is not None for f in _number_faults(name, value)]
@@ -251,6 +254,7 @@ def _limits(evidence: Evidence, rules: Rules) -> tuple[Rule, ...]:
     return (
         _most(OUTSIDE, evidence.outside, rules.most_outside),
         _most(DOUBT, evidence.doubt, rules.most_doubt),
+        _most(UNREAD, evidence.unread, rules.most_unread),
         _least("share of logged states where its action has support", evidence.support, rules.least_support),
         _most("loss of the worst tenth of returns", loss, rules.most_tail_loss),
         _most("upper bound of the cost", None if cost is None else cost.high, rules.most_cost),

@@ -27,7 +27,13 @@ NUMBERS = (  # 0 or more each
     "least_card_coverage",
     "least_trusted_horizon",
 )
-LIMITS = ("most_outside", "most_doubt", "most_tail_loss", "most_cost")  # 0 or more each, or None for no limit
+LIMITS = (
+    "most_outside",
+    "most_doubt",
+    "most_unread",
+    "most_tail_loss",
+    "most_cost",
+)  # 0 or more each, or None for no limit
 SHARES = ("least_agreement", "least_support", "least_card_coverage", "most_outside", "most_doubt")  # at most 1
 
 
@@ -55,6 +61,7 @@ class Rules:
     least_effective_n: float
     most_outside: float | None
     most_doubt: float | None
+    most_unread: float | None
     least_support: float
     most_tail_loss: float | None
     most_cost: float | None

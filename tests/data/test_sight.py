@@ -8,7 +8,10 @@ import torch
 from mbrl.core import generator
 from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.history import windowed
 from mbrl.data.sight import sight
+from mbrl.evaluation.bench import Bench
+from mbrl.evaluation.modelbased import start_states
 
 ROWS, LENGTH = 3000, 100
 
@@ -81,3 +84,11 @@ def test_the_audit_says_so_until_the_history_is_set() -> None:
     assert "of the change of place unexplained, the last 2 leave" in finding.found
     assert finding.remedy == "set data.history to 2, or to auto, or log what is missing"
     assert "hidden state" not in {f.kind for f in audit(blind(cart()), history=2).findings}
+
+
+@pytest.mark.parametrize(("history", "unread"), [(1, 1), (2, 0), (3, 0)])
+def test_the_gate_is_told_how_much_of_it_nobody_reads(history: int, unread: int) -> None:
+    data = windowed(blind(cart()), history)
+    assert sight(data, 0) == sight(blind(cart()), 0)
+    episodes = torch.arange(data.episodes)
+    assert Bench(data, episodes, None, start_states(data, 4, 0), 0.9, 0.9, 0, 10).unread() == unread

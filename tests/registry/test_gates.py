@@ -11,7 +11,7 @@ from gate_toys import GOOD, RULES, view
 
 from mbrl.evaluation.estimates import Estimate
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, CardFacts, Evidence, Rule, Verdict, View, decide
-from mbrl.registry.rules import Rules
+from mbrl.registry.rules import LIMITS, Rules
 
 GAINS = GOOD.views["fqe"].gains
 NAMES = [  # of every rule, in the order of the verdict
@@ -25,6 +25,7 @@ NAMES = [  # of every rule, in the order of the verdict
     "effective sample size",
     "share of simulated steps outside the log",
     "share of doubtful simulated steps",
+    "observations in a row that the log asks for, and nobody reads",
     "share of logged states where its action has support",
     "loss of the worst tenth of returns",
     "upper bound of the cost",
@@ -57,7 +58,7 @@ def test_a_candidate_that_keeps_every_rule_is_promoted_with_all_of_them_as_reaso
     assert outcomes(verdict) == dict.fromkeys(NAMES, "passed")
     assert len(verdict.reasons) == len(NAMES)
     assert verdict.reasons[2] == "lower bound of the gain over the log: 2 is above 0"
-    assert verdict.reasons[13] == "grade of the card: good is one of good, with care"
+    assert verdict.reasons[14] == "grade of the card: good is one of good, with care"
 
 
 def test_gains_are_weighed_in_spreads_and_by_the_middle_of_the_kinds() -> None:
@@ -166,6 +167,8 @@ def test_harmful_is_what_is_below_the_log_with_its_upper_bound() -> None:
         ({"doubt": None}, "share of doubtful simulated steps"),
         ({"support": 0.49}, "share of logged states where its action has support"),
         ({"support": None}, "share of logged states where its action has support"),
+        ({"unread": 1}, "observations in a row that the log asks for, and nobody reads"),
+        ({"unread": None}, "observations in a row that the log asks for, and nobody reads"),
         ({"tail": -0.11}, "loss of the worst tenth of returns"),
         ({"tail": None}, "loss of the worst tenth of returns"),
         ({"cost": Estimate(6.0, 5.0, 7.1, 30)}, "upper bound of the cost"),
@@ -195,12 +198,13 @@ def test_simulated_steps_that_nobody_knows_are_no_ground() -> None:
 
 
 def test_a_limit_of_nothing_is_not_asked() -> None:
-    free = replace(RULES, most_outside=None, most_doubt=None, most_tail_loss=None, most_cost=None)
-    verdict = decide(GOOD._replace(outside=None, doubt=None, tail=None, cost=None), free)
+    free = replace(RULES, **dict.fromkeys(LIMITS))
+    verdict = decide(GOOD._replace(outside=None, doubt=None, unread=None, tail=None, cost=None), free)
     assert verdict.promote
     assert [name for name, outcome in outcomes(verdict).items() if outcome == "not asked"] == [
         "share of simulated steps outside the log",
         "share of doubtful simulated steps",
+        "observations in a row that the log asks for, and nobody reads",
         "loss of the worst tenth of returns",
         "upper bound of the cost",
     ]
@@ -260,12 +264,10 @@ def test_a_broken_estimate_refuses_even_where_no_rule_compares_it() -> None:
     assert decide(broken, RULES).outcome == "no evidence of improvement"
 
 
-@pytest.mark.parametrize("name", ["outside", "doubt", "support", "tail"])
+@pytest.mark.parametrize("name", ["outside", "doubt", "support", "unread", "tail"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, "much"])
 def test_a_broken_number_beside_the_views_refuses(name: str, bad: Any) -> None:
-    verdict = decide(
-        GOOD._replace(**{name: bad}), replace(RULES, most_outside=None, most_doubt=None, most_tail_loss=None)
-    )
+    verdict = decide(GOOD._replace(**{name: bad}), replace(RULES, **dict.fromkeys(LIMITS)))
     assert f"{name} is {bad}, expected a finite number" in verdict.reasons
     assert not verdict.promote
 
