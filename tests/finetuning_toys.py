@@ -11,7 +11,8 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from mbrl.core import Policy, Spec
-from mbrl.training.policy import Pace, PolicyReport
+from mbrl.training.loop import Pace
+from mbrl.training.policy import PolicyReport
 
 STEPS = 5  # of an episode
 ENV, ENDLESS = "mbrltest/Push-v0", "mbrltest/PushOn-v0"

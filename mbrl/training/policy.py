@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
 from lightning.fabric import Fabric
 from torch import Tensor
-from tqdm import tqdm
 
 from mbrl.core import Batch, Learner, Policy, World, generator
 from mbrl.data.source import Source, Whole
@@ -20,35 +15,15 @@ from mbrl.simulator.simulator import Simulator
 from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
 from mbrl.training.capture import recorder
-from mbrl.training.checkpoint import Checkpoint, noted_interrupt
+from mbrl.training.checkpoint import Checkpoint
 from mbrl.training.checks import STREAMS, check, check_batch, pessimistic
 from mbrl.training.drawing import Logged
+from mbrl.training.loop import Log, Loop, Pace
 from mbrl.training.room import ASKED, check_room, row_bytes
 from mbrl.training.steps import Steps
 from mbrl.training.trainer import quiet
 
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C was heard; the checkpoint holds the state, and the same call goes on from it."""
-
-
-class Pace(NamedTuple):
-    """Where the time of one call of `fit_policy` went: a resumed run counts from its resumption."""
-
-    updates: int
-    imagined_rows: int
-    seconds: float
-    rollouts: float  # seconds of them, as the next
-    logging: float  # metrics, the bar and checkpoints
-
-    def __str__(self) -> str:
-        rates = f"{self.updates / self.seconds:,.0f} updates/s"
-        if self.imagined_rows:
-            rates += f", {self.imagined_rows / self.rollouts:,.0f} imagined rows/s"
-        rollouts, logging = self.rollouts / self.seconds, self.logging / self.seconds
-        return (
-            f"{rates}; rollouts {rollouts:.0%} of the time, updates {1 - rollouts - logging:.0%}, logging {logging:.1%}"
-        )
+PASSING = ("updates", "checkpoint_every", "log_every")  # may be others when a training goes on
 
 
 class PolicyReport(NamedTuple):
@@ -82,7 +57,7 @@ def fit_policy(
     accelerator: str = "cpu",
     precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true",
     capture: bool = False,
-    log: Callable[[dict[str, Tensor], int], None] | None = None,
+    log: Log | None = None,
     log_every: int = 250,
     label: str = "policy",
 ) -> PolicyReport:
@@ -148,96 +123,51 @@ def fit_policy(
     begun = rollout_starts / rollout_every if imagines else 0.0
     logged = Logged(source, learner, best, real_rows, begun, replayed, device)
     logged.reach(0)
+    world = _entered(learner, used, logged)
+    rollout = pessimism | {"horizon": horizon}
+    if batch_size > ASKED:
+        check_batch(learner, world, logged, batch_size, real_rows, fabric.autocast, rollout)
     capacity = rollout_starts * horizon * keep_rollouts if imagines else 1
     check_room("rollout_starts x horizon x keep_rollouts", capacity, row_bytes(logged.real), device)
     ring = Ring(learner.spec, capacity, device)
     rngs = {name: generator(seed, f"{label}/{name}", device) for name in STREAMS}
-    settings: dict[str, Any] = {
-        k: v for k, v in counts.items() if k not in ("updates", "checkpoint_every", "log_every")
-    }
-    settings |= {
-        "seed": seed,
-        "real_ratio": real_ratio,
-        "best": best,
-        **pessimism,
-        "precision": arithmetic,
-        "average": average,
-    }
-    settings |= {"label": label, "rows": source.rows, "groups": logged.groups, "device": device.type}
-    world: World | None = None
-    if used is not None:
-        used.to(device).check_replays(logged.real.obs)
-        world = learner.enter(used)
-    if batch_size > ASKED:
-        check_batch(learner, world, logged, batch_size, real_rows, fabric.autocast, pessimism | {"horizon": horizon})
     mean = None if average is None else Average(learner.policy, average)
-    state = Checkpoint(checkpoint, settings, learner, ring, rngs, mean)
+    settings: dict[str, Any] = {k: v for k, v in counts.items() if k not in PASSING}
+    settings |= {"seed": seed, "real_ratio": real_ratio, "best": best, **pessimism, "precision": arithmetic}
+    settings |= {"average": average, "label": label, "rows": source.rows, "groups": logged.groups}
+    state = Checkpoint(checkpoint, settings | {"device": device.type}, learner, ring, rngs, mean)
     first = state.restore(updates)
     graphs = recorder(device, rngs.values(), learner.optimizers.values()) if capture else None
-    steps = Steps(learner, world, rngs, fabric.autocast, graphs, horizon=horizon, **pessimism)
-    started, imagining, logging, before = time.perf_counter(), 0.0, 0.0, ring.written
+    steps = Steps(learner, world, rngs, fabric.autocast, graphs, **rollout)
+    loop = Loop(
+        learner,
+        logged,
+        ring,
+        steps,
+        rngs,
+        mean,
+        state,
+        dreamt_rows=batch_size - real_rows,
+        rollout_every=rollout_every,
+        rollout_starts=rollout_starts,
+        checkpoint_every=checkpoint_every,
+        log=log,
+        log_every=log_every,
+        label=label,
+    )
     learner.train()
     try:
-        with noted_interrupt() as heard, _Bar(updates, first, label) as bar:
-            for update in range(first, updates):
-                logged.reach(update)
-                if imagines and update % rollout_every == 0:
-                    begun = time.perf_counter()
-                    ring.add(steps.imagine(*logged.starts(rollout_starts, rngs["start"])))
-                    imagining += time.perf_counter() - begun
-                seen = logged.draw(rngs["rows"])
-                dreamt = ring.sample(batch_size - real_rows, rngs["rows"]) if imagines else None
-                metrics = steps.update(seen, dreamt)
-                done = update + 1
-                if mean is not None:
-                    mean.follow(learner.policy, done)
-                updated = time.perf_counter()
-                if done % log_every == 0:
-                    bar.show(done)
-                    _finite(metrics, done)
-                    if log is not None:
-                        log({name: value.clone() for name, value in metrics.items()}, done)
-                stop = heard()  # read once: a signal between two readings would skip the checkpoint
-                if done % checkpoint_every == 0 or done == updates or stop:
-                    _finite(metrics, done)
-                    state.save(done)
-                logging += time.perf_counter() - updated
-                if stop and done < updates:
-                    raise Interrupted(f"stopped after {done} of {updates} updates of {label}")
+        pace = loop.run(first, updates)
     finally:
         learner.eval()
         if used is not None:
             used.cpu()
-    policy = learner.policy if mean is None else mean.module
-    pace = Pace(updates - first, ring.written - before, time.perf_counter() - started, imagining, logging)
-    return PolicyReport(policy, updates, ring.written, pace)
+    return PolicyReport(learner.policy if mean is None else mean.module, updates, ring.written, pace)
 
 
-def _finite(metrics: dict[str, Tensor], done: int) -> None:
-    for name, value in metrics.items():
-        if not bool(torch.isfinite(value)):
-            raise FloatingPointError(
-                f"{name} is {float(value)} at update {done}: the learning diverged. Lower the learning rates or raise"
-                " the penalty; the checkpoint before it is kept"
-            )
-
-
-class _Bar:
-    """A bar on a terminal, a line every half minute otherwise."""
-
-    def __init__(self, updates: int, first: int, label: str) -> None:
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=updates, initial=first, desc=label, unit="update", disable=not terminal, leave=False)
-        self.updates, self.label, self.quiet, self.told = updates, label, not terminal, time.monotonic()
-
-    def show(self, done: int) -> None:
-        self.bar.update(done - self.bar.n)
-        if self.quiet and time.monotonic() - self.told > 30:
-            print(f"{self.label}: {done:,} of {self.updates:,} updates", file=sys.stderr, flush=True)
-            self.told = time.monotonic()
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
+def _entered(learner: Learner, used: Simulator | None, logged: Logged) -> World | None:
+    """The world as the learner enters it, on the device of the rows; None without one."""
+    if used is None:
+        return None
+    used.to(logged.real.obs.device).check_replays(logged.real.obs)
+    return learner.enter(used)

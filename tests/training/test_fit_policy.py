@@ -16,7 +16,8 @@ from mbrl import files
 from mbrl.bench import hopper_sized
 from mbrl.core import Batch, Learner, Policy, Spec, World, generator, seeded
 from mbrl.simulator.simulator import Simulator
-from mbrl.training.policy import Interrupted, Pace, fit_policy
+from mbrl.training.loop import Interrupted, Pace
+from mbrl.training.policy import fit_policy
 
 SPEC, ROWS = hopper_sized(200, 0)
 SHORT = {"batch_size": 16, "horizon": 2, "rollout_every": 7, "rollout_starts": 10, "keep_rollouts": 2}
