@@ -17,12 +17,12 @@ from typing import Any, Literal
 import yaml
 
 from mbrl import environments, files, logs
-from mbrl.assessment import Assessment, Entrant, Findings, plain
+from mbrl.answer import answer, tell_time
+from mbrl.assessment import Assessment, Entrant
 from mbrl.core import Dynamics, Learner, Spec
 from mbrl.crew import Crew
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.source import Streamed
-from mbrl.evaluation.estimates import Estimate
 from mbrl.inspection import EXPERIMENT
 from mbrl.registry import models
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG
@@ -167,60 +167,8 @@ class Pipeline:
                 sample_rollouts(stage, best[found.chosen], own.simulator, data, held, steps, self.seed)
             champion = assessment.promote(found, entrants, desk.record)  # last: a failure before leaves the alias alone
         desk.folder.remember(evidence_seconds=time.perf_counter() - weighing)
-        _tell_time(seconds_of(desk))
-        return self._result(log, own, found, rows, simulated, true, champion, desk)
-
-    def _result(
-        self,
-        log: Log,
-        own: Rehearsed | None,
-        found: Findings,
-        made: Mapping[str, Mapping[str, Any]],
-        simulated: Mapping[str, Estimate],
-        true: Mapping[str, Estimate],
-        champion: str | None,
-        desk: Desk,
-    ) -> dict[str, Any]:
-        data, best, chosen = log.data, found.best, found.chosen
-        rows = {
-            name: {
-                **made[name],
-                "verdict": finding.verdict.outcome,
-                "reasons": list(finding.verdict.reasons),
-                "gain_in_spreads": plain(finding.gain),
-                "preference_in_spreads": finding.preference,
-                "true_return": plain(true.get(name)),
-            }
-            for name, finding in found.of.items()
-        }
-        return {
-            "name": self.name,
-            "run_id": desk.record.run_id,
-            "folder": str(desk.folder.path),
-            "data": {
-                "id": data.id,
-                "fingerprint": data.fingerprint,
-                "rows": len(data),
-                "episodes": data.episodes,
-                "history": data.history,
-            },
-            "logged_return": plain(found.logged),
-            "estimates": {kind: plain(view.values) for kind, view in best.evidence.views.items()},
-            "own_simulator": plain(simulated),
-            "true_environment": plain(true),
-            "candidates": rows,
-            "chosen": chosen,
-            "updates": rows[chosen]["updates"],
-            "seconds": seconds_of(desk),
-            "simulator_version": own and own.version,
-            "simulator_verdict": own and own.card["verdict"]["sentence"],
-            "trusted_horizon": own and own.trusted,
-            "policy_version": rows[chosen]["version"],
-            "verdict": best.verdict.outcome,
-            "promoted": best.verdict.promote,
-            "reasons": list(best.verdict.reasons),
-            "champion": champion,
-        }
+        tell_time(desk)
+        return answer(data, own, found, rows, simulated, true, champion, desk)
 
     # ------------------------------------------------------------------ what can be refused before any work
 
@@ -298,17 +246,6 @@ class Pipeline:
 def _stage(name: str) -> str:
     """The stage, and the file, of a candidate."""
     return "policy" if name == CANDIDATE else f"policy-{name}"
-
-
-def seconds_of(desk: Desk) -> dict[str, float]:
-    """What each stage took, as far as one process did it."""
-    return {k.removesuffix("_seconds"): v for k, v in desk.folder.facts.items() if k.endswith("_seconds")}
-
-
-def _tell_time(seconds: Mapping[str, float]) -> None:
-    total = sum(seconds.values())
-    shares = ", ".join(f"{stage} {taken / total:.0%}" for stage, taken in seconds.items())
-    tell("time", f"{total:,.0f} s: {shares}")
 
 
 def check_names(candidates: Mapping[str, Candidate]) -> None:
