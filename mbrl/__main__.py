@@ -76,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"mbrl {command}: {answer['error']}", file=sys.stderr)
     if as_json:
         plain = json.loads(json.dumps(answer, default=str), parse_constant=str)  # JSON has no NaN and no infinity
-        print(json.dumps(plain, indent=2))
+        try:
+            print(json.dumps(plain, indent=2), flush=True)
+        except BrokenPipeError:  # who reads has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 

@@ -28,6 +28,7 @@ from mbrl.registry import models, promotion, witnesses
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, Verdict, decide
 from mbrl.registry.rules import Rules
 from mbrl.registry.witnesses import Origin, Witnesses
+from mbrl.report.console import seldom
 from mbrl.settings import Trial
 
 COMBINED = "combined"
@@ -114,7 +115,9 @@ def _case(
     seed = first.seed or 0
     division = divide(data, first.split, seed, needs_terminals=False) if own and first.split is not None else None
     bench = make_bench(data, seen, trial, rules, seed, division)
-    return Case(origins, policies, champions, seen, bench, hear(bench, {CLONING: seen.cloning, **policies}, kinds))
+    return Case(
+        origins, policies, champions, seen, bench, hear(bench, {CLONING: seen.cloning, **policies}, kinds, seldom())
+    )
 
 
 def _champion(name: str, data: TransitionDataset, policies: dict[str, Policy]) -> str | None:

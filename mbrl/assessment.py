@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from mbrl import environments
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division
-from mbrl.evaluation.bench import Bench
+from mbrl.evaluation.bench import FOLDS, Bench
 from mbrl.evaluation.combining import choose
 from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting
@@ -27,7 +27,7 @@ from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, Evidence, Ver
 from mbrl.registry.rules import Rules
 from mbrl.registry.runs import RunLog
 from mbrl.registry.witnesses import Witnesses
-from mbrl.report.console import tell
+from mbrl.report.console import seldom, tell
 from mbrl.settings import Trial
 from mbrl.simulator.simulator import Simulator
 
@@ -117,7 +117,7 @@ class Assessment:
         others = {CLONING: seen.cloning, **_comparable(self.name, reigning, data)}
         policies = others | {name: entrant.policy for name, entrant in entrants.items()}
         bench = make_bench(data, seen, self.trial, self.rules, self.seed, episodes)
-        heard = hear(bench, policies, self.rules.kinds)
+        heard = hear(bench, policies, self.rules.kinds, seldom())
         marks = {"log": data.fingerprint, "second simulator": seen.data_fingerprint}
         provenance = Provenance(marks, seen.hashes, seen.card, reigning)
         of = {}
@@ -201,6 +201,14 @@ def make_bench(
     )
 
 
+def tell_few(episodes: Division, split: Sequence[float], rules: Rules) -> None:
+    """Say before any work that the evidence will be missing, where too few episodes are left to judge."""
+    count = len(episodes.judge) + len(episodes.judge_held)
+    if count < min(FOLDS) and set(rules.kinds) - {FULL}:
+        told = f"{count} of the episodes are left to judge, critics need {min(FOLDS)}, and without nothing is promoted"
+        tell("log", f"{told}: raise the last of data.split, now {list(split)}, or log more")
+
+
 def _comparable(name: str, champion: str | None, data: TransitionDataset) -> dict[str, Policy]:
     """The reigning champion, if it can act on this log; if not, the gate will miss it, and here is told why."""
     if champion is None:
@@ -223,7 +231,8 @@ def _tell(findings: Findings, rules: Rules) -> None:
             liked = "-" if found.preference is None else f"{found.preference:.2f}"
             seen = f"gain over the log, {rules.ranking} of the kinds: {gain}; to choose by: {liked}"
             tell(name, f"{seen}; {found.verdict.outcome}")
-        tell("chosen", findings.chosen)
+        passing = any(found.verdict.promote for found in findings.of.values())
+        tell("chosen", findings.chosen + ("" if passing else ": the highest lower bound, as none passes the rules"))
     tell("verdict", findings.best.outcome)
     tell("", "gains are those of all kinds combined, in spreads: standard deviations of the logged returns")
     for reason in findings.best.verdict.reasons:

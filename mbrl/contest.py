@@ -129,13 +129,13 @@ def configurations(setting: str, names: str) -> dict[str, Path]:
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuse seeds that say the same twice, or nothing.
+    """Refuse seeds that say the same twice, or nothing, or are below 0.
 
     Raises:
         ValueError: so they are.
     """
-    if len(set(seeds)) != len(seeds) or not seeds:
-        raise ValueError(f"seeds are {list(seeds)}, expected different numbers, at least one")
+    if len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0:
+        raise ValueError(f"seeds are {list(seeds)}, expected different numbers, at least one, and none below 0")
 
 
 def hold(asked: Contest, engine: Engine) -> dict[str, Any]:

@@ -181,4 +181,4 @@ def lost(ended: Sequence[Ended]) -> dict[str, str]:
 def complaint(failed: Mapping[str, str], of: int) -> str:
     """What a command says that could not make all of its runs."""
     reasons = "".join(f"\n  {name} {why}" for name, why in failed.items())
-    return f"{len(failed)} of {of} runs failed; the same command goes on with them:{reasons}"
+    return f"{len(failed)} of {of} runs failed; mend what they say, and the same command goes on with them:{reasons}"

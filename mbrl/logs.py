@@ -32,6 +32,8 @@ def told(log: Log, asked: bool) -> None:
     said = f"{len(data):,} rows, {data.episodes:,} episodes, mean return {figure(float(data.returns().mean()))}"
     if data.history > 1:
         said += f", windows of {data.history} observations{', as the log asks for' if asked else ''}"
+    elif asked:
+        said += ", one observation at a time, as older ones are not seen to say more"
     tell("log", f"{data.id}: {said}")
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from mbrl import environments, files, logs
 from mbrl.answer import answer, tell_time
-from mbrl.assessment import Assessment, Entrant
+from mbrl.assessment import Assessment, Entrant, tell_few
 from mbrl.core import Dynamics, Learner, Spec
 from mbrl.crew import Crew
 from mbrl.data.dataset import TransitionDataset
@@ -65,6 +65,7 @@ class Pipeline:
         assessment = Assessment(self.name, self.env, self.seed, self.trial, read_rules(self.trial.rules))
         log = logs.read(self.data, self.seed, needs_terminals=self.world.termination is None)
         logs.told(log, asked=self.data.history == "auto")
+        tell_few(log.episodes, self.data.split, assessment.rules)
         worlds = Worlds(self.name, self.seed, self.accelerator, self.fit, self.world, dynamics, log, self._resident)
         spec = worlds.spec(log.episodes.learn)
         if self.env is not None:

@@ -53,14 +53,12 @@ class RunFolder:
             raise type(error)(
                 f"{path} cannot be made ({error.strerror}): set MBRL_HOME, or --folder, to where you may write"
             ) from error
-        try:
-            with filelock.FileLock(path / RUN, timeout=0):
-                for other in sorted(path.glob(f"*{STAGE}")):
-                    with filelock.FileLock(other, timeout=PATIENCE):
-                        pass
-                yield cls(path, fingerprint)
-        except filelock.Timeout as error:
-            raise ValueError(f"{path} belongs to a run that another process is working on: wait, or end it") from error
+        busy = f"{path} belongs to a run that another process is working on: wait, or end it"
+        with _taken(path / RUN, 0, busy):
+            for other in sorted(path.glob(f"*{STAGE}")):
+                with _taken(other, PATIENCE, busy):
+                    pass
+            yield cls(path, fingerprint)
 
     @classmethod
     @contextmanager
@@ -72,11 +70,8 @@ class RunFolder:
         Raises:
             ValueError: another process makes the stage, or as in `open`.
         """
-        try:
-            with filelock.FileLock(path / f"{stage}{STAGE}", timeout=0):
-                yield cls(path, fingerprint, stage)
-        except filelock.Timeout as error:
-            raise ValueError(f"another process makes {stage} in {path}: wait, or end it") from error
+        with _taken(path / f"{stage}{STAGE}", 0, f"another process makes {stage} in {path}: wait, or end it"):
+            yield cls(path, fingerprint, stage)
 
     def settle(self, settings: dict[str, Any]) -> None:
         """Keep the whole configuration as `config.yaml`; a run that was begun goes on with the one that it has.
@@ -113,6 +108,20 @@ class RunFolder:
         """Write a text file of the folder, whole or not at all."""
         with files.replacing(self.path / name) as beside:
             beside.write_text(text)
+
+
+@contextmanager
+def _taken(path: Path, patience: float, busy: str) -> Iterator[None]:
+    """Hold a lock, or raise ValueError with what to say where another process has it for longer."""
+    lock = filelock.FileLock(path, timeout=patience)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise ValueError(busy) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _read(path: Path, *keys: str) -> dict[str, Any] | None:

@@ -243,7 +243,7 @@ class Rehearsal:
         if measured and not uncertain:
             raise ValueError(
                 f"{first} and simulator.uncertainty is null: name one, such as"
-                " dynamics.uncertainty.max_aleatoric, or leave it out"
+                f" dynamics.uncertainty.max_aleatoric, or set {first.split()[0]} to null"
             )
 
     def settled(self, rows: int, trusted: int) -> dict[str, Any]:

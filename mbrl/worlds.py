@@ -180,7 +180,7 @@ class Worlds:
         data = self.log.data
         kept, replay = learn[torch.randperm(len(learn), generator=generator(seed, "starts"))[:STARTS]], None
         if data.exogenous:
-            kept = kept[: max(1, int((data.lengths[kept].cumsum(0) <= REPLAYED).sum()))]
+            kept = data.some(kept, REPLAYED)
             replay = Replay.of(data, kept)
         world = vars(self.world) | {"computed": self._computed()}
         if stage == "judge" and self.world.uncertainty is None:  # the gate asks how doubtful the rollouts are
@@ -189,9 +189,8 @@ class Worlds:
 
 
 def few(data: TransitionDataset, held: Tensor, seed: int) -> Tensor:
-    """Held-out episodes with `HELD` rows at most: all of them in most logs, else some at random, at least one."""
-    order = held[torch.randperm(len(held), generator=generator(seed, "held"))]
-    return order[: max(1, int((data.lengths[order].cumsum(0) <= HELD).sum()))].sort().values
+    """Held-out episodes with about `HELD` rows: all of them in most logs, else some at random, at least one."""
+    return data.some(held[torch.randperm(len(held), generator=generator(seed, "held"))], HELD)
 
 
 def built(stage: str, factory: Callable[[Spec], Built], spec: Spec, seed: int) -> Built:

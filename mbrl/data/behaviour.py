@@ -133,8 +133,9 @@ def _thin(refit: Refit, free: Freedom) -> Iterator[Finding]:
 def one_policy(refit: Refit) -> Iterator[Finding]:
     """Whether what is particular to the first half of an episode's actions returns in its second half.
 
-    Per episode and half: the slope of the unexplained action on the observation, and the size of what is left. With
-    several behaviour policies (or noise levels) these agree between halves; with one they are chance.
+    Per episode and half, of each channel of the action: the slope of what is unexplained of it on the observation, and
+    the size of what is left. With several behaviour policies (or noise levels) these agree between halves in at least
+    one channel; with one they are chance.
     """
     left = refit.left[1][:, 1]
     spread = refit.obs.std(0)
@@ -148,7 +149,11 @@ def one_policy(refit: Refit) -> Iterator[Finding]:
     if len(halves[0]) < 6:
         return
     first, second = np.array(halves[0]), np.array(halves[1])
-    agreement = [_agreement(first[:, part], second[:, part]) for part in (slice(0, -1), slice(-1, None))]
+    agreement = [
+        _agreement(first[:, k, part], second[:, k, part])
+        for k in range(left.shape[1])
+        for part in (slice(0, -1), slice(-1, None))
+    ]
     if max(agreement) < SINGLE:
         yield Finding(
             "one policy",
@@ -161,9 +166,9 @@ def one_policy(refit: Refit) -> Iterator[Finding]:
 
 
 def _fingerprint(x: Floats, left: Floats) -> Floats:
-    """Ridge slopes of `left` on `x`, and the logarithm of its size, [(O + 1) A + 1]."""
+    """Ridge slopes of `left` on `x`, and the logarithm of its size, by channel: [A, O + 2]."""
     slopes = np.linalg.solve(x.T @ x / len(x) + 0.1 * np.eye(x.shape[1]), x.T @ left / len(x))
-    return np.append(slopes.ravel(), np.log(np.sqrt((left**2).mean()) + 1e-12))
+    return np.column_stack([slopes.T, np.log(np.sqrt((left**2).mean(0)) + 1e-12)])
 
 
 def _agreement(first: Floats, second: Floats) -> float:

@@ -206,6 +206,10 @@ class TransitionDataset:
         order = torch.randperm(self.episodes, generator=generator(seed, "split"))
         return tuple(side.sort().values.to(self.obs.device) for side in order.split(counts))
 
+    def some(self, order: Tensor, rows: int) -> Tensor:
+        """The first of the episodes `order` [k] long up to the one with which there are `rows` rows, in time order."""
+        return order[: int((self.lengths[order].cumsum(0) < rows).sum()) + 1].sort().values
+
     def spec(self, episodes: Tensor) -> Spec:
         """Dimensions, bounds and moments, read from the given episodes ([k] long) only, accumulated in float64.
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mbrl.core import generator
 from mbrl.data.dataset import TransitionDataset
@@ -15,10 +16,10 @@ from mbrl.data.findings import Finding, Floats
 from mbrl.data.history import windowed
 from mbrl.data.refit import out_of_fold
 
-HISTORIES = (1, 2, 3, 5, 9)  # observations in a row that are tried
+HISTORIES = (1, 2, 3, 5, 9, 17)  # observations in a row that are tried
 ROWS = 8_000  # looked at, of whole episodes: what a refit of both its folds is fitted on
-LEAST_ROWS = 1_000  # with a whole history before them
-WIDEST = 500  # columns of a refit, at most
+LEAST_ROWS = 500  # with a whole history before them
+WIDEST = 500  # columns of a refit, at most; two observations are always tried
 HIDDEN = 0.02  # share of a channel's variance that one observation has to leave unexplained
 TOLD = 0.1  # of which older ones leave at most this: logs of Markov plants leave half (contacts), blinded ones 0.03
 ALIKE = 0.02  # of what one observation leaves: a shorter history that tells so little less than the best goes before it
@@ -37,46 +38,70 @@ class Sight:
     told: float = 0.0  # the same with the history
 
 
-def sight(data: TransitionDataset, seed: int) -> Sight:
-    """How many observations in a row tell what a log's plant does next.
+def sight(data: TransitionDataset, seed: int) -> Sight | None:
+    """How many observations in a row tell what a log's plant does next; None where too few rows have others before.
 
     The change of what the plant decides, and the reward, are refitted from the last 1, 2, 3 ... observations and
     actions. Of a channel of which one observation leaves more than `HIDDEN` of the variance unexplained, older ones
     have to leave at most `TOLD` of that; so noise, and contacts that a quick refit does not get right, ask for nothing.
+    Where older ones say more only because the refit is too coarse for the plant, as the last change is much like the
+    next one, a network has the say of what one observation leaves.
 
     Args:
         data: the log, on the CPU, all of it finite; of windows, the newest observations are looked at.
         seed: of the episodes looked at.
     """
-    order = torch.randperm(data.episodes, generator=generator(seed, "sight"))
-    some = order[: max(1, int((data.lengths[order].cumsum(0) <= ROWS).sum()))]
-    rows = data.rows(some.sort().values)[:ROWS].numpy()
-    episode = data.episode.numpy()[rows]
-    age = rows - data.first.numpy()[episode]
-    frame = data.frame_dim
-    width = frame + data.action.shape[1]
-    tried = [k for k in HISTORIES if int((age >= k - 1).sum()) >= LEAST_ROWS and k * width <= WIDEST]
-    if len(tried) < 2:
-        return Sight(1)
-    full = age >= tried[-1] - 1
-    inside = [k for k in range(frame) if k not in data.exogenous]
-    obs, action = data.obs[:, :frame].numpy(), data.action.numpy()
-    change = (data.next_obs[:, :frame].numpy()[rows] - obs[rows])[:, inside]
-    y = np.column_stack([change, data.reward.numpy()[rows]])[full].astype(np.float64)
-    numbers = np.unique(episode[full], return_inverse=True)[1]
-    left = []
-    for k in tried:
-        x = np.concatenate([column[rows[full] - back] for back in range(k) for column in (obs, action)], 1)
-        left.append(_unexplained(y, out_of_fold(x.astype(np.float64), y, numbers, seed)))
+    seen = _Seen(data, seed)
+    if len(seen.tried) < 2:
+        return None
+    left = [seen.left(1)]
+    if (left[0] > HIDDEN).any():
+        left += [seen.left(k) for k in seen.tried[1:]]
     found = np.array(left)
-    asking = (found[0] > HIDDEN) & (found[0] <= 1) & (found.min(0) <= TOLD * found[0])
+    asking = _asking(found)
+    if asking.any():
+        found[0] = np.minimum(found[0], seen.left(1, network=True))
+        asking = _asking(found)
     if not asking.any():
         return Sight(1)
-    told = found[:, asking].mean(1)
-    best = next(i for i, value in enumerate(told) if value <= told.min() + ALIKE * told[0])
-    names = (*(data.channels[k] for k in inside), "the reward")
-    chosen = tuple(name for name, ask in zip(names, asking, strict=True) if ask)
-    return Sight(tried[best], chosen, float(told[0]), float(told[best]))
+    asked = found[:, asking]
+    enough = (asked <= asked.min(0) + ALIKE * asked[0]).all(1)
+    best = int(enough.argmax())
+    chosen = tuple(name for name, ask in zip(seen.names, asking, strict=True) if ask)
+    return Sight(seen.tried[best], chosen, float(asked[0].mean()), float(asked[best].mean()))
+
+
+def _asking(found: Floats) -> NDArray[np.bool_]:
+    """Channels [k] of which older observations say most of what one leaves, by shares [histories, k]."""
+    asking: NDArray[np.bool_] = (found[0] > HIDDEN) & (found[0] <= 1) & (found.min(0) <= TOLD * found[0])
+    return asking
+
+
+class _Seen:
+    """Some rows of a log, and how much of what comes next they say."""
+
+    def __init__(self, data: TransitionDataset, seed: int) -> None:
+        some = data.some(torch.randperm(data.episodes, generator=generator(seed, "sight")), ROWS)
+        self.rows = data.rows(some)[:ROWS].numpy()
+        self.obs, self.action = data.obs[:, : data.frame_dim].numpy(), data.action.numpy()
+        self.seed, width = seed, self.obs.shape[1] + self.action.shape[1]
+        episode = data.episode.numpy()[self.rows]
+        age = self.rows - data.first.numpy()[episode]
+        long = [k for k in HISTORIES if int((age >= k - 1).sum()) >= LEAST_ROWS]
+        self.tried = [k for k in long if k * width <= max(WIDEST, 2 * width)]
+        full = age >= (self.tried or [1])[-1] - 1
+        self.rows, self.group = self.rows[full], np.unique(episode[full], return_inverse=True)[1]
+        inside = [k for k in range(data.frame_dim) if k not in data.exogenous]
+        self.names = (*(data.channels[k] for k in inside), "the reward")
+        after = data.next_obs[:, : data.frame_dim].numpy()[self.rows]
+        change = (after - self.obs[self.rows])[:, inside]
+        self.y = np.column_stack([change, data.reward.numpy()[self.rows]]).astype(np.float64)
+
+    def left(self, history: int, network: bool = False) -> Floats:
+        """Share of each column's variance that so many observations and actions leave, in typical rows, [k]."""
+        parts = [column[self.rows - back] for back in range(history) for column in (self.obs, self.action)]
+        x = np.concatenate(parts, 1).astype(np.float64)
+        return _unexplained(self.y, out_of_fold(x, self.y, self.group, self.seed, network=network))
 
 
 def _unexplained(y: Floats, predicted: Floats) -> Floats:
@@ -87,13 +112,14 @@ def _unexplained(y: Floats, predicted: Floats) -> Floats:
 
 def seen(data: TransitionDataset, history: int | Literal["auto"], seed: int) -> TransitionDataset:
     """The log with windows of so many observations, or of as many as it asks for; see `mbrl.data.history.windowed`."""
-    return windowed(data, sight(data, seed).history if history == "auto" else history)
+    found = sight(data, seed) if history == "auto" else None
+    return windowed(data, found.history if found else 1 if history == "auto" else history)
 
 
 def hidden_state(data: TransitionDataset, seed: int, history: int) -> Iterator[Finding]:
     """A log of whose observations so many do not say all that decides what comes next."""
     found = sight(data, seed)
-    if found.history > history:
+    if found is not None and found.history > history:
         yield Finding(
             "hidden state",
             "serious",

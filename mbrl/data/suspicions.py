@@ -40,8 +40,7 @@ class Refit:
         """A refit of at most `MOST_ROWS` rows."""
         rng = generator(seed, "audit")
         order = torch.randperm(data.episodes, generator=rng)
-        fit = int((data.lengths[order].cumsum(0) <= MOST_ROWS).sum())
-        rows = data.rows(order[: max(1, fit)].sort().values)
+        rows = data.rows(data.some(order, MOST_ROWS))
         begin = int(torch.randint(max(0, len(rows) - MOST_ROWS) + 1, (), generator=rng))
         return cls(data, rows[begin : begin + MOST_ROWS].numpy(), seed)
 

@@ -83,9 +83,13 @@ class Bench:
         """Which rows are odd for the log; raises as `Neighbours.of` does."""
         return self._once("neighbours", lambda: Neighbours.of(self.data, self.seed))
 
-    def unread(self) -> int:
-        """Observations in a row that the log asks for, beyond those in a row of it; see `mbrl.data.sight`."""
-        return self._once("unread", lambda: max(0, sight(self.data, self.seed).history - self.data.history))
+    def unread(self) -> int | None:
+        """Observations in a row that the log asks for, beyond those in a row of it; None where its rows are too few.
+
+        See `mbrl.data.sight`.
+        """
+        found = self._once("sight", lambda: sight(self.data, self.seed))
+        return None if found is None else max(0, found.history - self.data.history)
 
     def returns(self, gamma: float) -> Tensor:
         """Of every logged episode, as far as it was logged, [n] float64."""
@@ -98,7 +102,10 @@ class Bench:
     def _folds(self, what: str) -> int:
         folds = next((count for least, count in FOLDS.items() if len(self.episodes) >= least), None)
         if folds is None:
-            raise Refused(f"{what} need {min(FOLDS)} episodes to hold some out, and have {len(self.episodes)}")
+            raise Refused(
+                f"{what} need {min(FOLDS)} episodes to hold some out, and have {len(self.episodes)}: raise the last of"
+                " data.split, or log more"
+            )
         return folds
 
     def _once(self, key: Any, make: Callable[[], Made]) -> Made:

@@ -75,8 +75,13 @@ def preference(heard: Heard, name: str, kind: str, combination: Combination) -> 
     return opinion.score(name).value if name in opinion.answers else None
 
 
-def hear(bench: Bench, policies: Mapping[str, Policy], kinds: Sequence[str]) -> Heard:
-    """What each kind says of each policy, by name.
+def hear(
+    bench: Bench,
+    policies: Mapping[str, Policy],
+    kinds: Sequence[str],
+    told: Callable[[str, str], None] | None = None,
+) -> Heard:
+    """What each kind says of each policy, by name. `told` hears which policy is next, and by which kind.
 
     Raises:
         ValueError: there is no such kind, or a policy's spec does not fit the log; the message names the field.
@@ -89,7 +94,7 @@ def hear(bench: Bench, policies: Mapping[str, Policy], kinds: Sequence[str]) -> 
         if kind in again:
             continue
         try:
-            opinions[kind] = _opinion(bench, policies, KINDS[kind])
+            opinions[kind] = _opinion(bench, policies, kind, told)
         except Refused as reason:  # about the log itself
             refused[kind] = str(reason)
     return Heard(opinions, refused, again)
@@ -117,10 +122,14 @@ def check_kinds(kinds: Sequence[str]) -> None:
         raise ValueError(f"no estimator is named, expected some of {', '.join(KINDS)}")
 
 
-def _opinion(bench: Bench, policies: Mapping[str, Policy], kind: Kind) -> Opinion:
-    answers, refused = {}, {}
+def _opinion(
+    bench: Bench, policies: Mapping[str, Policy], called: str, told: Callable[[str, str], None] | None
+) -> Opinion:
+    answers, refused, kind = {}, {}, KINDS[called]
     log = kind.log(bench)
     for name, policy in policies.items():
+        if told is not None:
+            told(name, f"is judged by {called}")
         try:
             answers[name] = kind.answer(bench, policy)
         except Refused as reason:

@@ -60,7 +60,8 @@ class Evidence(NamedTuple):
     outside: float | None = None  # share of simulated steps that lie farther from the log than its own rows do
     doubt: float | None = None  # share of simulated steps well above the uncertainty quantile of held-out rows
     support: float | None = None  # share of logged states where the log would not call the candidate's action odd
-    unread: float | None = None  # observations in a row that the log asks for, beyond those that everybody here reads
+    unread: float | None = None  # observations in a row that the log asks for, beyond those that everybody here reads;
+    # None where its episodes are too short, or its rows too few, to say
     tail: float | None = None  # mean of the worst tenth of its simulated returns minus that of the log's, in spreads
     cost: Estimate | None = None  # of a simulated episode of the candidate, undiscounted
     logged_cost: Estimate | None = None  # of a logged episode
@@ -254,7 +255,7 @@ def _limits(evidence: Evidence, rules: Rules) -> tuple[Rule, ...]:
     return (
         _most(OUTSIDE, evidence.outside, rules.most_outside),
         _most(DOUBT, evidence.doubt, rules.most_doubt),
-        _most(UNREAD, evidence.unread, rules.most_unread),
+        _most(UNREAD, evidence.unread, None if evidence.unread is None else rules.most_unread),
         _least("share of logged states where its action has support", evidence.support, rules.least_support),
         _most("loss of the worst tenth of returns", loss, rules.most_tail_loss),
         _most("upper bound of the cost", None if cost is None else cost.high, rules.most_cost),

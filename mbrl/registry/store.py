@@ -89,7 +89,7 @@ def claim(uri: str) -> None:
         return
     path, ours = Path(uri.removeprefix(SQLITE)).resolve(), files.home().resolve()
     note = path.with_name(f"{path.name}.home")
-    with filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
+    with _locked(path):
         owner = Path(note.read_text()) if note.exists() else ours
         theirs = owner / path.name if path.parent == ours else path  # a copied home brings the note of the first
         if owner != ours and owner.is_dir() and theirs.exists() and theirs.samefile(path):
@@ -185,19 +185,31 @@ def _uri(path: Path) -> str:
     return f"{SQLITE}{path}"
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from the sqlite file."""
+    lock = filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise StoreError(
+            f"{path}.lock has been held by another process for {LOCK_SECONDS:g} s: wait for it, or end it"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _prepare(path: Path) -> None:
     """Create the tables if the file is new, and find out within a bounded time whether it can be written."""
     uri = _uri(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
+        with _locked(path):
             _probe(path)
             with uncollected():  # MLflow imports its store here
                 MlflowClient(uri).search_experiments(max_results=1)  # creates or checks the tables
-    except filelock.Timeout as error:
-        raise StoreError(
-            f"{path}.lock has been held by another process for {LOCK_SECONDS:g} s: wait for it, or end it"
-        ) from error
     except sqlite3.DatabaseError as error:
         advice = "close the program that holds it" if "locked" in str(error) else "move it away, or restore a copy"
         raise StoreError(f"{path} cannot be used after waiting up to {LOCK_SECONDS:g} s: {error}; {advice}") from error

@@ -83,7 +83,10 @@ def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tm
     (tmp_path / "out" / "toy-cartpole-1-0" / "run.json").write_text("{")
     status, answer, told = spoken([*command, "--folder", str(tmp_path / "out")])
     assert status == 1
-    assert "1 of 2 runs failed; the same command goes on with them:\n  toy-cartpole-1-0 ended with" in answer["error"]
+    assert (
+        "1 of 2 runs failed; mend what they say, and the same command goes on with them:\n  toy-cartpole-1-0 ended with"
+        in answer["error"]
+    )
     assert "run.json is damaged" in answer["failed"]["toy-cartpole"]["cloning"]
     assert "spreads) | minutes |" in (tmp_path / "out" / "table.md").read_text()
     assert "(1 of 2 seeds) |" in answer["table"]

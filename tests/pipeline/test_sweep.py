@@ -60,7 +60,7 @@ def test_a_member_that_is_killed_is_named_and_goes_on(engine: str, members: dict
     assert list(answer["failed"]) == ["bc-1"]
     log = tmp_path / "out" / "bc-1.log"
     assert answer["failed"]["bc-1"] == f"was killed by signal 9; its log {log} ends: learning"
-    assert "1 of 4 runs failed; the same command goes on with them:" in answer["error"]
+    assert "1 of 4 runs failed; mend what they say, and the same command goes on with them:" in answer["error"]
     assert "| bc-1 | failed |  |" in told
     assert "| mopo-1 | promote | 3.00 [1.00, 5.00] |" in told
     status, again, _ = spoken(command)

@@ -168,7 +168,6 @@ def test_harmful_is_what_is_below_the_log_with_its_upper_bound() -> None:
         ({"support": 0.49}, "share of logged states where its action has support"),
         ({"support": None}, "share of logged states where its action has support"),
         ({"unread": 1}, "observations in a row that the log asks for, and nobody reads"),
-        ({"unread": None}, "observations in a row that the log asks for, and nobody reads"),
         ({"tail": -0.11}, "loss of the worst tenth of returns"),
         ({"tail": None}, "loss of the worst tenth of returns"),
         ({"cost": Estimate(6.0, 5.0, 7.1, 30)}, "upper bound of the cost"),
@@ -195,6 +194,12 @@ def test_simulated_steps_that_nobody_knows_are_no_ground() -> None:
         False,
         False,
     ]
+
+
+def test_a_log_that_cannot_say_how_much_it_asks_for_is_not_asked() -> None:
+    verdict = decide(GOOD._replace(unread=None), RULES)
+    assert verdict.promote
+    assert outcomes(verdict)["observations in a row that the log asks for, and nobody reads"] == "not asked"
 
 
 def test_a_limit_of_nothing_is_not_asked() -> None:
