@@ -10,10 +10,11 @@ import torch
 from weather_world import driven
 
 from mbrl.appraisal import select
-from mbrl.assessment import figure, make_bench, shown
+from mbrl.assessment import figure, make_bench, shown, tell_few
 from mbrl.data.division import Division
 from mbrl.evaluation.estimates import Estimate
 from mbrl.registry.rules import read
+from mbrl.report.console import seldom
 from mbrl.settings import Trial
 
 
@@ -37,6 +38,30 @@ def test_in_the_weather_that_a_policy_was_learned_in_it_is_not_judged() -> None:
     for log, starts in ((data, [3, 4]), (replace(data, exogenous=()), [0, 1, 2, 3, 4])):
         bench = make_bench(log, seen, Trial(starts=9), read(), 0, sides)
         assert sorted(log.episode[bench.starts.rows].tolist()) == starts
+
+
+@pytest.mark.parametrize(
+    ("judges", "kinds", "told"), [(3, ("model", "fqe"), True), (4, ("fqe",), False), (3, ("model",), False)]
+)
+def test_a_log_too_short_to_judge_by_is_told_before_any_work(
+    judges: int, kinds: tuple[str, ...], told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = Division(*(torch.arange(count) for count in (9, 1, judges - 1, 1)))
+    tell_few(sides, (0.7, 0.1, 0.2), replace(read(), kinds=kinds, choice=kinds[0]))
+    said = capsys.readouterr().out
+    assert (
+        "3 of the episodes are left to judge, critics need 4, and without nothing is promoted: raise" in said
+    ) == told
+    assert bool(said) == told
+
+
+def test_lines_about_long_work_are_seldom(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    monkeypatch.setattr("mbrl.report.console.time.monotonic", lambda: now)
+    say = seldom()
+    for now in (1.0, 30.0, 31.0, 59.0, 60.0):
+        say("bc", f"at {now:g}")
+    assert capsys.readouterr().out.split("\n") == ["bc                 at 30", "bc                 at 60", ""]
 
 
 def test_gains_on_different_logs_are_not_compared() -> None:

@@ -165,6 +165,19 @@ def test_an_error_with_json_is_one_object_on_stdout(
     assert part in err
 
 
+def test_a_reader_of_json_may_leave() -> None:
+    command = [sys.executable, "-m", "mbrl", "ui", "--port", "0", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    told = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 1
+    assert "port is 0" in told
+    assert "BrokenPipe" not in told
+
+
 def test_ctrl_c_is_told_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,7 +57,13 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float], message: 
         ({"horizon": None}, False, True, "horizon is null, and BC never imagines"),
         ({"penalty": 2.0, "real_ratio": 1.0}, True, True, "penalty is 2.0, and rehearsal.real_ratio is 1"),
         ({"horizon": 7, "real_ratio": 1.0}, True, True, "horizon is 7, and rehearsal.real_ratio is 1"),
-        ({"penalty": 2.0}, True, False, "penalty is 2.0 and simulator.uncertainty is null: name one"),
+        (
+            {"penalty": 2.0},
+            True,
+            False,
+            "penalty is 2.0 and simulator.uncertainty is null: name one, such as"
+            " dynamics.uncertainty.max_aleatoric, or set rehearsal.penalty to null",
+        ),
         ({"halt": 1.0}, True, False, "halt is 1.0 and simulator.uncertainty is null: name one"),
     ],
 )

@@ -140,6 +140,12 @@ def test_a_rule_is_told_from_a_controller_with_noise() -> None:
 def test_one_policy_is_told_from_several() -> None:
     finding = next(f for f in audit(plant(single)).findings if f.kind == "one policy")
     assert finding.severity == "warning"
+    assert "one policy" not in {f.kind for f in audit(plant(restless)).findings}
+
+
+def restless(episode: int, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Two gains in turn on the first actuator, and a second one that moves about whatever happens."""
+    return np.array([-(0.2, 0.6)[episode % 2] * x[1] + 0.1 * rng.normal(), rng.normal()])
 
 
 def test_copies_on_different_sides_of_the_split_are_counted(clean: TransitionDataset) -> None:

@@ -132,7 +132,8 @@ def test_who_cannot_answer_says_why() -> None:
     assert refused == dict.fromkeys(policies, "no card says for how many steps the second simulator is trusted")
     few = Bench(table.data, torch.arange(3), None, table.starts, 0.5, 0.9, 0, 10)
     heard = hear(few, policies, ["model", "fqe"])
-    assert heard.refused == {"fqe": "critics need 4 episodes to hold some out, and have 3"}
+    told = "critics need 4 episodes to hold some out, and have 3: raise the last of data.split, or log more"
+    assert heard.refused == {"fqe": told}
     assert set(heard.opinions["model"].refused.values()) == {"there is no second simulator"}
 
 
