@@ -61,6 +61,16 @@ def test_the_page_says_what_the_numbers_say(card: Card, tmp_path: Path) -> None:
     assert "when the world ends (2 ends)" in page
 
 
+def test_copies_stand_in_one_line_with_those_that_do_not_hold(card: Card, tmp_path: Path) -> None:
+    pairs = [("past", "level", 1.0), ("order", "action 0", 0.75)]
+    carried = [{"channel": channel, "source": source, "agrees": share} for channel, source, share in pairs]
+    write_page(tmp_path / "card.html", card._replace(numbers={**card.numbers, "carried": carried}))
+    page = (tmp_path / "card.html").read_text()
+    told = "past from level; order from action 0 (so in only 75.0% of these rows): neither predicted nor graded"
+    assert told in page
+    assert page.count("copied from the row before") == 1
+
+
 def test_a_name_is_text_and_not_markup(card: Card, tmp_path: Path) -> None:
     write_page(tmp_path / "card.html", card)
     page = (tmp_path / "card.html").read_text()
