@@ -115,9 +115,8 @@ def _case(
     seed = first.seed or 0
     division = divide(data, first.split, seed, needs_terminals=False) if own and first.split is not None else None
     bench = make_bench(data, seen, trial, rules, seed, division)
-    return Case(
-        origins, policies, champions, seen, bench, hear(bench, {CLONING: seen.cloning, **policies}, kinds, seldom())
-    )
+    heard = hear(bench, {CLONING: seen.cloning, **policies}, kinds, seldom())
+    return Case(origins, policies, champions, seen, bench, heard)
 
 
 def _champion(name: str, data: TransitionDataset, policies: dict[str, Policy]) -> str | None:

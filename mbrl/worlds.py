@@ -31,8 +31,8 @@ from mbrl.simulator.structure import channel_numbers, without
 from mbrl.training.dynamics import check_memory, fit_dynamics
 
 STARTS = 1000  # logged start states, at most, that a simulator carries for those who have no log
-HELD = 500_000  # held-out rows, at most, that a fit is scored and calibrated on
-REPLAYED = 200_000  # rows of the episodes, at most, whose exogenous channels go with them
+HELD = 500_000  # held-out rows, to the end of an episode, that a fit is scored and calibrated on
+REPLAYED = 200_000  # rows of the episodes, to the end of one, whose exogenous channels go with them
 
 Model = Callable[[Spec], Dynamics]
 Built = TypeVar("Built")

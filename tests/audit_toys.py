@@ -50,20 +50,28 @@ def plant(policy: Policy = several, seed: int = 0, lag: float = 0.0) -> Transiti
             rows.append((x, a, -(x @ x) - 0.1 * (a @ a), after))
             x, before = after, a
     obs, action, reward, next_obs = (torch.tensor(np.array(c), dtype=torch.float32) for c in zip(*rows, strict=True))
+    episode = torch.arange(EPISODES).repeat_interleave(STEPS)
+    names = {"channels": ["level", "flow", "heat"], "action_channels": ["valve", "heater"]}
+    return logged(obs, action, reward, next_obs, episode, bound=2.0, **names)
+
+
+def logged(
+    obs: Tensor, action: Tensor, reward: Tensor, next_obs: Tensor, episode: Tensor, bound: float = 1.0, **more: Any
+) -> TransitionDataset:
+    """Rows [N, ...] as a log, none of whose episodes ends the world; actions go from -bound to bound."""
     return TransitionDataset.create(
         "toy/plant-v0",
         obs=obs,
         action=action,
         reward=reward,
         next_obs=next_obs,
-        terminated=torch.zeros(len(rows), dtype=torch.bool),
-        truncated=torch.arange(len(rows)) % STEPS == STEPS - 1,
-        episode=torch.arange(EPISODES).repeat_interleave(STEPS),
+        terminated=torch.zeros(len(obs), dtype=torch.bool),
+        truncated=episode.diff(append=torch.tensor([-1])) != 0,
+        episode=episode,
         discrete=False,
-        action_low=[-2, -2],
-        action_high=[2, 2],
-        channels=["level", "flow", "heat"],
-        action_channels=["valve", "heater"],
+        action_low=[-bound] * action.shape[1],
+        action_high=[bound] * action.shape[1],
+        **more,
     )
 
 

@@ -51,24 +51,24 @@ def sight(data: TransitionDataset, seed: int) -> Sight | None:
         data: the log, on the CPU, all of it finite; of windows, the newest observations are looked at.
         seed: of the episodes looked at.
     """
-    seen = _Seen(data, seed)
-    if len(seen.tried) < 2:
+    some = _Some(data, seed)
+    if len(some.tried) < 2:
         return None
-    left = [seen.left(1)]
+    left = [some.left(1)]
     if (left[0] > HIDDEN).any():
-        left += [seen.left(k) for k in seen.tried[1:]]
+        left += [some.left(k) for k in some.tried[1:]]
     found = np.array(left)
     asking = _asking(found)
     if asking.any():
-        found[0] = np.minimum(found[0], seen.left(1, network=True))
+        found[0] = np.minimum(found[0], some.left(1, network=True))
         asking = _asking(found)
     if not asking.any():
         return Sight(1)
     asked = found[:, asking]
     enough = (asked <= asked.min(0) + ALIKE * asked[0]).all(1)
     best = int(enough.argmax())
-    chosen = tuple(name for name, ask in zip(seen.names, asking, strict=True) if ask)
-    return Sight(seen.tried[best], chosen, float(asked[0].mean()), float(asked[best].mean()))
+    chosen = tuple(name for name, ask in zip(some.names, asking, strict=True) if ask)
+    return Sight(some.tried[best], chosen, float(asked[0].mean()), float(asked[best].mean()))
 
 
 def _asking(found: Floats) -> NDArray[np.bool_]:
@@ -77,12 +77,12 @@ def _asking(found: Floats) -> NDArray[np.bool_]:
     return asking
 
 
-class _Seen:
+class _Some:
     """Some rows of a log, and how much of what comes next they say."""
 
     def __init__(self, data: TransitionDataset, seed: int) -> None:
-        some = data.some(torch.randperm(data.episodes, generator=generator(seed, "sight")), ROWS)
-        self.rows = data.rows(some)[:ROWS].numpy()
+        order = torch.randperm(data.episodes, generator=generator(seed, "sight"))
+        self.rows = data.rows(data.some(order, ROWS))[:ROWS].numpy()
         self.obs, self.action = data.obs[:, : data.frame_dim].numpy(), data.action.numpy()
         self.seed, width = seed, self.obs.shape[1] + self.action.shape[1]
         episode = data.episode.numpy()[self.rows]
@@ -112,8 +112,10 @@ def _unexplained(y: Floats, predicted: Floats) -> Floats:
 
 def seen(data: TransitionDataset, history: int | Literal["auto"], seed: int) -> TransitionDataset:
     """The log with windows of so many observations, or of as many as it asks for; see `mbrl.data.history.windowed`."""
-    found = sight(data, seed) if history == "auto" else None
-    return windowed(data, found.history if found else 1 if history == "auto" else history)
+    if history == "auto":
+        found = sight(data, seed)
+        history = 1 if found is None else found.history
+    return windowed(data, history)
 
 
 def hidden_state(data: TransitionDataset, seed: int, history: int) -> Iterator[Finding]:

@@ -60,8 +60,7 @@ class Evidence(NamedTuple):
     outside: float | None = None  # share of simulated steps that lie farther from the log than its own rows do
     doubt: float | None = None  # share of simulated steps well above the uncertainty quantile of held-out rows
     support: float | None = None  # share of logged states where the log would not call the candidate's action odd
-    unread: float | None = None  # observations in a row that the log asks for, beyond those that everybody here reads;
-    # None where its episodes are too short, or its rows too few, to say
+    unread: float | None = None  # observations in a row that the log asks for and nobody reads; None: it cannot say
     tail: float | None = None  # mean of the worst tenth of its simulated returns minus that of the log's, in spreads
     cost: Estimate | None = None  # of a simulated episode of the candidate, undiscounted
     logged_cost: Estimate | None = None  # of a logged episode

@@ -27,13 +27,13 @@ NUMBERS = (  # 0 or more each
     "least_card_coverage",
     "least_trusted_horizon",
 )
-LIMITS = (
+LIMITS = (  # 0 or more each, or None for no limit
     "most_outside",
     "most_doubt",
     "most_unread",
     "most_tail_loss",
     "most_cost",
-)  # 0 or more each, or None for no limit
+)
 SHARES = ("least_agreement", "least_support", "least_card_coverage", "most_outside", "most_doubt")  # at most 1
 
 

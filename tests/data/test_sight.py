@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from audit_toys import logged
 
 from mbrl.core import generator
 from mbrl.data.audit import audit
@@ -31,34 +31,9 @@ def cart(delay: int = 0, lengths: int = LENGTH, exogenous: tuple[int, ...] = ())
         rows.append((state, after))
         state = after
     before, after = (torch.stack(column) for column in zip(*rows, strict=True))
-    return logged(before, pushes.unsqueeze(1), -before[:, 0].square(), after, lengths, exogenous)
-
-
-def logged(
-    obs: Tensor,
-    action: Tensor,
-    reward: Tensor,
-    next_obs: Tensor,
-    lengths: int = LENGTH,
-    exogenous: tuple[int, ...] = (),
-    episode: Tensor | None = None,
-) -> TransitionDataset:
-    """Rows [N, ...] as a log, in episodes of these lengths or as given, none of which ends the world."""
-    number = torch.arange(len(obs)) // lengths if episode is None else episode
-    return TransitionDataset.create(
-        "toy/plant-v0",
-        obs=obs,
-        action=action,
-        reward=reward,
-        next_obs=next_obs,
-        terminated=torch.zeros(len(obs), dtype=torch.bool),
-        truncated=number.diff(append=torch.tensor([-1])) != 0,
-        episode=number,
-        action_low=[-1.0] * action.shape[1],
-        action_high=[1.0] * action.shape[1],
-        discrete=False,
-        exogenous=list(exogenous),
-    )
+    episode = torch.arange(ROWS) // lengths
+    reward = -before[:, 0].square()
+    return logged(before, pushes.unsqueeze(1), reward, after, episode, exogenous=list(exogenous))
 
 
 def asked(log: TransitionDataset, seed: int = 0) -> Sight:
@@ -116,7 +91,7 @@ def test_a_delay_of_one_channel_is_not_outvoted_by_the_others() -> None:
         if k % LENGTH == LENGTH - 1:
             places, speeds, level = torch.randn(count, generator=rng), torch.zeros(count), torch.zeros(())
     obs, after = (torch.stack(column) for column in zip(*rows, strict=True))
-    found = asked(logged(obs, acts, -obs[:, count].abs(), after))
+    found = asked(logged(obs, acts, -obs[:, count].abs(), after, torch.arange(ROWS) // LENGTH))
     assert found.history == 9
     assert "observation 6" in found.channels
 
@@ -132,13 +107,13 @@ def test_a_plant_that_the_refit_is_too_coarse_for_asks_for_nothing() -> None:
         rows.append((torch.stack([angle, speed]), torch.stack([angle + 0.05 * faster, faster])))
         angle, speed = rows[-1][1]
     obs, after = (torch.stack(column) for column in zip(*rows, strict=True))
-    assert asked(logged(obs, push, -obs.square().sum(1), after, 200)).history == 1
+    assert asked(logged(obs, push, -obs.square().sum(1), after, torch.arange(len(push)) // 200)).history == 1
 
 
 def test_one_long_episode_does_not_end_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mbrl.data.sight.ROWS", 1000)
     log, episode = cart(2), torch.where(torch.arange(ROWS) < LENGTH, 0, 1)  # of 100 rows, and of 2900
-    uneven = logged(log.obs, log.action, log.reward, log.next_obs, episode=episode)
+    uneven = logged(log.obs, log.action, log.reward, log.next_obs, episode)
     assert [asked(uneven, seed).history for seed in (0, 1)] == [3, 3]
 
 

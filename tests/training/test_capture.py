@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_fit_policy import ROWS, SHORT, SPEC, parts, same, weights
+from rehearsal_toys import ROWS, SHORT, SPEC, parts, same, weights
 from torch import Tensor
 from weather_world import Driven, driven
 

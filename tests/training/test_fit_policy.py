@@ -1,53 +1,17 @@
-"""One loop for every learner; what is killed resumes bit by bit."""
+"""One loop for every learner."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rehearsal_toys import ROWS, SHORT, SPEC, Spy, parts, same, straight, weights
 from torch import Tensor, nn
 
-from mbrl import files
-from mbrl.bench import hopper_sized
-from mbrl.core import Batch, Learner, Policy, Spec, World, generator, seeded
+from mbrl.core import Batch, Policy, World, generator
 from mbrl.simulator.simulator import Simulator
-from mbrl.training.loop import Interrupted, Pace
+from mbrl.training.loop import Pace
 from mbrl.training.policy import fit_policy
-
-SPEC, ROWS = hopper_sized(200, 0)
-SHORT = {"batch_size": 16, "horizon": 2, "rollout_every": 7, "rollout_starts": 10, "keep_rollouts": 2}
-
-
-def parts() -> tuple[Learner, Simulator]:
-    from dynamics import ProbabilisticEnsemble
-    from dynamics.uncertainty import ensemble_std
-    from policies import SAC
-
-    with seeded(0, "test"):
-        learner = SAC(SPEC, hidden=(16, 16))
-        model = ProbabilisticEnsemble(SPEC, members=3, elites=2, hidden=8, layers=1)
-    simulator = Simulator(model, SPEC, ensemble_std)
-    simulator.calibrate(ROWS)
-    return learner, simulator
-
-
-def weights(learner: Learner) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in learner.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def straight(updates: int) -> dict[str, Tensor]:
-    learner, simulator = parts()
-    fit_policy(learner, ROWS, simulator, updates=updates, **SHORT)
-    return weights(learner)
 
 
 def test_same_seed_same_weights_and_another_seed_others() -> None:
@@ -56,117 +20,6 @@ def test_same_seed_same_weights_and_another_seed_others() -> None:
     learner, simulator = parts()
     fit_policy(learner, ROWS, simulator, updates=10, seed=1, **SHORT)
     assert not same(first, weights(learner))
-
-
-@pytest.mark.parametrize("stop", [5, 14, 20])  # within a batch of rollouts, at its end, with a ring that has rotated
-def test_resume_is_bit_identical(stop: int, tmp_path: Path) -> None:
-    path = tmp_path / "policy.ckpt"
-    learner, simulator = parts()
-    fit_policy(learner, ROWS, simulator, updates=stop, checkpoint=path, **SHORT)
-    resumed, simulator = parts()
-    report = fit_policy(resumed, ROWS, simulator, updates=30, checkpoint=path, **SHORT)
-    assert report.updates == 30
-    assert same(weights(resumed), straight(30))
-
-
-CHILD = """
-import sys, time
-from pathlib import Path
-from typing import Any
-sys.path[:0] = {paths!r}
-from test_fit_policy import ROWS, SHORT, parts
-import torch
-from mbrl.training.policy import fit_policy
-torch.set_num_threads(1)
-learner, simulator = parts()
-fit_policy(learner, ROWS, simulator, updates={updates}, checkpoint=Path(sys.argv[1]), checkpoint_every=10, log_every=1,
-           log=lambda metrics, done: time.sleep(0.01), **SHORT)
-"""
-
-
-def test_sigkill_and_resume_is_bit_identical(tmp_path: Path) -> None:
-    path, updates = tmp_path / "policy.ckpt", 400
-    root = Path(__file__).parents[2]
-    code = CHILD.format(paths=[str(root), str(Path(__file__).parent)], updates=updates)
-    child = subprocess.Popen([sys.executable, "-c", code, str(path)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    done = files.load(path)["updates"]
-    assert 0 < done < updates
-    resumed, simulator = parts()
-    fit_policy(resumed, ROWS, simulator, updates=updates, checkpoint=path, checkpoint_every=10, **SHORT)
-    assert same(weights(resumed), straight(updates))
-
-
-def test_ctrl_c_stops_between_updates_and_is_resumable(tmp_path: Path) -> None:
-    path = tmp_path / "policy.ckpt"
-    learner, simulator = parts()
-
-    def press(metrics: dict[str, Tensor], done: int) -> None:
-        if done == 12:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(Interrupted, match="12 of 30"):
-        fit_policy(learner, ROWS, simulator, updates=30, checkpoint=path, log=press, log_every=1, **SHORT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    resumed, simulator = parts()
-    fit_policy(resumed, ROWS, simulator, updates=30, checkpoint=path, **SHORT)
-    assert same(weights(resumed), straight(30))
-
-
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "policy.ckpt"
-    learner, simulator = parts()
-    fit_policy(learner, ROWS, simulator, updates=10, checkpoint=path, **SHORT)
-    before = path.read_bytes()
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        fit_policy(learner, ROWS, simulator, updates=20, checkpoint=path, **SHORT)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "policy.ckpt"
-    learner, simulator = parts()
-    fit_policy(learner, ROWS, simulator, updates=10, checkpoint=path, **SHORT)
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    path.write_bytes(raw)
-    with pytest.raises(files.CorruptFileError, match=r"policy\.ckpt is truncated or altered"):
-        fit_policy(learner, ROWS, simulator, updates=20, checkpoint=path, **SHORT)
-
-
-class Constant(Policy):
-    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
-        return obs.new_zeros(len(obs), self.spec.action_dim)
-
-
-class Spy(Learner):
-    """Learns nothing; remembers the rows it was shown."""
-
-    def __init__(self, spec: Spec, poison: bool = False) -> None:
-        super().__init__(spec)
-        self.poison, self.seen = poison, []
-        self._policy = Constant(spec)
-
-    @property
-    def policy(self) -> Policy:
-        return self._policy
-
-    def update(
-        self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
-    ) -> dict[str, Tensor]:
-        self.seen.append((len(real.reward), 0 if imagined is None else len(imagined.reward)))
-        return {"loss": torch.tensor(float("nan") if self.poison else 0.0)}
 
 
 def test_rows_are_divided_by_the_real_ratio() -> None:
@@ -184,13 +37,6 @@ def test_logged_metrics_are_tensors_at_every_log_every() -> None:
         Spy(SPEC), ROWS, updates=9, real_ratio=1.0, log=lambda m, k: told.append((k, type(m["loss"]))), log_every=4
     )
     assert told == [(4, Tensor), (8, Tensor)]
-
-
-def test_a_diverged_learner_stops_and_keeps_the_old_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "policy.ckpt"
-    with pytest.raises(FloatingPointError, match="loss is nan at update 5"):
-        fit_policy(Spy(SPEC, poison=True), ROWS, updates=5, real_ratio=1.0, checkpoint=path)
-    assert not path.exists()
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
@@ -222,60 +68,6 @@ def test_bad_arguments(tmp_path: Path) -> None:
             fit_policy(Spy(SPEC), ROWS, parts()[1], **settings)
     with pytest.raises(ValueError, match="no logged rows"):
         fit_policy(Spy(SPEC), Batch(*(c[:0] for c in ROWS)), real_ratio=1.0)
-
-
-def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "policy.ckpt"
-    settings = {"real_ratio": 1.0, "checkpoint": path}
-    fit_policy(Spy(SPEC), ROWS, updates=3, **settings)
-    for other, message in (
-        ({"seed": 7}, "seed was 0, is 7"),
-        ({"batch_size": 32, "horizon": 2}, "batch_size was 256, is 32, horizon was 5, is 2"),
-        ({"updates": 2}, "3 updates behind it, more than the 2 asked for"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            fit_policy(Spy(SPEC), ROWS, **{"updates": 3, **settings, **other})
-    with pytest.raises(ValueError, match=r"learner was .*'poison': False.* is .*'poison': True"):
-        fit_policy(Spy(SPEC, poison=True), ROWS, updates=4, **settings)
-    content = files.load(path)
-    before = {name: value for name, value in content["spec"].items() if name not in ("carried", "terminal_rate")}
-    files.save(path, content | {"spec": before | {"sources": []}})  # by a version that did not know these fields
-    assert fit_policy(Spy(SPEC), ROWS, updates=4, **settings).updates == 4
-    files.save(path, {"something": 1})
-    with pytest.raises(files.CorruptFileError, match="not a learner's checkpoint"):
-        fit_policy(Spy(SPEC), ROWS, updates=4, **settings)
-
-
-def test_a_checkpoint_of_other_pessimism_is_refused(tmp_path: Path) -> None:
-    path, (learner, simulator) = tmp_path / "policy.ckpt", parts()
-    fit_policy(learner, ROWS, simulator, updates=1, checkpoint=path, **SHORT)
-    for other, message in (
-        ({"penalty": 9.0}, r"penalty was 1\.0, is 9\.0"),  # 1 where the simulator has an uncertainty
-        ({"halt": 2.0, "halt_cost": 3.0}, r"halt was None, is 2\.0, halt_cost was None, is 3\.0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            fit_policy(learner, ROWS, simulator, updates=2, checkpoint=path, **SHORT, **other)
-    fit_policy(learner, ROWS, simulator, updates=2, checkpoint=path, **SHORT, penalty=1.0)
-    certain = tmp_path / "certain.ckpt"
-    for penalty in (None, 0.0):  # 0 where it has none
-        fit_policy(learner, ROWS, simulator.plain(), updates=1, checkpoint=certain, **SHORT, penalty=penalty)
-
-
-def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
-    class Broken(Spy):
-        def __init__(self, spec: Spec) -> None:
-            super().__init__(spec)
-            self.weight = torch.nn.Parameter(torch.zeros(()))
-
-        def update(
-            self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
-        ) -> dict[str, Tensor]:
-            self.weight.data.fill_(torch.inf)
-            return super().update(real, imagined, rng)
-
-    with pytest.raises(FloatingPointError, match="weights that are not finite after update 2"):
-        fit_policy(Broken(SPEC), ROWS, updates=2, real_ratio=1.0, checkpoint=tmp_path / "policy.ckpt")
-    assert not list(tmp_path.iterdir())
 
 
 def test_rollouts_begin_in_logged_states_and_the_policy_dreams_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
