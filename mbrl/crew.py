@@ -141,7 +141,14 @@ def main(arguments: Sequence[str]) -> int:
     """
     folder, stage = arguments
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are begun deaf to it
-    threading.Thread(target=_follow, daemon=True).start()
+    try:
+        threading.Thread(target=_follow, daemon=True).start()
+        return _make(folder, stage)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _make(folder: str, stage: str) -> int:
     keep_freed_memory()
     with uncollected():
         from mbrl import parsing, stages
@@ -152,8 +159,6 @@ def main(arguments: Sequence[str]) -> int:
         values = parser.instantiate(parser.parse_args(options)).as_dict()
         values.pop("config", None)
         stages.run(**values, only=stage)
-    except KeyboardInterrupt:
-        return 130
     except (argparse.ArgumentError, *stages.MENDABLE) as error:
         tell(stage, f"{type(error).__name__}: {error}")
         return 1

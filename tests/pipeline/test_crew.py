@@ -1,6 +1,5 @@
 """A run whose stages are made at the same time by processes of their own: the same run, and nobody is left behind."""
 
-import signal
 import subprocess
 import sys
 import time
@@ -159,8 +158,8 @@ def test_a_stage_without_a_process_is_left_to_the_run(
 def test_a_process_whose_run_was_killed_stops_although_nobody_reads_what_it_says(tmp_path: Path) -> None:
     script = (
         "import pathlib, signal, sys, threading, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from mbrl.crew import _follow\nthreading.Thread(target=_follow, daemon=True).start()\n"
-        "try: time.sleep(60)\n"
+        "from mbrl.crew import _follow\n"
+        "try: threading.Thread(target=_follow, daemon=True).start(); time.sleep(60)\n"
         f"except KeyboardInterrupt: print('stopping', flush=True); pathlib.Path({str(tmp_path / 'saved')!r}).touch()"
     )
     with subprocess.Popen(
@@ -173,14 +172,15 @@ def test_a_process_whose_run_was_killed_stops_although_nobody_reads_what_it_says
     assert (tmp_path / "saved").exists()
 
 
-def test_a_process_ends_with_the_one_that_began_it() -> None:
-    script = (
-        "import threading, time; from mbrl.crew import _follow; threading.Thread(target=_follow, daemon=True).start()"
-    )
-    with subprocess.Popen([sys.executable, "-c", f"{script}; time.sleep(60)"], stdin=subprocess.PIPE) as process:
+def test_a_process_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*crew.STAGE, str(tmp_path), "judge"], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdin is not None
+        assert process.stderr is not None
         process.stdin.close()
-        assert process.wait(50) == -signal.SIGINT
+        assert process.stderr.read() == b""
+        assert process.wait(50) == 130
 
 
 @pytest.mark.parametrize(
