@@ -51,6 +51,7 @@ class TransitionDataset:
     fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, bounds, `discrete` and `exogenous`
     propensity: Tensor | None = None  # [N] float32 log density (Discrete: log probability) of the action when logged
     cost: Tensor | None = None  # [N] float32 what a row costs beside its reward: limited, and not learned from
+    time_limit: int | None = None  # steps after which the environment cuts an episode, where the log says so
     history: int = 1  # observations in each row of obs: more than 1 in what `mbrl.data.history.windowed` made
     mapped: Mapped | None = None  # where the tensors lie in files, not in memory
 
@@ -72,6 +73,7 @@ class TransitionDataset:
         action_low: Sequence[float],
         action_high: Sequence[float],
         env_id: str | None = None,
+        time_limit: int | None = None,
         channels: Sequence[str] = (),
         units: Sequence[str] = (),
         action_channels: Sequence[str] = (),
@@ -105,6 +107,7 @@ class TransitionDataset:
             action_low=low,
             action_high=high,
             env_id=env_id,
+            time_limit=time_limit,
             channels=tuple(channels) or tuple(f"observation {k}" for k in range(obs.shape[-1])),
             units=tuple(units) or ("",) * obs.shape[-1],
             action_channels=tuple(action_channels) or tuple(f"action {k}" for k in range(action.shape[-1])),

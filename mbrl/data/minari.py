@@ -38,6 +38,7 @@ _INFOS = {  # what the infos may hold, by the field of a TransitionDataset
     "cost": "cost",  # what a step costs beside its reward, by the name that Safety-Gymnasium has for it
 }
 _ENV_ID = "mbrl_env_id"  # the metadata key of `module:EnvId`, which Minari's own env_spec cannot say
+_TIME_LIMIT = "mbrl_time_limit"  # that of its max_episode_steps, as env_spec lacks some environments altogether
 
 
 def check_id(id: str) -> str:
@@ -123,7 +124,7 @@ def _from_episodes(id: str, folder: Path, place: Path | None) -> TransitionDatas
         low, high = [0.0] * int(space.n), [1.0] * int(space.n)
     else:
         low, high = space.low.ravel().tolist(), space.high.ravel().tolist()
-    env_id = source.storage.metadata.get(_ENV_ID) or (source.env_spec.id if source.env_spec else None)
+    about, spec = source.storage.metadata, source.env_spec
     tensors: dict[str, Any] = {name: torch.from_numpy(column) for name, column in columns.items()}
     return TransitionDataset.create(
         id,
@@ -131,8 +132,9 @@ def _from_episodes(id: str, folder: Path, place: Path | None) -> TransitionDatas
         discrete=isinstance(space, Discrete),
         action_low=low,
         action_high=high,
-        env_id=env_id,
-        **source.storage.metadata.get(_NAMES, {}),
+        env_id=about.get(_ENV_ID) or (spec.id if spec else None),
+        time_limit=about.get(_TIME_LIMIT) or (spec.max_episode_steps if spec else None),
+        **about.get(_NAMES, {}),
     )
 
 
@@ -256,6 +258,8 @@ def write(
     if env_id is not None:
         env = environments.make(env_id)
         metadata |= {_ENV_ID: env_id, "requirements": environments.requirements(env)}
+        if env.spec is not None and env.spec.max_episode_steps:
+            metadata[_TIME_LIMIT] = env.spec.max_episode_steps
         spec = environments.portable_spec(env_id)
         env.close()
     with workspace.hidden(root) as work:

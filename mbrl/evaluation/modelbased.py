@@ -37,7 +37,8 @@ def start_states(data: TransitionDataset, most: int, seed: int, episodes: Tensor
     give them, but where exogenous channels are replayed from them: a policy that knows the weather of the episodes that
     it was learned on has to be judged in the weather of others. A truncated episode's limit is its own length, so that
     a policy's value is about as many steps as the logged return is; one that terminated says nothing of how long it
-    might have lasted, and gets the longest length.
+    might have lasted, and gets the longest length. Where all of them terminated that is no limit of the world's: it
+    would call all policies equal that last so long. They get the environment's time limit, if the log says which.
 
     Raises:
         ValueError: `most` is below 2, which no interval can be made from.
@@ -48,7 +49,8 @@ def start_states(data: TransitionDataset, most: int, seed: int, episodes: Tensor
     order = torch.randperm(len(those), generator=generator(seed, "trial/starts"))
     chosen = those[order[:most]].to(data.obs.device)
     cut = data.truncated[data.first + data.lengths - 1] & ~data.terminated[data.first + data.lengths - 1]
-    limit = torch.where(cut, data.lengths, data.lengths.max())
+    unknown = max(int(data.lengths.max()), 0 if cut.any() else data.time_limit or 0)
+    limit = torch.where(cut, data.lengths, unknown)
     return Starts(data.starts[chosen], limit[chosen], data.first[chosen])
 
 

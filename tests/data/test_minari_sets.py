@@ -53,7 +53,7 @@ def test_the_environment_is_recorded() -> None:
     played = environments.record("CartPole-v1", lambda obs, rng: rng.integers(2), 2, seed=0)
     minari.write("toy/cart-v0", played, *environments.spaces("CartPole-v1"), env_id="CartPole-v1")
     data = minari.load("toy/cart-v0")
-    assert (data.env_id, data.discrete, data.action.shape[1]) == ("CartPole-v1", True, 2)
+    assert (data.env_id, data.time_limit, data.discrete, data.action.shape[1]) == ("CartPole-v1", 500, True, 2)
     assert (data.action_low, data.action_high) == ((0.0, 0.0), (1.0, 1.0))
     assert torch.equal(data.action.sum(1), torch.ones(len(data)))
     assert library.load_dataset("toy/cart-v0").recover_environment().spec.id == "CartPole-v1"
@@ -70,7 +70,8 @@ def test_an_environment_from_a_module_is_recorded_by_its_full_name(
     monkeypatch.syspath_prepend(tmp_path)
     played = list(environments.record("myplant:MyPlant-v0", lambda obs, rng: rng.normal(size=1), 1, seed=0))
     minari.write("toy/mine-v0", played, *environments.spaces("myplant:MyPlant-v0"), env_id="myplant:MyPlant-v0")
-    assert minari.load("toy/mine-v0").env_id == "myplant:MyPlant-v0"
+    data = minari.load("toy/mine-v0")
+    assert (data.env_id, data.time_limit) == ("myplant:MyPlant-v0", 5)
     del gym.registry["MyPlant-v0"]
 
 

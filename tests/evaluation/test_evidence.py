@@ -1,5 +1,7 @@
 """Evidence in a world that pays 1 a step, whatever is done."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,15 @@ def test_a_policy_s_value_is_about_as_many_steps_as_the_logged_return() -> None:
 def test_an_episode_that_terminated_may_last_as_long_as_the_longest() -> None:
     starts = start_states(log((2, 5, 3), (True, False, False)), 10, seed=0)
     assert sorted(zip(starts.obs.flatten().tolist(), starts.limit.tolist(), strict=True)) == [(0, 5), (2, 5), (7, 3)]
+
+
+def test_where_every_episode_terminated_the_environment_s_time_limit_counts() -> None:
+    all_fell = log((2, 5, 3), (True, True, True))
+    for limit, expected in (None, 5), (8, 8), (4, 5):
+        starts = start_states(replace(all_fell, time_limit=limit), 10, seed=0)
+        assert starts.limit.tolist() == [expected] * 3
+    one_was_cut = replace(log((2, 5, 3), (True, True, False)), time_limit=8)
+    assert sorted(start_states(one_was_cut, 10, seed=0).limit.tolist()) == [3, 5, 5]
 
 
 def test_starts_are_drawn_without_replacement_and_repeat_with_the_seed() -> None:
