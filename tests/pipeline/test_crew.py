@@ -125,8 +125,9 @@ def test_a_run_that_stops_stops_its_processes_and_lets_them_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of(
-        "import sys, time, pathlib\nfolder, stage = sys.argv[1:]\npathlib.Path(folder, 'begun').touch()\n"
-        "try: time.sleep(60)\nexcept KeyboardInterrupt: pathlib.Path(folder, 'saved').touch()",
+        "import sys, time, pathlib\nfolder, stage = sys.argv[1:]\n"
+        "try: pathlib.Path(folder, 'begun').touch(); time.sleep(60)\n"
+        "except KeyboardInterrupt: pathlib.Path(folder, 'saved').touch()",
         monkeypatch,
     )
     with RunFolder.open(tmp_path, "mark") as folder, Crew(folder, 2) as several:
