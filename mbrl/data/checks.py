@@ -20,6 +20,7 @@ PREFIX = 5  # rows with which two recordings of one episode begin alike
 STUCK = 20  # consecutive equal values of a channel that otherwise moves with almost every row
 SATURATED = 0.005  # share of the rows at the very end of a channel's range
 COARSE = 0.05  # of a channel's spread, by which neighbouring float32 numbers of its size differ
+APART = 0.05  # of a channel's range, by which an end of rest lies off all other values
 FAR = 4.0  # spans between the 1 % and 99 % quantiles, beyond either of them
 
 
@@ -205,11 +206,16 @@ def _step(column: NDArray[np.float32]) -> float:
 
 
 def _saturated(name: str, column: NDArray[np.float32], distinct: NDArray[np.float32]) -> Iterator[Finding]:
-    """Many rows exactly at an end of the range, where a measurement has few: compared with the value beside it."""
+    """Many rows exactly at an end of the range, where a measurement has few: compared with the value beside it.
+
+    An end apart from all other values is one of rest, such as no meal: what a sensor cuts off lies on both sides.
+    """
     typical = len(column) / len(distinct)
     for end, value, beside in (("upper", distinct[-1], distinct[-2]), ("lower", distinct[0], distinct[1])):
         at = column == value
         count, next_to = int(at.sum()), int((column == beside).sum())
+        if abs(value - beside) > APART * (distinct[-1] - distinct[0]):
+            continue
         if count >= max(10, SATURATED * len(column)) and count > 10 * max(next_to, typical):
             yield Finding(
                 "saturated sensor",
@@ -290,11 +296,13 @@ def stacked_past(data: TransitionDataset, past: Past) -> Iterator[Finding]:
 
 
 def outliers(data: TransitionDataset, past: Past) -> Iterator[Finding]:
-    """Values far outside of what nearly all others span."""
+    """Values far outside of what nearly all others span; not the reward of an episode's end, which often is."""
     columns = {**dict(zip(data.channels, data.obs.numpy().T, strict=True)), "reward": data.reward.numpy()}
     columns = {name: column for name, column in columns.items() if name not in {data.channels[k] for k in past.carried}}
     for name, column in columns.items():
         far = _far(column.astype(np.float64))
+        if name == "reward":
+            far &= ~data.terminated.numpy()
         if far.any():
             worst = column[far][np.abs(column[far] - np.median(column)).argmax()]
             low, high = np.quantile(column, (0.01, 0.99))

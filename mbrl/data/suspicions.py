@@ -174,7 +174,8 @@ def _odd_rewards(refit: Refit, first: Floats, predicted: Floats, trusted: Flags)
     The first is pulled towards odd rewards; the second is wrong where it trusts no row, such as rare start-ups. Neither
     is asked at the far ends of the log.
     """
-    told = float(explained(refit.reward[trusted, None], predicted[trusted, None])[0])
+    left = np.minimum(first, np.abs(refit.reward - predicted))
+    told = float(explained(refit.reward[trusted, None], (refit.reward - left)[trusted, None])[0])
     if told < 0.5:
         yield Finding(
             "unexplained reward",
@@ -185,7 +186,6 @@ def _odd_rewards(refit: Refit, first: Floats, predicted: Floats, trusted: Flags)
         )
         return
     typical = 1.4826 * np.median(np.abs(refit.reward - predicted))
-    left = np.minimum(first, np.abs(refit.reward - predicted))
     dense = (np.abs(refit.outcome - refit.outcome.mean(0)) <= 3 * refit.outcome.std(0)).all(1)
     bad = dense & (left > 15 * typical) & (left > refit.reward.std())
     if bad.any():

@@ -5,7 +5,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from audit_toys import FAULTS, STEPS, merged, plant, rule, sensor, set_point, single, twice
+from audit_toys import FAULTS, STEPS, merged, plant, put, rule, sensor, set_point, single, twice
+from torch import Tensor
 
 from mbrl import demonstration
 from mbrl.data import minari, suspicions
@@ -97,6 +98,25 @@ def test_a_wide_log_is_looked_at_without_a_regression_wider_than_its_rows(monkey
 
 def test_a_set_point_is_not_a_sensor_that_hangs(clean: TransitionDataset) -> None:
     assert "stuck sensor" not in kinds(audit(sensor(clean, set_point)))
+
+
+def test_a_channel_that_rests_between_events_is_not_a_clipped_sensor(clean: TransitionDataset) -> None:
+    def meals(column: Tensor) -> Tensor:
+        rng = np.random.default_rng(0)
+        return torch.tensor(np.where(rng.random(len(column)) < 0.1, rng.uniform(30, 90, len(column)), 0.0)).float()
+
+    assert "saturated sensor" not in kinds(audit(sensor(clean, meals)))
+    assert "saturated sensor" in kinds(audit(sensor(clean, lambda column: (meals(column) - 60).clamp(min=0))))
+
+
+def test_a_reward_for_reaching_the_goal_is_neither_an_outlier_nor_unexplained(clean: TransitionDataset) -> None:
+    last = torch.arange(1, len(clean) + 1) % STEPS == 0
+    reached = last & (clean.episode % 2 == 0)
+    reward = -0.1 * clean.action.square().sum(1) + 100.0 * reached
+    goal = replace(clean, terminated=reached, truncated=last & ~reached, reward=reward)
+    assert not {"outliers", "unexplained reward", "inconsistent reward"} & kinds(audit(goal))
+    (found,) = (f for f in audit(replace(goal, reward=put(reward, [70], 100.0))).findings if f.kind == "outliers")
+    assert (found.rows, found.channels) == ((70,), ("reward",))
 
 
 def test_a_missing_end_is_found_where_it_is() -> None:
