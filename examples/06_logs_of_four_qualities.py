@@ -53,7 +53,8 @@ for task, env, discrete in ("pendulum", "Pendulum-v1", False), ("cartpole", "Car
         skills = SKILLS.values() if quality == "mixed" else [SKILLS[quality]]
         controllers = [partial(act, skill=skill, discrete=discrete) for skill in skills]
         share = max(1, count // len(controllers))
-        played = chain(*(environments.record(env, c, share, 1000 * seed + k) for k, c in enumerate(controllers)))
+        first = [1000 * seed + k * share for k in range(len(controllers))]  # each episode starts somewhere else
+        played = chain(*(environments.record(env, c, share, k) for c, k in zip(controllers, first, strict=True)))
         id = f"{options.namespace}/{task}-{quality}-v0"
         minari.write(id, played, *environments.spaces(env), env_id=env)
         print(f"{id}: mean return {minari.load(id).returns().mean():.1f}")
