@@ -105,7 +105,9 @@ def run_command(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]
         answer = function(**values)
         return (1 if "error" in answer else 0), answer
     except argparse.ArgumentError as error:
-        return 2, {"error": f"{wording.complaint(error, parser)}\n(mbrl {command} --help lists the settings)"}
+        return 2, {
+            "error": f"{wording.complaint(error, parser, arguments)}\n(mbrl {command} --help lists the settings)"
+        }
     except stages.MENDABLE as error:
         if os.environ.get("MBRL_TRACEBACK"):
             raise

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pydoc
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -28,17 +28,22 @@ _GROUP = re.compile(
     r"Group '(?P<group>[\w.]+)' does not accept option '(?P<option>[\w.]+)'.*",
     re.DOTALL,
 )
+_BROKEN = "Problems parsing config: "
+_YAML_PLACE = re.compile(r'in "<unicode string>", (line \d+, column \d+):?')
 _KEYLESS = re.compile(r"Option '(?P<option>[\w.]+)' is not accepted")
 
 
-def complaint(error: Exception, parser: ArgumentParser) -> str:
+def complaint(error: Exception, parser: ArgumentParser, arguments: Sequence[str]) -> str:
     """What was wrong with an argument or a key of a YAML.
 
     Args:
         error: argparse.ArgumentError, in jsonargparse's words.
         parser: the one that it is of, whose settings are searched for what was meant.
+        arguments: what was typed, which says of which file a broken YAML is.
     """
-    text = str(error)
+    text = _YAML_PLACE.sub(r"at \1", str(error))
+    if text.startswith(_BROKEN):
+        return f"{' or '.join(_files(arguments))} is no YAML: {' '.join(text.removeprefix(_BROKEN).split())}"
     if text.startswith("unrecognized arguments: "):
         return _unrecognised(text, parser)
     missing = re.fullmatch(r"the following arguments are required: (.*)", text)
@@ -53,6 +58,12 @@ def complaint(error: Exception, parser: ArgumentParser) -> str:
     key = _KEY.match(text)
     where, rest = (f"{key['key']}: ", text[key.end() :]) if key else ("", text)
     return where + " ".join(_plain(rest).split())
+
+
+def _files(arguments: Sequence[str]) -> list[str]:
+    """The configurations that a command line names."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return [after if word == "--config" else word[9:] for word, after in pairs if word.partition("=")[0] == "--config"]
 
 
 def _unrecognised(text: str, parser: ArgumentParser) -> str:

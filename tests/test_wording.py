@@ -57,3 +57,21 @@ def test_wrong_keys_of_a_yaml(text: str, told: str, tmp_path: Path, capsys: pyte
     error = capsys.readouterr().err
     assert error.startswith(f"mbrl run: {told}"), error
     assert not any(word in error for word in ("Union", "Namespace", "<class", "Callable", "NoneType")), error
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 1\n  b: 2", "mapping values are not allowed in this context at line 2, column 4"),
+        ("a: [1\nb: 2", "while parsing a flow sequence at line 1, column 4 did not find expected"),
+        ("\ta: 1", "while scanning for the next token found character that cannot start any token at line 1, column 1"),
+    ],
+)
+@pytest.mark.parametrize("joint", [" ", "="])
+def test_a_file_that_is_no_yaml_is_named(
+    text: str, told: str, joint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    assert main(["run", *f"--config{joint}{path}".split(), "--data", "a/b-v0"]) == 2
+    assert capsys.readouterr().err.startswith(f"mbrl run: {path} is no YAML: {told}")
