@@ -190,7 +190,7 @@ def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tu
     shared: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for name, path in asked.learners.items():
         settings = run_settings(path, arena, asked.more)
-        reason = _unfit(settings, arena)
+        reason = unfit(settings, arena)
         if reason is not None:
             failed[name] = reason
             continue
@@ -218,7 +218,7 @@ def run_settings(path: Path, arena: Arena, more: Sequence[str]) -> dict[str, Any
     return {key: value for key, value in settings.items() if key not in ("config", "folder", "resolved")}
 
 
-def _unfit(settings: Mapping[str, Any], arena: Arena) -> str | None:
+def unfit(settings: Mapping[str, Any], arena: Arena) -> str | None:
     """Why a learner cannot learn from this log, before any work; None if it can."""
     data = seen(minari.load(arena.data_id), settings["data"]["history"], seed=0)
     several = settings["candidates"] or {"": {"learner": settings["learner"]}}

@@ -148,7 +148,7 @@ def sweep(
     """
     from mbrl import files
     from mbrl import sweep as sweeping
-    from mbrl.contest import Arena, check_seeds, configurations
+    from mbrl.contest import Arena, check_seeds, configurations, run_settings, unfit
     from mbrl.data import minari
     from mbrl.engines import Engine
     from mbrl.registry import models
@@ -160,5 +160,8 @@ def sweep(
     minari.load(data)  # which makes the cache that all runs share
     name = arena.name if name is None else name
     models.check_name(name)
+    for label, path in found.items():
+        if (reason := unfit(run_settings(path, arena, ()), arena)) is not None:
+            raise ValueError(f"configs has {label}, which cannot learn from {data}: {reason}")
     place = (folder or files.home() / "sweeps" / name).absolute()
     return sweeping.sweep(name, arena, found, seeds, place, runner)

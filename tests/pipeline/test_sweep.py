@@ -119,6 +119,7 @@ def test_a_run_that_leaves_no_result_has_failed(tmp_path: Path) -> None:
     [
         (["--seeds", "[1,1]"], "seeds are [1, 1], expected different numbers"),
         (["--configs", "bc,nonesuch"], "configs has 'nonesuch', and there is no"),
+        (["--configs", "bc,discrete_bcq"], "configs has discrete_bcq, which cannot learn from toy/pendulum-v0: "),
         (["--workers", "0"], "workers is 0, expected at least 1"),
         (["--ray_address", "10.0.0.1:6379"], "ray_address is '10.0.0.1:6379' and engine is processes: set engine to"),
         (
