@@ -33,7 +33,7 @@ class Slope(Dynamics):
     ) -> Prediction:
         mean = self.slopes * obs if members is None else self.slopes[members] * obs
         nothing = torch.zeros_like(mean)
-        return Prediction(mean, nothing, nothing[..., 0], nothing[..., 0], torch.tensor([4.0, 1.0]))
+        return Prediction(mean, nothing, nothing[..., 0], nothing[..., 0], torch.tensor([4.0] * mean.shape[-1] + [1.0]))
 
 
 def runs_of(obs: list[float], next_obs: list[float], horizon: int, episode: list[int] | None = None) -> Runs:
@@ -66,6 +66,17 @@ def test_followed_states_stay_within_the_logs_widened_range() -> None:
     assert found[0, 0, :, 0].tolist() == [20**2 / 16, 24**2 / 16]
     bounded = Spec.from_dict(model.spec.to_dict() | {"bound_low": [None, None], "bound_high": [11.0, None]})
     assert Lookahead(bounded, 2).squares(model, runs)[0, 0, :, 0].tolist() == [20**2 / 16, 22**2 / 16]
+
+
+def test_channels_that_may_keep_their_value_are_followed_as_they_were_logged() -> None:
+    # both channels double, so member 0 says (2, 2), and then (4, 2 x 5): the second went on from where the log was
+    obs, after = torch.tensor([[1.0, 1.0], [3.0, 5.0]]), torch.tensor([[3.0, 5.0], [8.0, 5.0]])
+    runs = held_runs(still(2)._replace(obs=obs, next_obs=after), torch.zeros(2).long(), 2)
+    wide = unit_spec(2)
+    for holding, expected in ([], [4.0, 4.0]), ([1], [4.0, 10.0]), ([0, 1], [6.0, 10.0]):
+        spec = Spec.from_dict(wide.to_dict() | {"holding": holding})
+        found = Lookahead(spec, 2).squares(Slope(spec), runs)[0, 0, 1, :2]
+        torch.testing.assert_close(found, (torch.tensor(expected) - after[1]).square() / 16)
 
 
 def test_multistep_loss_by_hand_counts_later_steps_and_leaves_padding_out() -> None:
