@@ -31,6 +31,8 @@ from mbrl.report.console import seldom, tell
 from mbrl.settings import Trial
 from mbrl.simulator.simulator import Simulator
 
+BOUND = ": the highest lower bound, as none passes the rules"
+FIRST = ": the first of them, as none passes the rules, and no bound is to be relied on"
 TRUE_SEED = 1000  # of the first true episode, plus the run's own seed
 
 
@@ -231,8 +233,9 @@ def _tell(findings: Findings, rules: Rules) -> None:
             liked = "-" if found.preference is None else f"{found.preference:.2f}"
             seen = f"gain over the log, {rules.ranking} of the kinds: {gain}; to choose by: {liked}"
             tell(name, f"{seen}; {found.verdict.outcome}")
-        passing = any(found.verdict.promote for found in findings.of.values())
-        tell("chosen", findings.chosen + ("" if passing else ": the highest lower bound, as none passes the rules"))
+        verdicts = [found.verdict for found in findings.of.values()]
+        why = BOUND if any(verdict.grounded for verdict in verdicts) else FIRST
+        tell("chosen", findings.chosen + ("" if any(verdict.promote for verdict in verdicts) else why))
     tell("verdict", findings.best.outcome)
     tell("", "gains are those of all kinds combined, in spreads: standard deviations of the logged returns")
     for reason in findings.best.verdict.reasons:

@@ -74,7 +74,7 @@ def choose(
     grounded: Mapping[str, bool],
 ) -> str | None:
     """The candidate that is preferred most of those that may be promoted; where none may, of those that are grounded
-    (of all, where none is) the one with the highest lower bound of its gain; None where no gain is known.
+    the one with the highest lower bound of its gain; None where none is, or no gain is known.
 
     The best of many estimates is the luckiest one, too: its value is too high, the more so the more there are. So one
     that nothing has vouched for is taken by its bound, and so is one of several that are preferred alike: where a
@@ -85,13 +85,13 @@ def choose(
         promotable: what the gate says of each.
         gains: combined, over the log; None where a kind gave no estimate.
         tie: spreads below the most preferred one within which another is preferred alike.
-        grounded: whether the simulated steps that a gain rests on are such as the log knows: where they are not, its
-            bound bounds nothing.
+        grounded: whether a gain rests on simulated steps such as the log knows, in a simulator that is trusted for
+            some: where it does not, its bound bounds nothing.
     """
     bounds = _known({name: None if gain is None else gain.low for name, gain in gains.items()})
     good = _known({name: value for name, value in preferences.items() if promotable[name]})
     if not any(promotable.values()):
-        known = [name for name in bounds if grounded[name]] or list(bounds)
+        known = [name for name in bounds if grounded[name]]
         return max(known, key=bounds.__getitem__, default=None)
     alike = [name for name, value in good.items() if value >= max(good.values()) - tie]
     return max(alike, key=lambda name: (bounds.get(name, -np.inf), good[name]), default=None)

@@ -15,6 +15,7 @@ from mbrl.registry.rules import Rules
 CANDIDATE, LOG, CLONING, CHAMPION = "candidate", "log", "behaviour cloning", "champion"
 TOLD = {CANDIDATE: "the candidate", LOG: "the log", CLONING: CLONING, CHAMPION: "the champion"}
 OUTSIDE, DOUBT = "share of simulated steps outside the log", "share of doubtful simulated steps"
+TRUSTED = "trusted horizon of the card"
 UNREAD = "observations in a row that the log asks for, and nobody reads"
 GROUNDS = ("outside", "doubt", "support", "unread", "tail")  # numbers of the evidence that are on no scale of returns
 FLOORS = {LOG: "least_gain_over_log", CHAMPION: "least_gain_over_champion"}
@@ -100,8 +101,8 @@ class Verdict(NamedTuple):
 
     @property
     def grounded(self) -> bool:
-        """Whether its simulated steps are such as the log and the simulator know."""
-        return not any(rule.outcome == "failed" for rule in self.rules if rule.name in (OUTSIDE, DOUBT))
+        """Whether its simulated steps are such as log and simulator know, and the simulator is trusted for some."""
+        return not any(rule.outcome == "failed" for rule in self.rules if rule.name in (OUTSIDE, DOUBT, TRUSTED))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -260,7 +261,7 @@ def _limits(evidence: Evidence, rules: Rules) -> tuple[Rule, ...]:
         _most("upper bound of the cost", None if cost is None else cost.high, rules.most_cost),
         Rule("grade of the card", grade, "one of", rules.grades, _passed(grade in rules.grades)),
         _least("coverage of the card", coverage, rules.least_card_coverage),
-        _least("trusted horizon of the card", horizon, rules.least_trusted_horizon),
+        _least(TRUSTED, horizon, rules.least_trusted_horizon),
     )
 
 

@@ -32,7 +32,11 @@ def judge(numbers: Mapping[str, Any]) -> dict[str, Any]:
     far = "not even for one step" if steps == 0 else f"for {steps} step{'s' * (steps != 1)}"
     if steps == 0:
         grade = "poor"
-        sentence = f"The simulator can be followed {far}: use it with short rollouts and a penalty, or not at all."
+        weakest = numbers["trusted_horizon"]["weakest"]
+        sentence = (
+            f"The simulator can be followed {far}, for {weakest}: declare that exogenous if nothing in the plant"
+            " decides it, or use the simulator with short rollouts and a penalty, or not at all."
+        )
     elif doubts:
         grade = "with care"
         plural = "s" * (len(doubts) != 1)

@@ -188,12 +188,9 @@ def test_without_a_card_all_that_is_asked_of_it_fails() -> None:
 def test_simulated_steps_that_nobody_knows_are_no_ground() -> None:
     """Whatever else is against a candidate."""
     bad = GOOD._replace(tail=-9.0, support=0.0)
-    assert [decide(e, RULES).grounded for e in (GOOD, bad, bad._replace(outside=0.31), GOOD._replace(doubt=0.21))] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    lost = GOOD._replace(card=GOOD.card._replace(trusted_horizon=4))
+    cases = (GOOD, bad, bad._replace(outside=0.31), GOOD._replace(doubt=0.21), lost, GOOD._replace(card=None))
+    assert [decide(case, RULES).grounded for case in cases] == [True, True, False, False, False, False]
 
 
 def test_a_log_that_cannot_say_how_much_it_asks_for_is_not_asked() -> None:

@@ -225,6 +225,14 @@ def test_each_number_can_spoil_it(good: dict[str, Any], path: Any, value: Any, g
     assert text in reason["text"]
 
 
+def test_who_is_trusted_for_no_step_hears_which_channel_it_is_and_what_to_do(good: dict[str, Any]) -> None:
+    good["trusted_horizon"] |= {"steps": 0, "weakest": "meal"}
+    told = (
+        "The simulator can be followed not even for one step, for meal: declare that exogenous if nothing in the plant"
+    )
+    assert judge(good)["sentence"].startswith(told)
+
+
 def test_each_half_is_graded_with_the_intervals_that_the_other_taught() -> None:
     simulator, (one, other) = made(), HALVES
     simulator.calibrate(DATA.batch())
