@@ -119,6 +119,18 @@ class Fickle(Line):
         return super().act(obs, rng) if float(obs.sum()) > 0 else super().act(-obs, rng)
 
 
+class Rounding(Line):
+    """Whose program says something else than the module, by `off` halves of the action's range."""
+
+    def __init__(self, spec: Spec, off: float) -> None:
+        super().__init__(spec)
+        self.off = off
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        half = (torch.tensor(self.spec.action_high) - torch.tensor(self.spec.action_low)) / 2
+        return super().act(obs, rng) * 0.9 + (self.off * half if torch.compiler.is_exporting() else 0 * half)
+
+
 class Drift(Dynamics):
     """Member e says: next_obs = obs + (e + 1) * sum(action) * speed, reward = e; ends with probability (e + 1) / 10."""
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from registry_toys import Drift, Fickle, Line, Overshoot, far, simulator, spec
+from registry_toys import Drift, Fickle, Line, Overshoot, Rounding, far, simulator, spec
 from weather_world import driven, simulator_of
 
 import dynamics.uncertainty
@@ -105,6 +105,12 @@ def test_what_cannot_be_exported_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"registry_toys\.Fickle cannot be exported by torch\.export"):
         export.export_policy(Fickle(spec()), tmp_path)
     assert not (tmp_path / "policy.pt2").exists()
+
+
+def test_a_program_may_round_otherwise_but_not_say_something_else(tmp_path):
+    export.export_policy(Rounding(spec(), off=0.0005), tmp_path)  # a planner magnifies how its simulator rounds
+    with pytest.raises(ValueError, match=r"program of registry_toys\.Rounding does not say what the module says"):
+        export.export_policy(Rounding(spec(), off=0.005), tmp_path)
 
 
 def test_a_class_that_no_other_process_can_import_is_named(tmp_path):
