@@ -102,8 +102,7 @@ def export_policy(policy: Policy, folder: Path) -> None:
     obs = example(policy.spec)["obs"]
     module, inputs = _served(rebuilt, obs)
     low, high = torch.tensor(policy.spec.action_low), torch.tensor(policy.spec.action_high)
-    unit = None if policy.spec.discrete else torch.where(high > low, (high - low) / 2, 1.0)
-    _export(module, inputs, folder / "policy.pt2", policy.config["class_path"], unit)
+    _export(module, inputs, folder / "policy.pt2", policy.config["class_path"], _units(policy.spec))
     with torch.no_grad():
         action = rebuilt(obs)
     legal = (
@@ -113,6 +112,15 @@ def export_policy(policy: Policy, folder: Path) -> None:
     )
     if not legal.all():  # a comparison with NaN is false
         raise ValueError(f"the policy answers {action.tolist()} to {obs.tolist()}: not finite or outside its bounds")
+
+
+def _units(spec: Spec) -> dict[str, Tensor]:
+    """What a policy answers is compared in these; of one that chooses nothing is magnified."""
+    if spec.discrete:
+        return {}
+    half = (torch.tensor(spec.action_high) - torch.tensor(spec.action_low)) / 2
+    found = {"action": half, "past": torch.tensor(spec.obs_std[spec.frame_dim :])}
+    return {name: torch.where(unit > 0, unit, 1.0) for name, unit in found.items()}
 
 
 def _served(policy: Policy, obs: Tensor) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -173,10 +181,13 @@ def simulator_from(path: Path) -> Simulator:
     return stored.load(files.load(path))
 
 
-def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, name: str, unit: Tensor | None = None) -> None:
+def _export(
+    module: nn.Module, inputs: tuple[Tensor, ...], path: Path, name: str, units: Mapping[str, Tensor] | None = None
+) -> None:
     """Export with any number of rows, write atomically, and compare what was written with the module.
 
-    `unit` [A]: of the actions that it answers, for those of a Box.
+    `units`: of what it answers, by name (`action` where that is all), within `ROUNDING` of which program and module
+    have to agree; within `TOLERANCE` where there are none.
 
     Raises:
         ValueError: it cannot be exported, or the program says something else than the module.
@@ -192,11 +203,16 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, name: str
     with files.replacing(path) as beside, beside.open("wb") as file:
         torch.export.save(program, file)
     reloaded = torch.export.load(path).module()
-    close = TOLERANCE if unit is None else ROUNDING
+    close = ROUNDING if units else TOLERANCE
     for batch in (inputs, tuple(x[:1] for x in inputs)):
         with torch.no_grad():
-            said, meant = (one(*batch) if unit is None else one(*batch) / unit for one in (reloaded, module))
+            said, meant = (_in_units(one(*batch), units or {}) for one in (reloaded, module))
         try:
             torch.testing.assert_close(said, meant, rtol=close, atol=close, equal_nan=True)
         except AssertionError as error:
             raise ValueError(f"the exported program of {name} does not say what the module says: {error}") from error
+
+
+def _in_units(answer: Any, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    named = answer if isinstance(answer, dict) else {"action": answer}
+    return {name: value / units[name] if name in units else value for name, value in named.items()}
