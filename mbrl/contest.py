@@ -20,6 +20,7 @@ from mbrl.data.sight import seen
 from mbrl.engines import Ended, Engine, Member, complaint, lost
 from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.intervals import over_seeds
+from mbrl.limits import check_seeds
 from mbrl.registry.gates import CLONING, LOG
 from mbrl.report.console import tell
 from mbrl.report.dossier import PARTIES, intervals
@@ -126,16 +127,6 @@ def configurations(setting: str, names: str) -> dict[str, Path]:
             raise ValueError(f"{setting} names {called} twice ({found[called]} and {path}): name each once")
         found[called] = path
     return found
-
-
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuse seeds that say the same twice, or nothing, or are below 0.
-
-    Raises:
-        ValueError: so they are.
-    """
-    if len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0:
-        raise ValueError(f"seeds are {list(seeds)}, expected different numbers, at least one, and none below 0")
 
 
 def hold(asked: Contest, engine: Engine) -> dict[str, Any]:

@@ -18,6 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mbrl.descent import descend as descend
+from mbrl.descent import leaf as leaf
+from mbrl.descent import polyak_ as polyak_
+from mbrl.descent import slope as slope
 from mbrl.precision import full_precision as full_precision
 from mbrl.precision import narrow as narrow
 from mbrl.precision import narrow_linear as narrow_linear
@@ -248,11 +252,14 @@ class Learner(Described):
 
     `optimizers` is filled in the constructor. The rig checkpoints these and the state dict: whatever else an update
     depends on has to be a parameter or a buffer, changed in place, or a run that is resumed, or whose updates are
-    captured (`mbrl.training.capture`), would go on differently.
+    captured (`mbrl.training.capture`), would go on differently. One that steps its optimisers by `descend`, and takes
+    other gradients by `leaf` and `slope`, can be trained as a population of many seeds (`mbrl.training.population`).
     """
 
     imagines: bool = True  # False: `update` never reads imagined rows, and the rig makes none
     plans: ClassVar[bool] = False  # True: it needs the simulator, imagined rows or not
+    remodels: ClassVar[bool] = False  # True: it enters a copy of the simulator, which it changes
+    members: int = 1  # learners that it is made of: all are given rows of their own, and these come member after member
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -268,6 +275,11 @@ class Learner(Described):
     def rehearsing(self) -> Policy:
         """The policy that imagined rollouts follow: another one where `policy` is too slow for that."""
         return self.policy
+
+    @property
+    def studies(self) -> bool:
+        """Whether `study` reads the whole log, which then has to be in memory."""
+        return type(self).study is not Learner.study
 
     def study(self, real: Batch, ends: Tensor | None) -> Batch:
         """What `update` is given is drawn from here; called once, before the first update.

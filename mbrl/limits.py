@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -29,3 +29,13 @@ def callable_with(name: str, function: Callable[..., Any] | None, *arguments: st
     except TypeError as error:
         path = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
         raise ValueError(f"{name} is {path}, which does not take ({', '.join(arguments)}): {error}") from error
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that say the same twice, or nothing, or are below 0.
+
+    Raises:
+        ValueError: so they are.
+    """
+    if len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0:
+        raise ValueError(f"seeds are {list(seeds)}, expected different numbers, at least one, and none below 0")

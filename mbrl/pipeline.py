@@ -6,14 +6,14 @@ Every stage leaves its result in the run's folder, and is skipped or continued w
 from __future__ import annotations
 
 import datetime
-import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 
 from mbrl import environments, files, logs
@@ -24,8 +24,8 @@ from mbrl.crew import Crew
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.source import Streamed
 from mbrl.inspection import EXPERIMENT
+from mbrl.making import Making, makings, stage_of
 from mbrl.registry import models
-from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG
 from mbrl.registry.lineage import Lineage, LoggedData
 from mbrl.registry.rules import read as read_rules
 from mbrl.registry.runs import RunLog
@@ -35,6 +35,7 @@ from mbrl.runfolder import ANYHOW, RunFolder
 from mbrl.settings import Candidate, Data, Fit, Imitation, Rehearsal, Trial, World
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.policy import PolicyReport, fit_policy
+from mbrl.training.population import Population
 from mbrl.worlds import Desk, Log, Model, Rehearsed, Worlds, built
 
 Factory = Callable[[Spec], Learner]
@@ -57,11 +58,13 @@ class Pipeline:
     trial: Trial
     folder: Path | None
     resolved: dict[str, Any]
+    seeds: Sequence[int] | None = None
+    population: Literal["auto", "batched", "processes"] = "auto"
 
     def run(self, dynamics: Model, baseline: Factory) -> dict[str, Any]:
         """All stages; returns what `mbrl run --json` prints. A run that was finished before is told again."""
         models.check_name(self.name)
-        check_names(self.candidates)
+        makings = self.makings
         assessment = Assessment(self.name, self.env, self.seed, self.trial, read_rules(self.trial.rules))
         log = logs.read(self.data, self.seed, needs_terminals=self.world.termination is None)
         logs.told(log, asked=self.data.history == "auto")
@@ -71,10 +74,10 @@ class Pipeline:
         if self.env is not None:
             environments.check_fits(self.env, spec.frame_dim, spec.action_dim, spec.discrete, f"the log {log.data.id}")
         model = worlds.model("simulator", log.episodes.learn, self.seed)
-        learners = {name: built("policy", one.learner, spec, self.seed) for name, one in self.candidates.items()}
+        learners = {name: one.learner(spec) for name, one in makings.items()}
         cloning = built("baseline", baseline, spec, self.seed)
         for name, learner in learners.items():
-            self._check_penalty(learner, self.candidates[name].rehearsal)
+            self._check_penalty(learner, makings[name].rehearsal)
         stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         path = (self.folder or files.home() / "runs" / f"{self.name}-{stamp}").absolute()
         with RunFolder.open(path, log.plain.fingerprint) as folder:
@@ -110,12 +113,12 @@ class Pipeline:
             if stage in ("simulator", "judge"):
                 worlds.fitted(stage, desk)
                 return {}
-            name = {_stage(name): name for name in self.candidates}[stage]
-            one, learn = self.candidates[name], log.episodes.learn
-            learner = built("policy", one.learner, worlds.spec(learn), self.seed)
-            needed = self._rehearses(learner, one.rehearsal)
+            making = {one.stage: one for one in self.makings.values()}[stage]
+            learn = log.episodes.learn
+            learner = making.learner(worlds.spec(learn))
+            needed = self._rehearses(learner, making.rehearsal)
             own = worlds.own(worlds.model("simulator", learn, self.seed), desk) if needed else None
-            self._improve(name, learner, log, own, desk)
+            self._improve(making, learner, log, own, desk)
         return {}
 
     def _stages(
@@ -127,32 +130,32 @@ class Pipeline:
         assessment: Assessment,
         desk: Desk,
     ) -> dict[str, Any]:
-        log, data = worlds.log, worlds.log.data
+        log, data, makings = worlds.log, worlds.log.data, self.makings
         self._remember(data, desk)
         logs.audited(log, desk, self.seed, self.data.strict)
-        rehearsing = [name for name in learners if self._rehearses(learners[name], self.candidates[name].rehearsal)]
-        others = [_stage(name) for name in learners if name not in rehearsing]
+        rehearsing = {name for name in learners if self._rehearses(learners[name], makings[name].rehearsal)}
+        others = [one.stage for name, one in makings.items() if name not in rehearsing]
         with Crew(desk.folder, min(self._processes, len(learners) + 2)) as crew:
             crew.begin(*(["simulator"] if rehearsing else []), "judge", *others)
             crew.wait("simulator")
             own = worlds.own(model, desk) if rehearsing else None
-            crew.begin(*map(_stage, rehearsing))
-            cloned = self._fit("baseline", cloning, log, None, desk, real_ratio=1.0, **vars(self.imitation))
+            crew.begin(*(one.stage for name, one in makings.items() if name in rehearsing))
+            cloned = self._fit("baseline", cloning, log, None, desk, self.seed, real_ratio=1.0, **vars(self.imitation))
             reports = {}
             for name, learner in learners.items():
-                crew.wait(_stage(name))
-                reports[name] = self._improve(name, learner, log, own, desk)
+                crew.wait(makings[name].stage)
+                reports[name] = self._improve(makings[name], learner, log, own, desk)
             crew.wait("judge")
             seen = worlds.second(cloned.policy, desk)
         entrants, rows = {}, {}
         for name, report in reports.items():
-            rehearsed = own if self._rehearses(learners[name], self.candidates[name].rehearsal) else None
-            path = learners[name].config["class_path"]
+            rehearsed = own if name in rehearsing else None
+            path = _one(learners[name]).config["class_path"]
             lineage = Lineage.of(data, rehearsed and f"{self.name}-simulator/{rehearsed.version}", path)
-            fact = f"{_stage(name)}_version"
-            version = desk.register(fact, models.log_policy, report.policy, self.name, lineage)
-            entrants[name] = Entrant(report.policy, version)
-            rows[name] = {"version": version, "updates": report.updates, "rehearsed": rehearsed is not None}
+            for label, policy in makings[name].made(report.policy, desk.folder.path).items():
+                version = desk.register(f"{stage_of(label)}_version", models.log_policy, policy, self.name, lineage)
+                entrants[label] = Entrant(policy, version)
+                rows[label] = {"version": version, "updates": report.updates, "rehearsed": rehearsed is not None}
         weighing = time.perf_counter()
         with desk.record.stage("evidence") as stage:
             found = assessment.weigh(entrants, data, log.episodes, seen, stage)
@@ -163,7 +166,8 @@ class Pipeline:
             draw_evidence(stage, found.heard.opinions, true, title)
             draw_returns(stage, data.returns(), found.simulated, true, title, assessment.rules.coverage)
             if own is not None:
-                steps = self.candidates[found.chosen].rehearsal.steps(own.trusted)
+                chosen = next(one for one in makings.values() if found.chosen in one.policies)
+                steps = chosen.rehearsal.steps(own.trusted)
                 held = log.episodes.held
                 sample_rollouts(stage, best[found.chosen], own.simulator, data, held, steps, self.seed)
             champion = assessment.promote(found, entrants, desk.record)  # last: a failure before leaves the alias alone
@@ -172,6 +176,13 @@ class Pipeline:
         return answer(data, own, found, rows, simulated, true, champion, desk)
 
     # ------------------------------------------------------------------ what can be refused before any work
+
+    @property
+    def makings(self) -> dict[str, Making]:
+        """What is made of the candidates, by name."""
+        on_gpu = self.accelerator in ("cuda", "mps") or (self.accelerator == "auto" and torch.cuda.is_available())
+        batched = on_gpu if self.population == "auto" else self.population == "batched"
+        return makings(self.candidates, self.seed, self.seeds, batched)
 
     @property
     def _processes(self) -> int:
@@ -191,7 +202,7 @@ class Pipeline:
         return learner.plans or (learner.imagines and rehearsal.real_ratio < 1)
 
     def _check_penalty(self, learner: Learner, rehearsal: Rehearsal) -> None:
-        rehearsal.check(type(learner).__name__, learner.imagines, self.world.uncertainty is not None)
+        rehearsal.check(type(_one(learner)).__name__, learner.imagines, self.world.uncertainty is not None)
 
     # ------------------------------------------------------------------ stages
 
@@ -205,20 +216,20 @@ class Pipeline:
         word = "resumed in" if record.resumed else "folder"
         tell(word, f"{folder.path}   (should this end early: mbrl run --config {folder.path / 'config.yaml'})")
 
-    def _improve(self, name: str, learner: Learner, log: Log, own: Rehearsed | None, desk: Desk) -> PolicyReport:
+    def _improve(self, one: Making, learner: Learner, log: Log, own: Rehearsed | None, desk: Desk) -> PolicyReport:
         """Rehearse one candidate."""
-        rehearsal = self.candidates[name].rehearsal
+        rehearsal = one.rehearsal
         needed = own if self._rehearses(learner, rehearsal) else None
         rows = int(log.data.lengths[log.episodes.learn].sum())
         settings = rehearsal.settled(rows, needed.trusted if needed else 0)
         planned = learner.config["init_args"].get("horizon") if learner.plans else None
         if needed is not None and planned is not None and planned > needed.trusted:
-            told = f"{name} plans {planned} steps ahead, beyond the {needed.trusted} that the report card trusts"
+            told = f"{one.name} plans {planned} steps ahead, beyond the {needed.trusted} that the report card trusts"
             tell("horizon", told)
-        return self._fit(_stage(name), learner, log, needed and needed.simulator, desk, **settings)
+        return self._fit(one.stage, learner, log, needed and needed.simulator, desk, one.seeds[0], **settings)
 
     def _fit(
-        self, stage: str, learner: Learner, log: Log, world: Simulator | None, desk: Desk, **settings: Any
+        self, stage: str, learner: Learner, log: Log, world: Simulator | None, desk: Desk, seed: int, **settings: Any
     ) -> PolicyReport:
         """Improve the learner, from its checkpoint if there is one, and leave it on the CPU."""
         with desk.record.stage(stage) as child:
@@ -226,7 +237,7 @@ class Pipeline:
                 learner,
                 Streamed(log.data, log.episodes.learn, self._resident, self.seed),
                 world and world.replaying(log.data, log.episodes.learn),
-                seed=self.seed,
+                seed=seed,
                 checkpoint=desk.folder.path / f"{stage}.ckpt",
                 accelerator=self.accelerator,
                 log=child.metrics,
@@ -244,22 +255,6 @@ class Pipeline:
         return report
 
 
-def _stage(name: str) -> str:
-    """The stage, and the file, of a candidate."""
-    return "policy" if name == CANDIDATE else f"policy-{name}"
-
-
-def check_names(candidates: Mapping[str, Candidate]) -> None:
-    """Refuse candidates without names that files and tables can carry.
-
-    Raises:
-        ValueError: there are no candidates, or one has such a name.
-    """
-    if not candidates:
-        raise ValueError("there is no candidate: give a learner, or candidates with a learner each")
-    for name in candidates:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name) or name in (LOG, CLONING, CHAMPION):
-            raise ValueError(
-                f"candidates has one called {name!r}, expected up to 32 of a-z, 0-9, _ and -, and not"
-                f" {LOG} or {CHAMPION}, such as mopo-5"
-            )
+def _one(learner: Learner) -> Learner:
+    """The learner, or what a population is made of."""
+    return learner.learner if isinstance(learner, Population) else learner

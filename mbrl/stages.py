@@ -18,6 +18,7 @@ from mbrl.allocator import uncollected
 from mbrl.core import Dynamics, Learner, Spec
 from mbrl.custody import copy, delete, history, promote, rollback, withdraw
 from mbrl.finetuning import finetune
+from mbrl.limits import check_seeds
 from mbrl.settings import Candidate, Data, Fit, Imitation, OtherLog, Rehearsal, Trial, Uncertainty, World
 from mbrl.sizes import Sizes
 from mbrl.trials import compare, evaluate, select, sweep
@@ -58,6 +59,8 @@ def run(
     name: str | None = None,
     env: str | None = None,
     seed: int = 0,
+    seeds: list[int] | None = None,
+    population: Literal["auto", "batched", "processes"] = "auto",
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "cpu",
     workers: int | Literal["auto"] = 1,
     fit: Fit = Fit(),  # noqa: B008 (jsonargparse reads the defaults; nothing writes to them)
@@ -83,6 +86,10 @@ def run(
         name: name of the registered models, NAME-simulator and NAME-policy; made from the data set's id if not given.
         env: true environment (also MODULE:ENV_ID) for a last measurement, which the gate never sees.
         seed: seed of everything random.
+        seeds: a policy of each candidate for each of them, all judged side by side; the simulators and everything else
+            are of `seed`. Of none but `seed` if not given.
+        population: how those are trained: batched, as one learner whose weights have a further axis, or as learners of
+            their own, `workers` processes at once; auto is the former on a GPU, and the latter on the CPU.
         accelerator: where to compute.
         workers: models and candidates that are fitted at once, each in a process of its own with its share of the
             cores; auto: one a core, or as many as OMP_NUM_THREADS or the memory allows. A GPU serves one.
@@ -103,6 +110,8 @@ def run(
     _check_device("accelerator", accelerator)
     _check_workers(workers, accelerator)
     _check_seed(seed)
+    if seeds is not None:
+        check_seeds(seeds)
     minari.check_id(data.id)
     pipeline = Pipeline(
         data=data,
@@ -118,6 +127,8 @@ def run(
         trial=trial,
         folder=folder,
         resolved=resolved or {},
+        seeds=seeds,
+        population=population,
     )
     return pipeline.run(dynamics, baseline) if only is None else pipeline.make(only, dynamics)
 

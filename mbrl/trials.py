@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from mbrl.limits import check_seeds
 from mbrl.settings import Trial
 
 
@@ -148,7 +149,7 @@ def sweep(
     """
     from mbrl import files
     from mbrl import sweep as sweeping
-    from mbrl.contest import Arena, check_seeds, configurations, run_settings, unfit
+    from mbrl.contest import Arena, configurations, run_settings, unfit
     from mbrl.data import minari
     from mbrl.engines import Engine
     from mbrl.registry import models

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mbrl.core import Batch, Learner, Policy, Spec
+from mbrl.core import Batch, Learner, Policy, Spec, descend, polyak_
 from policies.actors import Categorical, TanhGaussian
-from policies.functional import bellman_target, descend, polyak_
+from policies.functional import bellman_target
 from policies.networks import Critics, usual_value
 from policies.ranges import check_rates
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from mbrl.core import Batch, Learner, Policy, Spec, World, discounted_sums
+from mbrl.core import Batch, Learner, Policy, Spec, World, descend, discounted_sums
 from policies.actors import Categorical, Gaussian
-from policies.functional import advantage_weighted, bellman_target, descend, standardised
+from policies.functional import advantage_weighted, bellman_target, standardised
 from policies.networks import Value, usual_value
 from policies.ranges import check_rates
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from mbrl.core import Batch, Learner, Policy, Spec, World
+from mbrl.core import Batch, Learner, Policy, Spec, World, descend
 from policies.actors import Categorical, Deterministic
-from policies.functional import descend
 
 
 class BC(Learner):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from mbrl.core import Batch, Learner, Policy, Spec, World, generator
+from mbrl.core import Batch, Learner, Policy, Spec, World, descend, generator, polyak_
 from policies.actors import require
-from policies.functional import bellman_target, descend, polyak_, soft_minimum, standard_divergence
+from policies.functional import bellman_target, soft_minimum, standard_divergence
 from policies.networks import Bounds, Critics, Standardise, Trunk, usual_value
 from policies.ranges import check_rates
 

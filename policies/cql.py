@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from mbrl.core import Batch, Spec, World
+from mbrl.core import Batch, Spec, World, descend
 from policies.actor_critic import SoftLearner
 from policies.conservative import conservative_update
-from policies.functional import descend
 from policies.ranges import check_conservatism
 
 MOST = 1e6  # conservatism, where no weight brings the gap down to the threshold: the authors' code has the same

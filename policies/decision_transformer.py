@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
-from mbrl.core import Batch, Learner, Policy, Spec, World, full_precision, returns_to_go
-from policies.functional import descend, one_hot, sample_categorical
+from mbrl.core import Batch, Learner, Policy, Spec, World, descend, full_precision, returns_to_go
+from policies.functional import one_hot, sample_categorical
 from policies.networks import Bounds, Standardise
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from mbrl.core import Batch, Learner, Policy, Spec, World
+from mbrl.core import Batch, Learner, Policy, Spec, World, descend, polyak_
 from policies.actors import Categorical, require
-from policies.functional import bellman_target, descend, likely, one_hot, polyak_
+from policies.functional import bellman_target, likely, one_hot
 from policies.networks import Critics, usual_value
 from policies.ranges import check_rates
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Spec, World
+from mbrl.core import Batch, Spec, World, leaf, slope
 from policies.actor_critic import SoftLearner, joined
 from policies.actors import require
 from policies.functional import gradient_similarity
@@ -61,10 +61,9 @@ class EDAC(SoftLearner):
         del simulator
         critics, batch = self.agent.critics, joined(real, imagined)
         target = self.agent.target(batch, rng)
-        action = batch.action.repeat(critics.count, 1, 1).requires_grad_()  # a leaf for each critic
+        action = leaf(batch.action.repeat(critics.count, 1, 1))  # each critic its own
         values = critics(batch.obs, action)
-        (slope,) = torch.autograd.grad(values.sum(), action, create_graph=True)
-        similarity = gradient_similarity(slope * critics.bounds.half_range)
+        similarity = gradient_similarity(slope(values.sum(), action) * critics.bounds.half_range)
         bellman = (values - target).square().mean(1).sum()
         self.agent.step("critics", bellman + self.diversity * similarity)
         metrics = self.agent.improve_actor(batch.obs, rng)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from mbrl.core import narrow, narrow_linear
 
@@ -39,7 +37,7 @@ def log_tanh_slope(raw: Tensor) -> Tensor:
 def one_hot(index: Tensor, count: int) -> Tensor:
     """[...] integer choices -> [..., count] float rows (without the range check that would read from the device)."""
     rows = torch.zeros(*index.shape, count, device=index.device)
-    return rows.scatter_(-1, index.unsqueeze(-1), 1.0)
+    return rows.scatter(-1, index.unsqueeze(-1), 1.0)
 
 
 def sample_categorical(logits: Tensor, rng: torch.Generator) -> Tensor:
@@ -138,13 +136,6 @@ def likely(log_probs: Tensor, threshold: float) -> Tensor:
     return (log_probs - log_probs.amax(-1, keepdim=True)).exp() >= threshold
 
 
-def descend(optimizer: Optimizer, loss: Tensor) -> None:
-    """One step of `optimizer` down `loss`, from fresh gradients."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-
-
 def bellman_inconsistency(values: Tensor) -> Tensor:
     """How far models disagree about the value of what follows: std over E models of the mean over S samples, [B].
 
@@ -161,12 +152,6 @@ def adversarial_loss(log_density: Tensor, advantage: Tensor) -> Tensor:
     constants, and standardised over the batch, as in the authors' code.
     """
     return (standardised(advantage.detach()) * log_density).mean()
-
-
-@torch.no_grad()
-def polyak_(target: Sequence[Tensor], source: Sequence[Tensor], rate: float) -> None:
-    """target <- (1 - rate) target + rate source, in place."""
-    torch._foreach_lerp_(list(target), list(source), rate)
 
 
 def coloured(white: Tensor, colour: float) -> Tensor:

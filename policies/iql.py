@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from mbrl.core import Batch, Learner, Policy, Spec, World
+from mbrl.core import Batch, Learner, Policy, Spec, World, descend, polyak_
 from policies.actors import Categorical, Gaussian
-from policies.functional import advantage_weighted, bellman_target, descend, expectile_loss, polyak_
+from policies.functional import advantage_weighted, bellman_target, expectile_loss
 from policies.networks import Critics, Value, usual_value
 from policies.ranges import check_rates
 

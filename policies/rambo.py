@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from mbrl.core import Batch, Spec, World
+from mbrl.core import Batch, Spec, World, descend
 from policies.actor_critic import SoftLearner, joined
 from policies.actors import TanhGaussian
-from policies.functional import adversarial_loss, bellman_target, descend
+from policies.functional import adversarial_loss, bellman_target
 from policies.successors import check_spec, check_world
 
 INSIDE = 0.99  # how near to a bound an imitated action may be, in [-1, 1]: a squashed Gaussian never gets there
@@ -47,6 +47,8 @@ class RAMBO(SoftLearner):
     """
 
     updates: Tensor  # scalar, done so far
+
+    remodels = True
 
     def __init__(
         self,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mbrl.core import Batch, Learner, Policy, Spec
+from mbrl.core import Batch, Learner, Policy, Spec, descend, polyak_
 from policies.actors import Deterministic
-from policies.functional import bellman_target, descend, polyak_, relative_value, smoothed_action
+from policies.functional import bellman_target, relative_value, smoothed_action
 from policies.networks import Critics, usual_value
 from policies.ranges import check_rates
 

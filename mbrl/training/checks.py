@@ -66,16 +66,17 @@ def check_batch(
     Raises:
         ValueError: so it is; the message says how many rows do.
     """
-    device, share = logged.real.reward.device, real_rows / batch_size
+    device, share, crowd = logged.real.reward.device, real_rows / batch_size, learner.members
 
     def update(count: int) -> None:
         twin, place = copy.deepcopy((learner, world))
         rngs = {name: generator(0, name, device) for name in STREAMS}
         seen = max(1, round(count * share))
-        dreamt = _first(logged.real, count - seen) if seen < count else None
-        Steps(twin, place, rngs, autocast, None, **rollout).update(_first(logged.lessons, seen), dreamt)
+        dreamt = _first(logged.real, crowd * (count - seen)) if seen < count else None
+        Steps(twin, place, rngs, autocast, None, **rollout).update(_first(logged.lessons, crowd * seen), dreamt)
 
-    check_room("batch_size", batch_size, row_taken(update) + 2 * row_bytes(logged.lessons), device)
+    each = row_taken(update) + 2 * crowd * row_bytes(logged.lessons)
+    check_room("batch_size", batch_size, each, device, "a row" if crowd == 1 else f"a row of each of the {crowd} seeds")
 
 
 def _first(rows: Batch, count: int) -> Batch:

@@ -42,8 +42,7 @@ class Logged:
         replayed: bool,
         device: torch.device,
     ) -> None:
-        studies = type(learner).study is not Learner.study
-        self.groups = 1 if studies or best < 1 or replayed else source.groups
+        self.groups = 1 if learner.studies or best < 1 or replayed else source.groups
         self.source, self.learner, self.best, self.drawn, self.device = source, learner, best, drawn, device
         self.turn = math.ceil(source.rows / self.groups / max(1, drawn + begun))  # updates that use a group's rows once
         self.number: int | None = None

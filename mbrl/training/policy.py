@@ -19,7 +19,7 @@ from mbrl.training.checkpoint import Checkpoint
 from mbrl.training.checks import STREAMS, check, check_batch, pessimistic
 from mbrl.training.drawing import Logged
 from mbrl.training.loop import Log, Loop, Pace
-from mbrl.training.room import ASKED, check_room, row_bytes
+from mbrl.training.room import ASKED, check_room, row_bytes, weight_bytes
 from mbrl.training.steps import Steps
 from mbrl.training.trainer import quiet
 
@@ -62,6 +62,8 @@ def fit_policy(
     label: str = "policy",
 ) -> PolicyReport:
     """Improve `learner` in place on logged rows and on rows imagined by its own policy in `simulator`.
+
+    Of a population (`mbrl.training.population`) every member gets as many rows as a learner alone would.
 
     Args:
         learner: built; its weights move to the accelerator's device.
@@ -121,15 +123,19 @@ def fit_policy(
     real_rows = round(batch_size * real_ratio) if imagines else batch_size
     replayed = used is not None and bool(used.spec.exogenous or used.dynamics.memory)
     begun = rollout_starts / rollout_every if imagines else 0.0
-    logged = Logged(source, learner, best, real_rows, begun, replayed, device)
+    crowd = learner.members
+    logged = Logged(source, learner, best, crowd * real_rows, crowd * begun, replayed, device)
     logged.reach(0)
     world = _entered(learner, used, logged)
     rollout = pessimism | {"horizon": horizon}
-    if batch_size > ASKED:
+    if crowd > 1:
+        ahead = rollout_starts * horizon * keep_rollouts * row_bytes(logged.real) if imagines else 0.0
+        check_room("seeds", crowd, weight_bytes(learner) / crowd + ahead, device, "one of them")
+    if crowd * batch_size > ASKED:
         check_batch(learner, world, logged, batch_size, real_rows, fabric.autocast, rollout)
-    capacity = rollout_starts * horizon * keep_rollouts if imagines else 1
+    capacity = crowd * (rollout_starts * horizon * keep_rollouts if imagines else 1)
     check_room("rollout_starts x horizon x keep_rollouts", capacity, row_bytes(logged.real), device)
-    ring = Ring(learner.spec, capacity, device)
+    ring = Ring(learner.spec, capacity, device, crowd)
     rngs = {name: generator(seed, f"{label}/{name}", device) for name in STREAMS}
     mean = None if average is None else Average(learner.policy, average)
     settings: dict[str, Any] = {k: v for k, v in counts.items() if k not in PASSING}
@@ -147,9 +153,9 @@ def fit_policy(
         rngs,
         mean,
         state,
-        dreamt_rows=batch_size - real_rows,
+        dreamt_rows=crowd * (batch_size - real_rows),
         rollout_every=rollout_every,
-        rollout_starts=rollout_starts,
+        rollout_starts=crowd * rollout_starts,
         checkpoint_every=checkpoint_every,
         log=log,
         log_every=log_every,

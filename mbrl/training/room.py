@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from mbrl.core import Batch
@@ -23,6 +23,11 @@ TRIED = (32, 64)  # rows of the two batches that are tried
 def row_bytes(rows: Batch) -> float:
     """Bytes of one of the rows [N, ...], N above 0."""
     return sum(column.nbytes for column in rows) / len(rows.reward)
+
+
+def weight_bytes(module: nn.Module) -> float:
+    """Bytes of a module's weights as they are trained: themselves, their gradients, and Adam's two moments."""
+    return 4.0 * sum(weight.nbytes for weight in module.parameters())
 
 
 def check_room(name: str, count: int, each: float, device: torch.device, thing: str = "a row") -> None:

@@ -155,6 +155,13 @@ def test_a_log_that_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.M
         (["--data.split", "[0.8,0.1,0.1]"], "the second simulator gets 1 of 8 episodes and needs 2"),
         (["--name", "toy/pendulum"], "name is 'toy/pendulum'"),
         (["--accelerator", "cuda"], "accelerator is 'cuda'"),
+        (["--seeds", "[1,1]"], "seeds are [1, 1], expected different numbers, at least one"),
+        (["--seeds", "[]"], "seeds are [], expected different numbers, at least one"),
+        (["--seeds", "[-1]"], "seeds are [-1], expected different numbers, at least one, and none below 0"),
+        (
+            ["--learner", "policies.RAMBO", "--seeds", "[0,1]", "--population", "batched"],
+            "RAMBO has a simulator of its own, and a population shares one: set population to processes",
+        ),
         (["--simulator.uncertainty", "null", "--rehearsal.penalty", "1"], "simulator.uncertainty is null"),
         (["--simulator.uncertainty", "dynamics.terminations.never"], "which does not take (prediction)"),
         (["--simulator.termination", "dynamics.uncertainty.ensemble_std"], "does not take (obs, action, next_obs)"),

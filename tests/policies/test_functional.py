@@ -53,10 +53,3 @@ def test_gumbel_max_draws_the_categorical():
 
 def test_one_hot():
     assert functional.one_hot(torch.tensor([[2], [0]]), 3).tolist() == [[[0, 0, 1]], [[1, 0, 0]]]
-
-
-def test_polyak_moves_by_the_rate():
-    target, source = [torch.zeros(2), torch.ones(1)], [torch.ones(2), torch.full((1,), 3.0)]
-    functional.polyak_(target, source, 0.25)
-    assert target[0].tolist() == [0.25, 0.25]
-    assert target[1].tolist() == [1.5]

@@ -8,6 +8,8 @@ import torch
 
 from mbrl.core import Batch, Learner, Spec, generator, rows_at, seeded
 from mbrl.testing import check_learner, no_host_reads
+from mbrl.training.policy import fit_policy
+from mbrl.training.population import Population
 from policies import BC, COMBO, CQL, EDAC, MOBILE, RAMBO, SAC, TD3BC, ReBRAC
 
 Problem = Callable[[bool], tuple[Spec, Batch]]
@@ -95,6 +97,16 @@ def test_box_actions_are_learned_from_uniform_ones(
     train(learner, rows, 600)
     error = (learner.policy(rows.obs) - rows.obs).square().sum(-1).mean()
     assert error < 0.1  # the logged actions are 1.1 away, and the action 0 is 0.43 away
+
+
+def test_every_member_of_a_population_learns(problem: Problem) -> None:
+    spec, rows = problem(False)
+    arguments = {**FAST, "hidden": list(FAST["hidden"]), "entropy_target": -6.0}
+    together = Population(spec, {"class_path": "policies.SAC", "init_args": arguments}, [0, 1])
+    fit_policy(together, rows, updates=600, batch_size=128, real_ratio=1.0)
+    for member in range(2):
+        error = (together.policy.single(member)(rows.obs) - rows.obs).square().sum(-1).mean()
+        assert error < 0.1
 
 
 @pytest.mark.parametrize(("cls", "extra"), [(SAC, {}), (COMBO, {"conservatism": 0.1})])
