@@ -20,9 +20,11 @@ from mbrl.simulator.envs import SimulatorVectorEnv
 from mbrl.simulator.rollout import imagine
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.capture import WARM, Captured, recorder
+from mbrl.training.population import Population
 
 OBS, ACTION, BATCH, STARTS, HORIZON = 11, 3, 256, 50_000, 5
 ENVS = 4096
+TOGETHER = 4  # learners of a population
 MATRIX = 1024  # rows of the square matrices whose product is the peak that loops are compared with
 DEAREST = 10  # operations in the table of a profile
 TYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}  # what the hidden layers multiply
@@ -113,6 +115,7 @@ def _loops(
     with seeded(seed, "bench"):
         model, agent = dynamics(spec).to(device), learner(spec).to(device)
         plain = yardstick(spec).to(device)
+    crowd = Population(spec, agent.config, range(TOGETHER)).to(device)
     if model.memory:
         name = type(model).__name__
         raise ValueError(
@@ -121,12 +124,16 @@ def _loops(
     honest = Simulator(model, spec).to(device)
     honest.starts = rows.obs
     rng = generator(seed, "bench/noise", device)
-    graphs = recorder(torch.device(device), [rng], agent.optimizers.values())
-    improve = Captured(lambda *columns: agent.update(Batch(*columns), None, rng), graphs)
+    graphs = recorder(torch.device(device), [rng], [*agent.optimizers.values(), *crowd.optimizers.values()])
 
-    def update_policy() -> int:
-        improve(*rows_at(rows, torch.randint(STARTS, (BATCH,), generator=rng, device=device)))
-        return 1
+    def improvement(one: Learner) -> Loop:
+        improve = Captured(lambda *columns: one.update(Batch(*columns), None, rng), graphs)
+
+        def improved() -> int:
+            improve(*rows_at(rows, torch.randint(STARTS, (BATCH * one.members,), generator=rng, device=device)))
+            return one.members
+
+        return improved
 
     def rollout(ensemble: Dynamics, doubt: Callable[[Prediction], torch.Tensor] | None) -> Loop:
         simulator = Simulator(ensemble, spec, doubt).to(device)
@@ -148,7 +155,8 @@ def _loops(
         "imagined_transitions_per_s_with_disagreement": rollout(plain, uncertainty),
         "imagined_transitions_per_s_with_disagreement_and_heads": rollout(model, uncertainty),
         "vector_environment_steps_per_s": _environment(honest, seed),
-        "policy_updates_per_s": update_policy,
+        "policy_updates_per_s": improvement(agent),
+        f"policy_updates_per_s_of_{TOGETHER}_together": improvement(crowd),
     }
 
 

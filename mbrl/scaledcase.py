@@ -24,6 +24,7 @@ from mbrl.data.mapped import Mapped
 from mbrl.data.source import Streamed
 from mbrl.training.bootstrap import BootstrapBatches
 from mbrl.training.drawing import Logged
+from mbrl.training.population import Population
 
 WARM = 3  # updates before the clock starts
 
@@ -35,14 +36,15 @@ class Case(NamedTuple):
     members: int
     batch: int
     resident: int | None  # MiB of logged rows in memory at once; None: all of them
-    population: int = 1  # trainings at once, each in a process of its own
+    population: int = 1  # trainings at once
+    batched: bool = False  # whether they are one learner with a further axis; else each is a process of its own
 
 
 class Cost(NamedTuple):
-    """What it takes; of several trainings at once the mean of their times, and the sum of their memory."""
+    """What it takes; of several processes the mean of their times, and the sum of their memory."""
 
     dynamics_ms: float  # an update of the ensemble, median
-    policy_ms: float  # an update of the learner, median
+    policy_ms: float  # an update of the learner, or of all of them, median
     group_s: float  # to have the rows of a group; 0 where they are all here from the beginning
     turn: int  # updates of the ensemble until the next group
     peak_mib: float  # of the process's resident memory
@@ -81,6 +83,8 @@ def _cost(told: dict[str, Any]) -> Cost:
     with seeded(0, "scaling"):
         model: Dynamics = build({**told["dynamics"], "init_args": sizes}, Dynamics, spec)
         learner: Learner = build(told["learner"], Learner, spec)
+    if case.batched:
+        learner = Population(spec, told["learner"], range(case.population))
     begun = time.perf_counter()
     batches = BootstrapBatches(source, case.members, 0, case.batch)
     group = time.perf_counter() - begun if source.groups > 1 else 0.0
@@ -89,7 +93,8 @@ def _cost(told: dict[str, Any]) -> Cost:
     optimizer = Adam(model.parameter_groups(), 1e-3, fused=True)
     fitted = _median(partial(_fit, model, optimizer, iter(batches)), min(told["updates"], len(batches) - WARM))
     del batches
-    logged, rng = Logged(source, learner, 1.0, case.batch, 0.0, False, torch.device("cpu")), generator(0, "scaling")
+    drawn, rng = case.batch * learner.members, generator(0, "scaling")
+    logged = Logged(source, learner, 1.0, drawn, 0.0, False, torch.device("cpu"))
     logged.reach(0)
     improved = _median(lambda: learner.update(logged.draw(rng), None, rng), told["updates"])
     turn = -(-source.rows // source.groups // case.batch)

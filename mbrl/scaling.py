@@ -36,7 +36,8 @@ def cases(sizes: Sizes) -> list[Case]:
     found = [base._replace(rows=count, resident=held) for count in sizes.rows for held in (None, sizes.resident)]
     found += [base._replace(members=count) for count in sizes.members[1:]]
     found += [base._replace(batch=size) for size in sizes.batches[1:]]
-    return [*found, *(base._replace(population=count) for count in sizes.populations[1:])]
+    both = [(count, batched) for count in sizes.populations[1:] for batched in (False, True)]
+    return [*found, *(base._replace(population=count, batched=batched) for count, batched in both)]
 
 
 def told(
@@ -83,15 +84,15 @@ def measure(
                 "dynamics": dynamics,
                 "learner": learner,
                 "updates": updates,
-                "threads": max(1, threads // case.population),
+                "threads": max(1, threads // (1 if case.batched else case.population)),
             }
             yield case, _together(case, [sys.executable, "-m", "mbrl.scaledcase", json.dumps(told)])
 
 
 def _together(case: Case, command: Sequence[str]) -> Cost:
     """The cost of as many processes at once as the case has."""
-    pipe = subprocess.PIPE
-    running = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(case.population)]
+    pipe, count = subprocess.PIPE, 1 if case.batched else case.population
+    running = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(count)]
     said = [process.communicate() for process in running]
     for process, (_, err) in zip(running, said, strict=True):
         if process.returncode:
@@ -126,8 +127,9 @@ def markdown(found: Sequence[tuple[Case, Cost]]) -> str:
         held = "all" if case.resident is None else f"{case.resident} MiB at once"
         if cost.group_s:
             held += f", {cost.group_s:.1f} s every {cost.turn:,} updates"
+        at_once = f"{case.population}, {'batched' if case.batched else 'processes'}" if case.population > 1 else "1"
         lines.append(
-            f"| {case.rows:,} | {case.members} | {case.batch:,} | {case.population} | {held}"
+            f"| {case.rows:,} | {case.members} | {case.batch:,} | {at_once} | {held}"
             f" | {cost.dynamics_ms:.1f} ms | {cost.policy_ms:.1f} ms | {cost.peak_mib:,.0f} MiB |"
         )
     return "\n".join(lines) + "\n"
@@ -142,23 +144,26 @@ def growths(found: Sequence[tuple[Case, Cost]]) -> list[list[Growth]]:
         "batch": "rows of a batch",
         "population": "trainings at once",
     }
-    by_size = {}
-    for axis in named:
-        same = {axis: getattr(base, axis), "resident": None}
-        alike = [(getattr(case, axis), case, cost) for case, cost in found if case._replace(**same) == base]
-        shown = [point for point in alike if axis == "rows" or point[1].resident is None]
-        by_size[axis] = sorted(shown, key=lambda point: point[0])
     times, memory = [], []
-    for axis, points in by_size.items():
-        held = [(size, cost) for size, case, cost in points if case.resident is None]
-        streamed = [(size, cost) for size, case, cost in points if case.resident is not None]
+    for axis in named:
+        same = {axis: getattr(base, axis), "resident": None, "batched": False}
+        alike = sorted(
+            (point for point in found if point[0]._replace(**same) == base), key=lambda p: getattr(p[0], axis)
+        )
+        held = [(getattr(case, axis), cost) for case, cost in alike if case.resident is None and not case.batched]
         lines = {"ensemble": [(size, cost.dynamics_ms) for size, cost in held]}
         lines["policy"] = [(size, cost.policy_ms) for size, cost in held]
         peaks = {"all rows in memory": [(size, cost.peak_mib) for size, cost in held]}
-        if streamed:
+        streamed = [(getattr(case, axis), cost) for case, cost in alike if case.resident is not None]
+        if axis == "rows" and streamed:
             lines["ensemble, from the disk"] = [(size, cost.dynamics_ms) for size, cost in streamed]
             lines["policy, from the disk"] = [(size, cost.policy_ms) for size, cost in streamed]
             peaks["from the disk"] = [(size, cost.peak_mib) for size, cost in streamed]
+        batched = [(case.population, cost) for case, cost in alike if case.batched]
+        if axis == "population" and batched:
+            alone = held[:1]
+            lines["policies, batched"] = [(size, cost.policy_ms) for size, cost in (*alone, *batched)]
+            peaks["batched"] = [(size, cost.peak_mib) for size, cost in (*alone, *batched)]
         times.append(Growth(named[axis], "ms an update", lines))
         memory.append(Growth(named[axis], "peak memory, MiB", peaks))
     return [times, memory]

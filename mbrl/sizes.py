@@ -15,7 +15,7 @@ class Sizes:
         rows: of the log.
         members: of the ensemble.
         batches: rows of a batch.
-        populations: trainings at once, each in a process of its own.
+        populations: trainings at once, each in a process of its own, and as one learner with a further axis.
         updates: that are timed at each; the median counts.
         resident: MiB of logged rows that are held at once of a log that is read from the disk.
     """

@@ -37,6 +37,7 @@ def test_the_bench_measures_every_loop_in_every_precision(
         "imagined_transitions_per_s_with_disagreement_and_heads",
         "vector_environment_steps_per_s",
         "policy_updates_per_s",
+        "policy_updates_per_s_of_4_together",
     }
     assert list(answer["rates"]) == ["32-true", "bf16-mixed"]
     for precision, rates in answer["rates"].items():

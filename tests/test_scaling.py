@@ -21,6 +21,7 @@ def test_one_size_is_changed_at_a_time() -> None:
         Case(1000, 1, 256, None),
         Case(1000, 7, 64, None),
         Case(1000, 7, 256, None, 3),
+        Case(1000, 7, 256, None, 3, batched=True),
     ]
 
 
@@ -30,18 +31,22 @@ def test_a_log_in_files_is_trained_on_a_group_at_a_time(tmp_path: Path, capsys: 
     short = ["--sizes.resident", "1", "--sizes.updates", "2", "--threads", "1"]
     assert main(["bench", "--scaling", str(tmp_path), *sizes, *short, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    whole, streamed, two = answer["scaling"]
+    whole, streamed, two, together = answer["scaling"]
     assert (whole["resident"], whole["group_s"], whole["turn"]) == (None, 0.0, 1250)
     assert (streamed["resident"], streamed["turn"]) == (1, 417)  # 20,000 rows of 113 bytes are three groups
     assert streamed["group_s"] > 0
     assert two["population"] == 2
     assert two["peak_mib"] > 1.5 * whole["peak_mib"]
-    for row in whole, streamed, two:
+    assert (together["population"], together["batched"]) == (2, True)
+    assert together["peak_mib"] < 1.5 * whole["peak_mib"]
+    for row in whole, streamed, two, together:
         assert row["dynamics_ms"] > 0
         assert row["policy_ms"] > 0
         assert 100 < row["peak_mib"] < 2000
     assert (tmp_path / "scaling.md").read_text() == answer["table"]
     assert "| 20,000 | 2 | 16 | 1 | 1 MiB at once, 0." in answer["table"]
+    assert "| 20,000 | 2 | 16 | 2, processes | all | " in answer["table"]
+    assert "| 20,000 | 2 | 16 | 2, batched | all | " in answer["table"]
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
@@ -52,6 +57,8 @@ def test_what_is_drawn_are_updates_and_memory_over_each_size() -> None:
     of = ["rows of the log", "members of the ensemble", "rows of a batch", "trainings at once"]
     assert [panel.size for panel in times] == of
     assert times[3].lines["ensemble"] == [(1, 2.0), (3, 2.0)]
+    assert times[3].lines["policies, batched"] == [(1, 3.0), (3, 3.0)]
+    assert list(memory[3].lines) == ["all rows in memory", "batched"]
     assert times[0].lines["ensemble"] == [(1000, 2.0), (5000, 2.0)]
     assert times[1].lines["policy"] == [(1, 3.0), (7, 3.0)]
     assert memory[0].lines["from the disk"] == [(1000, 100.0), (5000, 500.0)]
