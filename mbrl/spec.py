@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 BOUNDS = ("bound_low", "bound_high")  # fields with one value a channel, and one for the reward
-LATER = frozenset({"terminal_rate", "carried", "sources"})  # fields that a stored spec may lack, as it is from before
-CHANNEL_LISTS = ("predicted", "exogenous", "holding", "carried")  # fields that name channels of a plain observation
+OF_CLOCKS = ("clock_steps", "clock_turns", "clock_periods")  # fields with one value a clock
+LATER = frozenset({"terminal_rate", "carried", "sources", "clocks", *OF_CLOCKS})  # that a stored spec may lack
+CHANNEL_LISTS = ("predicted", "exogenous", "holding", "carried", "clocks")  # that name channels of a plain observation
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Spec:
     Raises:
         ValueError: a field has not one value a channel, the history does not fit obs_dim, no channel is predicted, a
             channel is named twice, is not one of the newest observation, or is both predicted and exogenous, or a
-            carried one has no source.
+            carried one has no source, or a clock no step, turn or period.
     """
 
     obs_dim: int
@@ -48,17 +49,21 @@ class Spec:
         float | None, ...
     ] = ()  # [F + 1] physical bounds of the newest observation and the reward, or None
     bound_high: tuple[float | None, ...] = ()  # [F + 1]; () for no bounds at all
-    predicted: tuple[int, ...] = ()  # channels that a model predicts; () for all not exogenous and not carried
+    predicted: tuple[int, ...] = ()  # channels that a model predicts; () for all that are none of the others
     holding: tuple[int, ...] = ()  # predicted channels that mostly keep their value exactly: set-points, modes
     carried: tuple[int, ...] = ()  # channels whose next value is a present one of `sources`: the past, logged along
     sources: tuple[int, ...] = ()  # of each carried one: channel k of the observation, or F + k of the action
+    clocks: tuple[int, ...] = ()  # channels that go on by a step in every row, see `mbrl.data.exact.Clock`
+    clock_steps: tuple[float, ...] = ()  # of each clock
+    clock_turns: tuple[float, ...] = ()  # beyond which it goes back
+    clock_periods: tuple[float, ...] = ()  # by so much; 0 for a counter, which never does
     history: int = 1  # observations in a row of obs; with more than 1, obs is a window (`mbrl.window`)
     terminal_rate: float = 0.0  # share of the rows with which the world ended
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, tuple) and field.name not in (*CHANNEL_LISTS, "sources", *BOUNDS):
+            if isinstance(value, tuple) and field.name not in (*CHANNEL_LISTS, "sources", *OF_CLOCKS, *BOUNDS):
                 width = self.action_dim if field.name.startswith("action") else self.obs_dim
                 if len(value) != width:
                     raise ValueError(f"{field.name} has {len(value)} values, expected one a channel: {width}")
@@ -77,13 +82,14 @@ class Spec:
                 f"sources is {list(self.sources)} for the carried channels {list(self.carried)}, expected one for each,"
                 f" from 0 to {given - 1}"
             )
-        others = {*self.predicted, *self.exogenous}
-        pairs = [pair for pair in zip(self.carried, self.sources, strict=True) if pair[0] not in others]
-        object.__setattr__(self, "carried", tuple(k for k, _ in pairs))  # frozen for everybody else
-        object.__setattr__(self, "sources", tuple(source for _, source in pairs))
+        for name in OF_CLOCKS:
+            if len(getattr(self, name)) != len(self.clocks):
+                raise ValueError(f"{name} is {list(getattr(self, name))}, expected one for each of {list(self.clocks)}")
+        self._leave_out({*self.predicted, *self.exogenous}, "carried", "sources")
+        self._leave_out({*self.predicted, *self.exogenous, *self.carried}, "clocks", *OF_CLOCKS)
         if not self.predicted:
-            left = tuple(k for k in range(self.frame_dim) if k not in {*self.exogenous, *self.carried})
-            object.__setattr__(self, "predicted", left)
+            filled = {*self.exogenous, *self.carried, *self.clocks}
+            object.__setattr__(self, "predicted", tuple(k for k in range(self.frame_dim) if k not in filled))
         for name in CHANNEL_LISTS:
             value = getattr(self, name)
             if list(value) != sorted(set(value)) or not set(value) <= set(range(self.frame_dim)):
@@ -93,8 +99,16 @@ class Spec:
         object.__setattr__(self, "holding", tuple(k for k in self.holding if k in self.predicted))
         if not self.predicted:
             raise ValueError(
-                f"all {self.frame_dim} channels are exogenous or carried, and none is left for a model to predict"
+                f"all {self.frame_dim} channels are exogenous, carried or clocks, and none is left for a model to"
+                " predict"
             )
+
+    def _leave_out(self, others: set[int], channels: str, *about: str) -> None:
+        """Take these `others` out of a list of channels, and what is known `about` each of them."""
+        rows = zip(*(getattr(self, name) for name in (channels, *about)), strict=True)
+        kept = [row for row in rows if row[0] not in others]
+        for place, name in enumerate((channels, *about)):
+            object.__setattr__(self, name, tuple(row[place] for row in kept))  # frozen for everybody else
 
     @property
     def frame_dim(self) -> int:

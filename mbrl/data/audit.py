@@ -76,7 +76,7 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
         checks.equal_returns,
     ):
         found += check(data)
-    for look in checks.sensors, checks.outliers, checks.stacked_past:
+    for look in checks.sensors, checks.outliers, checks.stacked_past, checks.clocks:
         found += look(data, past)
     free = None
     if len(data) >= LEAST_ROWS:

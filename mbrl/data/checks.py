@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -155,23 +155,30 @@ def uneven_cuts(data: TransitionDataset) -> Iterator[Finding]:
 
 
 class Past(NamedTuple):
-    """Channels of the observation that are what another one, or the action, was a row before."""
+    """Channels of the observation of which the row before says all: copies of another one or of the action, clocks."""
 
     carried: tuple[int, ...]
     sources: tuple[int, ...]
+    clocks: Mapping[int, exact.Clock]
 
     @classmethod
     def of(cls, data: TransitionDataset) -> Past:
         """Those of a log."""
         own = [k for k in range(data.frame_dim) if k not in data.exogenous]
-        return cls(*exact.carried(data.obs, data.action, data.next_obs, own, data.frame_dim))
+        carried, sources = exact.carried(data.obs, data.action, data.next_obs, own, data.frame_dim)
+        return cls(carried, sources, data.clocks(carried))
+
+    @property
+    def known(self) -> set[int]:
+        """All of them."""
+        return {*self.carried, *self.clocks}
 
 
 def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     """Channels of the observation that are constant, too coarse in float32, saturated, or stuck for a while.
 
-    An exogenous channel may rest as it likes: a set-point holds, and the sun does not shine at night. What is carried
-    on from a row to the next is not a sensor.
+    An exogenous channel may rest as it likes: a set-point holds, and the sun does not shine at night. What the row
+    before says already is not a sensor.
     """
     obs, same = data.obs.numpy(), np.zeros(len(data), bool)
     same[1:] = data.episode.diff().numpy() == 0
@@ -195,7 +202,7 @@ def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
                 "subtract a constant from the column, in the log and where the policy is used, and import it again",
                 channels=(name,),
             )
-        elif len(distinct) > DISTINCT and k not in {*data.exogenous, *past.carried}:
+        elif len(distinct) > DISTINCT and k not in {*data.exogenous, *past.known}:
             yield from _saturated(name, column, distinct)
             yield from _stuck(name, column, same)
 
@@ -295,10 +302,24 @@ def stacked_past(data: TransitionDataset, past: Past) -> Iterator[Finding]:
         )
 
 
+def clocks(data: TransitionDataset, past: Past) -> Iterator[Finding]:
+    """Hours, days and numbers of steps, which go on whatever anybody does."""
+    for k, clock in past.clocks.items():
+        back = f", and back by {clock.period:.6g} beyond {clock.turn:.6g}" if clock.period else ""
+        yield Finding(
+            "clock",
+            "note",
+            f"{data.channels[k]} changes by {clock.step:.6g} in every row{back}",
+            "none: a simulator lets it go on like that, and learns the others",
+            "nothing",
+            channels=(data.channels[k],),
+        )
+
+
 def outliers(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     """Values far outside of what nearly all others span; not the reward of an episode's end, which often is."""
     columns = {**dict(zip(data.channels, data.obs.numpy().T, strict=True)), "reward": data.reward.numpy()}
-    columns = {name: column for name, column in columns.items() if name not in {data.channels[k] for k in past.carried}}
+    columns = {name: column for name, column in columns.items() if name not in {data.channels[k] for k in past.known}}
     for name, column in columns.items():
         far = _far(column.astype(np.float64))
         if name == "reward":

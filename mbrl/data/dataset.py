@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mbrl.core import Batch, Spec, generator
 from mbrl.data import exact
+from mbrl.data.exact import Clock
 from mbrl.data.mapped import Mapped
 from mbrl.data.moments import finite_bounds, moments, varies
 from mbrl.data.promises import check
@@ -231,6 +232,7 @@ class TransitionDataset:
         own = [k for k in range(self.frame_dim) if k not in self.exogenous]
         holding = exact.holding(self.obs, self.next_obs, rows, own)
         carried, sources = exact.carried(self.obs, self.action, self.next_obs, own, self.frame_dim)
+        clocks = self.clocks(carried)
         self._let_go()
         return Spec(
             obs_dim=self.obs.shape[1],
@@ -258,9 +260,17 @@ class TransitionDataset:
             holding=holding,
             carried=carried,
             sources=sources,
+            clocks=tuple(clocks),
+            **{f"clock_{name}s": tuple(getattr(clock, name) for clock in clocks.values()) for name in Clock._fields},
             history=self.history,
             terminal_rate=float(self.terminated[rows].double().mean()),
         )
+
+    def clocks(self, carried: Sequence[int]) -> dict[int, Clock]:
+        """Channels that go on by the same step in every row; at least one that is not `carried` is left for a model."""
+        own = [k for k in range(self.frame_dim) if k not in {*self.exogenous, *carried}]
+        found = exact.clocks(self.obs, self.next_obs, own)
+        return dict(list(found.items())[: len(own) - 1])
 
     def _of_window(self, seen: tuple[float, ...], action: tuple[float, ...]) -> tuple[float, ...]:
         """Limits [O]: whatever the newest observation can be, an older one can, and an earlier action any action."""

@@ -1,12 +1,15 @@
-"""Channels of the next observation that are exactly what the present row already says: values kept, values passed on.
+"""Channels of the next observation that are exactly what the present row already says: values kept, values passed on,
+and clocks.
 
-A network learns neither exactly, and in a rollout its small errors add up: a set-point would tremble, a past that is
-logged along with the present would fade.
+A network learns none of them exactly, and in a rollout its small errors add up: a set-point would tremble, a past that
+is logged along with the present would fade, and after a day it would be some hour or other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +17,8 @@ from torch import Tensor
 MOSTLY = 0.5  # share of the rows from which on a channel that keeps its value exactly is modelled as one that may
 CHANGES = 100  # rows at least in which a carried channel changes: fewer may agree by chance, of flags for instance
 GLANCE = 1024  # rows in which a source is looked for first
+ROUNDED = 4  # units in the last place of a column's largest value, by which a clock may seem to go wrong
+TURNS = 3  # rows at least in which a clock goes back to its beginning: fewer may be anything
 
 
 def holding(obs: Tensor, next_obs: Tensor, rows: Tensor, channels: Sequence[int]) -> tuple[int, ...]:
@@ -59,3 +64,51 @@ def carried(
             pairs.append((channel, source))
     pairs = pairs[: len(channels) - 1]
     return tuple(channel for channel, _ in pairs), tuple(source for _, source in pairs)
+
+
+class Clock(NamedTuple):
+    """now + step, less `period` where now is beyond `turn`, in the direction of the step; a counter has period 0."""
+
+    step: float
+    turn: float
+    period: float
+
+
+def clocks(obs: Tensor, next_obs: Tensor, channels: Sequence[int]) -> dict[int, Clock]:
+    """Those of the channels that go on by the same step in every row, as an hour or a number of steps does.
+
+    One that goes back to its beginning does so from beyond one value, and by one period. Steps are known as well as
+    the column is rounded.
+
+    Args:
+        obs: [N, O] of a whole log.
+        next_obs: [N, O].
+        channels: that may be clocks.
+    """
+    few = slice(None, None, max(1, len(obs) // GLANCE))
+    found = {}
+    for k in channels:
+        clock = _clock(obs[few, k], next_obs[few, k], turns=0) and _clock(obs[:, k], next_obs[:, k], TURNS)
+        if clock is not None:
+            found[k] = clock
+    return found
+
+
+def _clock(now: Tensor, after: Tensor, turns: int) -> Clock | None:
+    """What these rows [N] say, if they have no other turns than that many, at least."""
+    now, after = now.double(), after.double()
+    slack = ROUNDED * torch.finfo(torch.float32).eps * float(torch.maximum(now.abs(), after.abs()).max())
+    change = after - now
+    step = float(change.median())
+    plain = (change - step).abs() <= slack
+    back = change[~plain]
+    if len(now) < CHANGES or not abs(step) > 10 * slack:  # nor of what is not finite
+        return None
+    if not len(back):
+        return Clock(step, 0.0, 0.0)
+    period, onward = step - float(back.median()), math.copysign(1.0, step)
+    before, turned = (onward * now[plain]).max(), (onward * now[~plain]).min()
+    steady = bool(((change[~plain] - step + period).abs() <= slack).all())
+    if not steady or len(back) < turns or onward * period < abs(step) or turned <= before:
+        return None
+    return Clock(step, onward * float(before + turned) / 2, period)

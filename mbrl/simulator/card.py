@@ -100,6 +100,7 @@ def report_card(
         "units": units,
         "exogenous": [data.channels[k] for k in spec.exogenous],
         "carried": _carried(spec, data, batch),
+        "clocks": _clocks(simulator, data, batch),
         "computed": _computed(simulator, data, batch),
         "spread": spread.tolist(),
         "one_step": one_step(simulator, parts),
@@ -163,6 +164,15 @@ def _carried(spec: Spec, data: TransitionDataset, rows: Batch) -> list[dict[str,
     names = [*data.channels[: spec.frame_dim], *data.action_channels]
     pairs = zip(spec.carried, spec.sources, alike, strict=True)
     return [{"channel": names[k], "source": names[source], "agrees": share} for k, source, share in pairs]
+
+
+def _clocks(simulator: Simulator, data: TransitionDataset, rows: Batch) -> list[dict[str, Any]]:
+    """Of each clock, its step and its period, and the share of the rows in which the log has what it says."""
+    spec, logged = simulator.spec, rows.next_obs[:, simulator.filling.clocks]
+    off = (simulator.filling.later(rows.obs) - logged).abs()
+    alike = (off <= ROUNDING * logged.abs().amax(0)).double().mean(0).tolist()
+    columns = zip(spec.clocks, spec.clock_steps, spec.clock_periods, alike, strict=True)
+    return [{"channel": data.channels[k], "step": s, "period": p, "agrees": share} for k, s, p, share in columns]
 
 
 def _computed(simulator: Simulator, data: TransitionDataset, rows: Batch) -> list[dict[str, Any]]:

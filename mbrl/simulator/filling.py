@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mbrl.core import Memory, Spec
 from mbrl.simulator.replay import Replay
 from mbrl.simulator.structure import Structure, compute
+from mbrl.spec import OF_CLOCKS
 from mbrl.window import Window
 
 
@@ -20,9 +21,9 @@ from mbrl.window import Window
 class Filling(nn.Module):
     """Completes a next observation, of which a model has given the predicted channels.
 
-    Carried channels are copies within the limits, exogenous ones come from a log as they are; then `structure` computes
-    what is left from the observation, the action and the next observation as far as it is known (what is not yet has
-    its present value), within the limits as well.
+    Carried channels are copies within the limits, clocks go on by their step, exogenous ones come from a log as they
+    are; then `structure` computes what is left from the observation, the action and the next observation as far as it
+    is known (what is not yet has its present value), within the limits as well.
     Where obs is a window, all of these are channels of its newest observation, and the older ones move on.
 
     Args:
@@ -31,7 +32,7 @@ class Filling(nn.Module):
             there are such channels.
         structure: obs, action, next_obs -> the channels `computed`, [..., C].
         computed: channels, in the order in which the function gives them.
-        limits: [O] twice, between which carried and computed channels are kept.
+        limits: [O] twice, between which carried and computed channels and clocks are kept.
 
     Raises:
         ValueError: the replay has other channels than the spec, a channel has two origins or none, or the structure
@@ -41,10 +42,16 @@ class Filling(nn.Module):
     predicted: Tensor | None  # [P] long; None where these are all channels
     carried: Tensor  # [K] long
     sources: Tensor  # [K] long: which of (newest observation, action), [F + A], they are copies of
+    clocks: Tensor  # [L] long
+    clock_steps: Tensor  # [L], and so on: see `mbrl.data.exact.Clock`
+    clock_turns: Tensor
+    clock_periods: Tensor
     exogenous: Tensor  # [X] long
     computed: Tensor  # [C] long
     carried_low: Tensor  # [K]
     carried_high: Tensor  # [K]
+    clocks_low: Tensor  # [L]
+    clocks_high: Tensor  # [L]
     computed_low: Tensor  # [C]
     computed_high: Tensor  # [C]
     replay: Replay | None
@@ -64,7 +71,8 @@ class Filling(nn.Module):
             )
         _check(spec, structure, computed)
         partial = len(spec.predicted) < spec.obs_dim
-        carried, places = (torch.tensor(list(own), dtype=torch.long) for own in (spec.carried, computed))
+        own = (spec.carried, spec.clocks, computed)
+        carried, clocks, places = (torch.tensor(list(channels), dtype=torch.long) for channels in own)
         low, high = limits or (math.inf * torch.ones(spec.obs_dim) * sign for sign in (-1, 1))
         columns = {
             "predicted": torch.tensor(spec.predicted) if partial else None,
@@ -74,6 +82,10 @@ class Filling(nn.Module):
             "computed": places,
             "carried_low": low[carried],
             "carried_high": high[carried],
+            "clocks": clocks,
+            "clocks_low": low[clocks],
+            "clocks_high": high[clocks],
+            **{name: torch.tensor(getattr(spec, name)) for name in OF_CLOCKS},
             "computed_low": low[places],
             "computed_high": high[places],
         }
@@ -138,6 +150,8 @@ class Filling(nn.Module):
             given = torch.cat([obs[..., :width], action.expand(*obs.shape[:-1], -1)], -1)
             copies = torch.clamp(given.index_select(-1, self.sources), self.carried_low, self.carried_high)
             next_obs = next_obs.index_copy(-1, self.carried, copies)
+        if len(self.clocks):
+            next_obs = next_obs.index_copy(-1, self.clocks, self.later(obs))
         if len(self.exogenous):
             if exogenous is None:
                 raise ValueError(f"channels {self.exogenous.tolist()} are exogenous: their next values are needed")
@@ -147,6 +161,13 @@ class Filling(nn.Module):
             found = compute(self.structure, len(self.computed), obs[..., :width], action, next_obs[..., :width])
             next_obs = next_obs.index_copy(-1, self.computed, torch.clamp(found, self.computed_low, self.computed_high))
         return self.window.shift(obs, action, next_obs[..., :width])
+
+    def later(self, obs: Tensor) -> Tensor:
+        """What the clocks of obs [..., O] say a row later, [..., L]."""
+        now = obs.index_select(-1, self.clocks)
+        beyond = (now - self.clock_turns) * self.clock_steps > 0
+        on = now + self.clock_steps - torch.where(beyond, self.clock_periods, 0.0)
+        return torch.clamp(on, self.clocks_low, self.clocks_high)
 
     def place(self, obs: Tensor, values: Tensor) -> Tensor:
         """The predicted channels [..., P] in `obs` [..., O], the others as they are there."""
@@ -160,9 +181,11 @@ def _check(spec: Spec, structure: Structure | None, computed: Sequence[int]) -> 
             f"simulator.structure is {structure} and simulator.computed is {list(computed)}: give both, the function"
             " and the channels that it computes, or neither"
         )
-    if twice := sorted({*spec.predicted, *spec.carried, *spec.exogenous} & set(computed)):
+    if twice := sorted({*spec.predicted, *spec.carried, *spec.clocks, *spec.exogenous} & set(computed)):
         raise ValueError(
-            f"channels {twice} are computed, and predicted, carried or exogenous as well: a channel is one of them"
+            f"channels {twice} are computed, and predicted, carried, clocks or exogenous as well: a channel is one of"
+            " them"
         )
-    if unknown := sorted(set(range(spec.frame_dim)) - {*spec.predicted, *spec.carried, *spec.exogenous, *computed}):
+    known = {*spec.predicted, *spec.carried, *spec.clocks, *spec.exogenous, *computed}
+    if unknown := sorted(set(range(spec.frame_dim)) - known):
         raise ValueError(f"channels {unknown} are not predicted, and nothing fills them in")

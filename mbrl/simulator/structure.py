@@ -46,17 +46,14 @@ def without(spec: Spec, computed: Sequence[int]) -> Spec:
             f"channels {both} are both exogenous and computed: a channel is one of them, so remove it from the schema's"
             " exogenous or from simulator.computed"
         )
-    kept = [pair for pair in zip(spec.carried, spec.sources, strict=True) if pair[0] not in computed]
-    left = tuple(k for k in spec.predicted if k not in computed)
-    if not left and kept:
-        left = (kept.pop()[0],)  # a model has to have one
-    if not left:
+    bare = replace(spec, predicted=tuple(sorted({*spec.predicted, *computed})))  # neither copied nor a clock
+    left = tuple(k for k in bare.predicted if k not in computed) or bare.carried[-1:] or bare.clocks[-1:]
+    if not left:  # a model has to have one
         raise ValueError(
             f"simulator.computed names all {spec.frame_dim - len(spec.exogenous)} channels that are not exogenous, and"
             " none is left for a model to predict"
         )
-    carried, sources = tuple(k for k, _ in kept), tuple(source for _, source in kept)
-    return replace(spec, predicted=left, carried=carried, sources=sources)
+    return replace(bare, predicted=left)
 
 
 def compute(structure: Structure, width: int, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:

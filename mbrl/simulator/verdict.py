@@ -23,6 +23,7 @@ def judge(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """
     reasons = [*_intervals(numbers["one_step"]["mean"]), _horizon(numbers["trusted_horizon"])]
     reasons += [_copy(row) for row in numbers["carried"] if row["agrees"] < 1]
+    reasons += [_clock(row) for row in numbers["clocks"] if row["agrees"] < 1]
     reasons += [_structure(row) for row in numbers["computed"] if not row["agrees"]]
     reasons += [_ranking(numbers["uncertainty"]), *_ends(numbers["termination"])]
     if numbers["data"]["measured_on_calibration"]:
@@ -76,6 +77,11 @@ def _copy(row: Mapping[str, Any]) -> dict[str, Any]:
     share = f"{row['agrees']:.0%} of these rows"
     text = f"it copies {row['source']} into the next {row['channel']}, as its own log does: so do {share}"
     return _reason(False, f"{text}, look for what has changed in the logger")
+
+
+def _clock(row: Mapping[str, Any]) -> dict[str, Any]:
+    text = f"it lets {row['channel']} go on by {row['step']:.6g} a step, as its own log does: so do {row['agrees']:.0%}"
+    return _reason(False, f"{text} of these rows, look for what has changed in the logger")
 
 
 def _structure(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Lookahead(nn.Module):
         super().__init__()
         self.horizon = horizon
         followed = tuple(k for k in spec.predicted if k not in spec.holding)
-        given = tuple(k for k in range(spec.frame_dim) if k not in {*followed, *spec.carried})
+        given = tuple(k for k in range(spec.frame_dim) if k not in {*followed, *spec.carried, *spec.clocks})
         low, high = (bound[:-1] for bound in ranges(spec, MARGIN))
         self.filling = None  # where nothing is followed
         if horizon > 1 and followed:

@@ -71,6 +71,14 @@ def test_copies_stand_in_one_line_with_those_that_do_not_hold(card: Card, tmp_pa
     assert page.count("copied from the row before") == 1
 
 
+def test_clocks_stand_in_one_line_with_their_steps(card: Card, tmp_path: Path) -> None:
+    rows = [("hour", 1.0, 24.0, 1.0), ("step", 2.0, 0.0, 0.5)]
+    clocks = [dict(zip(("channel", "step", "period", "agrees"), row, strict=True)) for row in rows]
+    write_page(tmp_path / "card.html", card._replace(numbers={**card.numbers, "clocks": clocks}))
+    page = (tmp_path / "card.html").read_text()
+    assert "hour by 1 a step, and back by 24; step by 2 a step (so in only 50.0% of these rows): neither" in page
+
+
 def test_a_name_is_text_and_not_markup(card: Card, tmp_path: Path) -> None:
     write_page(tmp_path / "card.html", card)
     page = (tmp_path / "card.html").read_text()
