@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mbrl.data import behaviour, checks, suspicions
+from mbrl.data import behaviour, channels, checks, suspicions
 from mbrl.data.behaviour import Freedom
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import SEVERITIES, Finding
@@ -65,7 +65,7 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
     found = list(checks.not_finite(data))
     if found:
         return Audit(data, tuple(found), None)
-    past = checks.Past.of(data)
+    past = channels.Past.of(data)
     found += checks.copied_episodes(data, tuple(sides))
     for check in (
         checks.duplicate_rows,
@@ -76,7 +76,7 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
         checks.equal_returns,
     ):
         found += check(data)
-    for look in checks.sensors, checks.outliers, checks.stacked_past, checks.clocks:
+    for look in channels.sensors, channels.outliers, channels.stacked_past, channels.clocks:
         found += look(data, past)
     free = None
     if len(data) >= LEAST_ROWS:

@@ -1,27 +1,18 @@
-"""Checks that read a log as it stands: copies, ends, sensors and outliers. Pure functions of a TransitionDataset."""
+"""Checks that read a log as it stands: copies, ends, costs and returns. Pure functions of a TransitionDataset."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mbrl.data import exact
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.episodes import differing
-from mbrl.data.findings import Finding, Flags, Floats, named, share
+from mbrl.data.findings import Finding, named, share
 
-DISTINCT = 20  # a channel with fewer values is a flag or a level, not a measurement
 PREFIX = 5  # rows with which two recordings of one episode begin alike
-STUCK = 20  # consecutive equal values of a channel that otherwise moves with almost every row
-SATURATED = 0.005  # share of the rows at the very end of a channel's range
-COARSE = 0.05  # of a channel's spread, by which neighbouring float32 numbers of its size differ
-APART = 0.05  # of a channel's range, by which an end of rest lies off all other values
-FAR = 4.0  # spans between the 1 % and 99 % quantiles, beyond either of them
 
 
 def not_finite(data: TransitionDataset) -> Iterator[Finding]:
@@ -154,110 +145,6 @@ def uneven_cuts(data: TransitionDataset) -> Iterator[Finding]:
     )
 
 
-class Past(NamedTuple):
-    """Channels of the observation of which the row before says all: copies of another one or of the action, clocks."""
-
-    carried: tuple[int, ...]
-    sources: tuple[int, ...]
-    clocks: Mapping[int, exact.Clock]
-
-    @classmethod
-    def of(cls, data: TransitionDataset) -> Past:
-        """Those of a log."""
-        own = [k for k in range(data.frame_dim) if k not in data.exogenous]
-        carried, sources = exact.carried(data.obs, data.action, data.next_obs, own, data.frame_dim)
-        return cls(carried, sources, data.clocks(carried))
-
-    @property
-    def known(self) -> set[int]:
-        """All of them."""
-        return {*self.carried, *self.clocks}
-
-
-def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
-    """Channels of the observation that are constant, too coarse in float32, saturated, or stuck for a while.
-
-    An exogenous channel may rest as it likes: a set-point holds, and the sun does not shine at night. What the row
-    before says already is not a sensor.
-    """
-    obs, same = data.obs.numpy(), np.zeros(len(data), bool)
-    same[1:] = data.episode.diff().numpy() == 0
-    for k, (name, column) in enumerate(zip(data.channels, obs.T, strict=True)):
-        distinct = np.unique(column)
-        if len(distinct) == 1:
-            yield Finding(
-                "constant sensor",
-                "serious",
-                f"{name} is {distinct[0] + 0.0:.6g} in every row",
-                "a channel without information; should it move later, the policy meets values it has never seen",
-                "leave the column out of the schema, or find out why it was not recorded",
-                channels=(name,),
-            )
-        elif (step := _step(column)) > COARSE:
-            yield Finding(
-                "coarse sensor",
-                "serious" if step > 10 * COARSE else "warning",
-                f"{name} is about {np.abs(column).max():.6g}, where float32 numbers lie {step:.2g} of its spread apart",
-                "all rows are kept in float32, which rounds the channel's changes away: a model sees steps, or nothing",
-                "subtract a constant from the column, in the log and where the policy is used, and import it again",
-                channels=(name,),
-            )
-        elif len(distinct) > DISTINCT and k not in {*data.exogenous, *past.known}:
-            yield from _saturated(name, column, distinct)
-            yield from _stuck(name, column, same)
-
-
-def _step(column: NDArray[np.float32]) -> float:
-    """Between neighbouring float32 numbers as large as the channel's largest, in its standard deviations."""
-    return float(np.spacing(np.abs(column).max())) / float(column.std(dtype=np.float64))
-
-
-def _saturated(name: str, column: NDArray[np.float32], distinct: NDArray[np.float32]) -> Iterator[Finding]:
-    """Many rows exactly at an end of the range, where a measurement has few: compared with the value beside it.
-
-    An end apart from all other values is one of rest, such as no meal: what a sensor cuts off lies on both sides.
-    """
-    typical = len(column) / len(distinct)
-    for end, value, beside in (("upper", distinct[-1], distinct[-2]), ("lower", distinct[0], distinct[1])):
-        at = column == value
-        count, next_to = int(at.sum()), int((column == beside).sum())
-        if abs(value - beside) > APART * (distinct[-1] - distinct[0]):
-            continue
-        if count >= max(10, SATURATED * len(column)) and count > 10 * max(next_to, typical):
-            yield Finding(
-                "saturated sensor",
-                "serious" if count > 0.1 * len(column) else "warning",
-                f"{name} is exactly {value:.6g}, its {end} end, in {share(count, len(column))}",
-                "beyond the end the true value is unknown, so the model sees different states as one",
-                "widen the sensor's range or the logger's clipping, or end episodes there; if the plant itself stops "
-                "there, nothing needs to change",
-                channels=(name,),
-                **named(at),
-            )
-
-
-def _stuck(name: str, column: NDArray[np.float32], same: Flags) -> Iterator[Finding]:
-    repeats = np.zeros(len(column), bool)
-    repeats[1:] = (column[1:] == column[:-1]) & same[1:]
-    ends = np.flatnonzero(np.diff(np.concatenate([[0], repeats, [0]]).astype(np.int8)))
-    begin, stop = ends[::2], ends[1::2]
-    inner = (column[begin] > column.min()) & (column[begin] < column.max())  # the ends are `_saturated`'s
-    long = (stop - begin >= STUCK - 1) & inner if len(begin) else np.zeros(0, bool)
-    rows = np.concatenate([np.arange(a, b) for a, b in zip(begin[long], stop[long], strict=True)] or [begin[:0]])
-    elsewhere = len(column) - len(rows)  # a set-point holds nearly always, a coarse sensor repeats everywhere
-    if len(rows) and elsewhere > 0.7 * len(column) and repeats.sum() - len(rows) < 0.05 * elsewhere:
-        yield Finding(
-            "stuck sensor",
-            "serious",
-            f"{name} repeats its last value over {len(rows):,} rows, in {int(long.sum())} stretch(es) of {STUCK} or "
-            "more, while it changes almost everywhere else",
-            "the model learns that the channel does not move, and averages that with the truth",
-            "cut these stretches out: end the episode before each and begin another one after it",
-            channels=(name,),
-            **named(rows),
-        )
-
-
 def constant_cost(data: TransitionDataset) -> Iterator[Finding]:
     """A cost column that never changes says nothing of what would cost more."""
     if data.cost is not None and float(data.cost.min()) == float(data.cost.max()):
@@ -283,65 +170,3 @@ def equal_returns(data: TransitionDataset) -> Iterator[Finding]:
             " gains are told in the reward's own unit",
             "add episodes that went better or worse, or choose a reward that tells them apart",
         )
-
-
-def stacked_past(data: TransitionDataset, past: Past) -> Iterator[Finding]:
-    """Older values that the logger has put beside the present ones."""
-    if past.carried:
-        names = [*data.channels[: data.frame_dim], *data.action_channels]
-        pairs = [f"{names[k]} is {names[s]}" for k, s in zip(past.carried, past.sources, strict=True)]
-        yield Finding(
-            "stacked past",
-            "note",
-            f"{len(pairs)} of {data.frame_dim} channels are what another one, or the action, was a row before: "
-            + "; ".join(pairs[:3])
-            + ("; ..." if len(pairs) > 3 else ""),
-            "none: a simulator copies them, and learns the others",
-            "nothing",
-            channels=tuple(data.channels[k] for k in past.carried),
-        )
-
-
-def clocks(data: TransitionDataset, past: Past) -> Iterator[Finding]:
-    """Hours, days and numbers of steps, which go on whatever anybody does."""
-    for k, clock in past.clocks.items():
-        back = f", and back by {clock.period:.6g} beyond {clock.turn:.6g}" if clock.period else ""
-        yield Finding(
-            "clock",
-            "note",
-            f"{data.channels[k]} changes by {clock.step:.6g} in every row{back}",
-            "none: a simulator lets it go on like that, and learns the others",
-            "nothing",
-            channels=(data.channels[k],),
-        )
-
-
-def outliers(data: TransitionDataset, past: Past) -> Iterator[Finding]:
-    """Values far outside of what nearly all others span; not the reward of an episode's end, which often is."""
-    columns = {**dict(zip(data.channels, data.obs.numpy().T, strict=True)), "reward": data.reward.numpy()}
-    columns = {name: column for name, column in columns.items() if name not in {data.channels[k] for k in past.known}}
-    for name, column in columns.items():
-        far = _far(column.astype(np.float64))
-        if name == "reward":
-            far &= ~data.terminated.numpy()
-        if far.any():
-            worst = column[far][np.abs(column[far] - np.median(column)).argmax()]
-            low, high = np.quantile(column, (0.01, 0.99))
-            yield Finding(
-                "outliers",
-                "serious",
-                f"{name} is up to {worst:.6g} in {share(int(far.sum()), len(column))}, and 98 % of its values lie in "
-                f"[{low:.4g}, {high:.4g}]",
-                "a squared error sees little else, they set the channel's scale, and imagined states may go there",
-                "correct or remove them; physical `bounds` in the schema find them at the import",
-                channels=(name,),
-                **named(far),
-            )
-
-
-def _far(column: Floats) -> Flags:
-    low, high = np.quantile(column, (0.01, 0.99))
-    room = FAR * (high - low)
-    if not room:
-        return np.zeros(len(column), bool)
-    return (column < low - room) | (column > high + room)

@@ -223,7 +223,9 @@ def test_an_environment_never_shows_nan() -> None:
 
 
 def test_channels_of_two_origins_or_none_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"channels \[1\] are computed, and predicted, carried, clocks or exogenous as well"):
+    with pytest.raises(
+        ValueError, match=r"channels \[1\] are computed, and predicted, carried, clocks or exogenous as well"
+    ):
         Simulator(Known(SPEC, 1), SPEC, structure=integrated, computed=(0, 1))
     with pytest.raises(ValueError, match=r"simulator\.computed is \[\]: give both"):
         Simulator(Known(SPEC, 1), SPEC, structure=integrated)
