@@ -87,13 +87,15 @@ class _Mapped(torch.autograd.Function):
 
 class _Descent(_Mapped):
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, None], loss: Tensor, optimizer: Optimizer) -> tuple[Tensor, int]:
-        del info, in_dims
+    def vmap(
+        info: Any, in_dims: tuple[int | None, None], loss: Tensor, optimizer: Optimizer
+    ) -> tuple[Tensor, int | None]:
+        del info
         optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad():
             loss.sum().backward()
         optimizer.step()
-        return loss.detach(), 0
+        return loss.detach(), in_dims[0]
 
 
 class _Leaf(_Mapped):
