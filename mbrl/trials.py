@@ -109,7 +109,7 @@ def compare(
     from mbrl import contest
     from mbrl.engines import Engine
 
-    if odd := sorted({"data.id", "seed", "env", "name", "folder"} & set(settings or {})):
+    if odd := sorted({"data.id", "seed", "seeds", "env", "name", "folder"} & set(settings or {})):
         raise ValueError(f"settings has {', '.join(odd)}, which each run has its own of: leave it out")
     own = {"trial.episodes": episodes, **({} if updates is None else {"rehearsal.updates": updates})}
     said = {**own, **(settings or {})}.items()

@@ -115,7 +115,10 @@ def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tm
         (["--workers", "0"], "workers is 0, expected at least 1"),
         (["--together", "0"], "together is 0, expected at least 1 learner a run"),
         (["--data", "toy/pendulum-v0,toy/pendulum-v1"], "several logs whose runs would be called toy-pendulum:"),
-        (["--settings", "{seed: 3, data.id: toy/cartpole-v0}"], "settings has data.id, seed, which each run has"),
+        (
+            ["--settings", "{seed: 3, seeds: [1], data.id: toy/cartpole-v0}"],
+            "settings has data.id, seed, seeds, which each",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_work(arguments: list[str], part: str, tmp_path: Path) -> None:
