@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mbrl import files
 from mbrl.core import Batch, Learner, Policy, Spec, World, build, generator, rows_at, seeded
+from mbrl.testing import no_host_reads
 from mbrl.training import policy, population, room
 from mbrl.training.buffer import Ring
 from mbrl.training.policy import fit_policy
@@ -210,6 +211,13 @@ def test_a_population_is_captured_like_any_other_learner(monkeypatch: pytest.Mon
     """What a CUDA graph does on a GPU is done by a tape here: the operations once, and then the tape again."""
     monkeypatch.setattr(policy, "recorder", lambda *_: Tape())
     assert same(weights(trained(20, None, capture=True)), weights(trained(20, None)))
+
+
+def test_an_update_of_a_population_reads_nothing_from_the_device() -> None:
+    together, rng = Population(SPEC, configured("COMBO", **SMALL), [0, 1]), generator(0, "population")
+    together.update(ROWS, ROWS, rng)  # the first one makes the state of the optimisers
+    with no_host_reads():
+        together.update(ROWS, ROWS, rng)
 
 
 def test_members_have_checkpoints_of_their_own_to_go_on_from(tmp_path: Path) -> None:
