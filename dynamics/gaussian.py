@@ -81,7 +81,7 @@ class GaussianMLP(nn.Module):
         chance = self.hurdle(x, members).sigmoid()
         return chance.new_zeros(*chance.shape[:-1], self.max_logvar.shape[-1]).index_copy(-1, self.holding, chance)
 
-    def loss(self, x: Tensor, target: Tensor, coef: float, kept: Tensor) -> Tensor:
+    def loss(self, x: Tensor, target: Tensor, coef: float, kept: Tensor, living: Tensor | None = None) -> Tensor:
         """What the networks cost each member, [E].
 
         Args:
@@ -89,13 +89,18 @@ class GaussianMLP(nn.Module):
             target: [E, B, C], whose `functional.gaussian_nll` with `beta` it is, where the channel changed.
             coef: of the width of the log-variance bounds.
             kept: [E, B, O] bool, whether a channel kept its value: the cross-entropy of those that may is added.
+            living: [E, B] bool, the rows whose reward counts; None for all.
         """
         mean, logvar = self(x)
-        if self.hurdle is None:
+        if self.hurdle is None and living is None:
             return functional.gaussian_nll(mean, logvar, target, self.beta) + coef * self._width()
+        counted = torch.ones_like(mean, dtype=torch.bool)
+        if living is not None:
+            counted[..., -1] = living
+        if self.hurdle is None:
+            return functional.gaussian_nll(mean, logvar, target, self.beta, counted) + coef * self._width()
         rested = kept.index_select(-1, self.channels)
-        counted = torch.ones_like(mean, dtype=torch.bool).index_copy(-1, self.holding, ~rested)
-        nll = functional.gaussian_nll(mean, logvar, target, self.beta, counted)
+        nll = functional.gaussian_nll(mean, logvar, target, self.beta, counted.index_copy(-1, self.holding, ~rested))
         return nll + functional.binary_cross_entropy(self.hurdle(x), rested) + coef * self._width()
 
     def _width(self) -> Tensor:

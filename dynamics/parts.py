@@ -68,9 +68,13 @@ class BatchedGRU(nn.Module):
 
 
 class Normaliser(nn.Module):
-    """Between the environment's units and those in which every channel of the log has mean 0 and std 1."""
+    """Between the environment's units and those in which every channel of the log has mean 0 and std 1.
 
-    def __init__(self, spec: Spec) -> None:
+    With `living` the reward's are those of the rows in which the world went on, where it is of another kind than that
+    of ends.
+    """
+
+    def __init__(self, spec: Spec, living: bool = False) -> None:
         super().__init__()
         for name in ("obs_mean", "obs_std", "action_mean", "action_std"):
             self.register_buffer(name, torch.tensor(getattr(spec, name), dtype=torch.float32))
@@ -80,6 +84,8 @@ class Normaliser(nn.Module):
         self.register_buffer("scale", std)
         self.register_buffer("target_mean", mean[targets])
         self.register_buffer("target_std", std[targets])
+        if living and spec.live_reward:
+            self.target_mean[-1], self.target_std[-1] = spec.live_reward
         partial = len(spec.predicted) < spec.obs_dim
         self.register_buffer("predicted", torch.tensor(spec.predicted) if partial else None)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamics import functional, parts
+from dynamics.ending import end_reward
 from dynamics.gaussian import GaussianMLP
 from mbrl.core import Batch, Dynamics, Prediction, Spec
 
@@ -74,12 +75,13 @@ class RecurrentEnsemble(Dynamics):
         self.weight_decays = parts.layer_decays(weight_decays, layers)
         self.state_decay = state_decay
         self.logvar_coef = logvar_coef
-        self.normaliser = parts.Normaliser(spec)
         inputs = spec.obs_dim + spec.action_dim
         self.gru = parts.BatchedGRU(members, inputs, state)
         sizes = [inputs + state, *[hidden] * layers]
         self.gaussian = GaussianMLP(spec, members, sizes, layer_norm, reward_network)
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden, state)
+        self.end_reward = end_reward(spec, members, self.head, termination_hidden, state)
+        self.normaliser = parts.Normaliser(spec, living=self.end_reward is not None)
 
     def initial(self, rows: int) -> Tensor:
         """Zeros, [E, rows, H]."""
@@ -91,13 +93,18 @@ class RecurrentEnsemble(Dynamics):
         return self.gru(self.normaliser.inputs(obs, action), self._known(hidden, count), members)
 
     def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
-        """Negative log-likelihood, width of the log-variance bounds, and cross-entropy of the heads: [E]."""
+        """Negative log-likelihoods, width of the log-variance bounds, and cross-entropy of the heads: [E]."""
         inputs = self._inputs(batch.obs, batch.action, hidden, self.members)
         kept = batch.next_obs == batch.obs
-        loss = self.gaussian.loss(inputs, self.normaliser.targets(batch), self.logvar_coef, kept)
+        living = None if self.end_reward is None else ~batch.terminated
+        loss = self.gaussian.loss(inputs, self.normaliser.targets(batch), self.logvar_coef, kept, living)
         if self.head is None:
             return loss
-        return loss + self.head.loss(inputs, self.normaliser.obs(batch.next_obs), batch.terminated)
+        after = self.normaliser.obs(batch.next_obs)
+        loss = loss + self.head.loss(inputs, after, batch.terminated)
+        if self.end_reward is None:
+            return loss
+        return loss + self.end_reward.loss(inputs, after, batch.reward, batch.terminated)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Each layer's weights and the unit's matrices with their decays; see `Dynamics.parameter_groups`."""
@@ -111,7 +118,17 @@ class RecurrentEnsemble(Dynamics):
         count = self.members if members is None else len(members)
         inputs = self._inputs(obs, action, hidden, count)
         mean, logvar = self.gaussian(inputs, members)
-        return self.normaliser.prediction(obs, mean, (0.5 * logvar).exp(), self.gaussian.still(inputs, members))
+        said = self.normaliser.prediction(obs, mean, (0.5 * logvar).exp(), self.gaussian.still(inputs, members))
+        return said if self.end_reward is None else self._ending(said, inputs, members)
+
+    def _ending(self, said: Prediction, inputs: Tensor, members: Tensor | None) -> Prediction:
+        """What is `said` of a step after which the world goes on, and what is paid if it ends with it."""
+        assert self.head is not None
+        assert self.end_reward is not None
+        after = self.normaliser.obs(said.obs)
+        inputs = functional.as_members(inputs, len(after))
+        chance = self.head(inputs, after, members).sigmoid()
+        return self.end_reward.mixed(said, chance, inputs, after, members)
 
     def termination(
         self,

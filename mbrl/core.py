@@ -63,7 +63,8 @@ class Prediction(NamedTuple):
     deviations comparable between channels.
 
     A channel that may keep its value exactly, a set-point, has a probability `still` of doing so; its mean and its std
-    are then those of both cases together, from which `mbrl.simulator.holding` tells them apart.
+    are then those of both cases together, from which `mbrl.simulator.holding` tells them apart. Where the end of the
+    world pays a reward of another kind, mean and std of the reward are those of both cases together, too.
     """
 
     obs: Tensor  # [E, B, O] mean of the next observation
@@ -73,6 +74,7 @@ class Prediction(NamedTuple):
     scale: Tensor  # [O + 1]
     still: Tensor | None = None  # [E, B, O]; None where every channel always changes
     now: Tensor | None = None  # [E, B, O] the present observation, where there is a `still`
+    reward_within: Tensor | None = None  # [E, B] std of the reward were it known whether the world ends; None: the same
 
     def typical(self) -> tuple[Tensor, Tensor]:
         """Mean and std [E, B, O] of the next observation, where what more likely stays than changes does stay.
@@ -85,10 +87,14 @@ class Prediction(NamedTuple):
         return torch.where(stays, self.now, self.obs), self.obs_std.masked_fill(stays, 0.0)
 
     def normalised(self) -> tuple[Tensor, Tensor]:
-        """Mean and std of (next observation, reward) in units of `scale`, [E, B, O + 1] each: the `typical` ones."""
+        """Mean and std of (next observation, reward) in units of `scale`, [E, B, O + 1] each: the `typical` ones.
+
+        Whether a goal is reached with this very step is no doubt about the reward.
+        """
         obs, obs_std = self.typical()
+        reward_std = self.reward_std if self.reward_within is None else self.reward_within
         mean = torch.cat([obs, self.reward.unsqueeze(-1)], -1)
-        std = torch.cat([obs_std, self.reward_std.unsqueeze(-1)], -1)
+        std = torch.cat([obs_std, reward_std.unsqueeze(-1)], -1)
         return mean / self.scale, std / self.scale
 
 

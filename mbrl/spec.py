@@ -8,7 +8,11 @@ from typing import Any, Self
 
 BOUNDS = ("bound_low", "bound_high")  # fields with one value a channel, and one for the reward
 OF_CLOCKS = ("clock_steps", "clock_turns", "clock_periods")  # fields with one value a clock
-LATER = frozenset({"terminal_rate", "carried", "sources", "clocks", *OF_CLOCKS})  # that a stored spec may lack
+OF_ENDS = ("live_reward", "end_reward")  # mean and std, or nothing
+FREE = ("sources", *OF_CLOCKS, *OF_ENDS, *BOUNDS)  # fields that have not one value a channel
+LATER = frozenset(
+    {"terminal_rate", "carried", "clocks", "sources", *OF_CLOCKS, *OF_ENDS}
+)  # a stored spec may lack them
 CHANNEL_LISTS = ("predicted", "exogenous", "holding", "carried", "clocks")  # that name channels of a plain observation
 
 
@@ -59,11 +63,13 @@ class Spec:
     clock_periods: tuple[float, ...] = ()  # by so much; 0 for a counter, which never does
     history: int = 1  # observations in a row of obs; with more than 1, obs is a window (`mbrl.window`)
     terminal_rate: float = 0.0  # share of the rows with which the world ended
+    live_reward: tuple[float, ...] = ()  # mean and std of the reward where the world went on, and where it ended,
+    end_reward: tuple[float, ...] = ()  # if that is of another kind, as for a goal or a trip; () where it is not
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, tuple) and field.name not in (*CHANNEL_LISTS, "sources", *OF_CLOCKS, *BOUNDS):
+            if isinstance(value, tuple) and field.name not in (*CHANNEL_LISTS, *FREE):
                 width = self.action_dim if field.name.startswith("action") else self.obs_dim
                 if len(value) != width:
                     raise ValueError(f"{field.name} has {len(value)} values, expected one a channel: {width}")
@@ -81,6 +87,11 @@ class Spec:
             raise ValueError(
                 f"sources is {list(self.sources)} for the carried channels {list(self.carried)}, expected one for each,"
                 f" from 0 to {given - 1}"
+            )
+        if {len(self.live_reward), len(self.end_reward)} not in ({0}, {2}):
+            raise ValueError(
+                f"live_reward is {list(self.live_reward)} and end_reward {list(self.end_reward)}, expected a mean and a"
+                " std each, or nothing in both"
             )
         for name in OF_CLOCKS:
             if len(getattr(self, name)) != len(self.clocks):

@@ -305,7 +305,7 @@ def test_what_is_predicted_is_all_but_the_exogenous() -> None:
         ({"predicted": (1, 0)}, r"predicted is \[1, 0\], expected channels from 0 to 1 in order"),
         ({"exogenous": (-1,), "predicted": ()}, r"exogenous is \[-1\], expected channels from 0 to 1 in order"),
         ({"exogenous": (1,)}, r"channels \[1\] are predicted and exogenous"),
-        ({"exogenous": (0, 1), "predicted": ()}, "all 2 channels are exogenous or carried, and none is left"),
+        ({"exogenous": (0, 1), "predicted": ()}, "all 2 channels are exogenous, carried or clocks, and none is left"),
     ],
 )
 def test_channels_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:

@@ -16,7 +16,7 @@ from mbrl.core import Batch, Spec, generator
 from mbrl.data import exact
 from mbrl.data.exact import Clock
 from mbrl.data.mapped import Mapped
-from mbrl.data.moments import finite_bounds, moments, varies
+from mbrl.data.moments import ends_apart, finite_bounds, moments, varies
 from mbrl.data.promises import check
 
 
@@ -230,6 +230,7 @@ class TransitionDataset:
         action = moments(column[rows] for column in self.action.T)
         reward = moments([self.reward[rows]])
         own = [k for k in range(self.frame_dim) if k not in self.exogenous]
+        live, end = ends_apart(self.reward[rows], self.terminated[rows])
         holding = exact.holding(self.obs, self.next_obs, rows, own)
         carried, sources = exact.carried(self.obs, self.action, self.next_obs, own, self.frame_dim)
         clocks = self.clocks(carried)
@@ -264,6 +265,8 @@ class TransitionDataset:
             **{f"clock_{name}s": tuple(getattr(clock, name) for clock in clocks.values()) for name in Clock._fields},
             history=self.history,
             terminal_rate=float(self.terminated[rows].double().mean()),
+            live_reward=live,
+            end_reward=end,
         )
 
     def clocks(self, carried: Sequence[int]) -> dict[int, Clock]:

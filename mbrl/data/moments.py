@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+ANOTHER = 5.0  # spreads from the mean of all other rewards, beyond which those of ends are of another kind
+ENDS = 10  # rows at least in which the world ended, to say so
 RESOLUTION = 2.0**-23  # of a float32: a channel that varies less than this, relative to its size, is constant
 
 
@@ -37,6 +39,25 @@ def varies(channel: Moments) -> bool:
     """Whether the one channel differs by more than rounding from row to row."""
     (low,), (high,) = channel.low, channel.high
     return high - low > 4 * RESOLUTION * max(abs(low), abs(high))
+
+
+def ends_apart(reward: Tensor, terminated: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of the rewards [N] where the world went on, and where it ended; () twice if these are alike.
+
+    What reaching a goal, or a trip, pays is of another kind than the reward of a step: a network that is to say both
+    takes the few rows for noise. The first std is the size of what does not vary, the second at least a hundredth of
+    how far apart the two kinds are.
+    """
+    live, end = reward[~terminated].double(), reward[terminated].double()
+    if len(end) < ENDS or not len(live):
+        return (), ()
+    mean, spread = float(live.mean()), float(live.std(correction=0))
+    apart = float((end - mean).square().mean().sqrt())
+    rounding = 4 * RESOLUTION * float(reward.abs().max())
+    if apart <= max(ANOTHER * spread, rounding):
+        return (), ()
+    size = spread if spread > rounding else abs(mean) or 1.0
+    return (mean, size), (float(end.mean()), max(float(end.std(correction=0)), 0.01 * apart))
 
 
 def _moments(wide: Tensor) -> tuple[float, float, float, float]:

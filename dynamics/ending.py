@@ -1,0 +1,71 @@
+"""What the end of the world pays, where that is of another kind than the reward of a step: a goal, or a trip."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dynamics import functional
+from dynamics.parts import BatchedMLP
+from mbrl.core import Prediction, Spec
+
+LOG_VARIANCE = (-10.0, 2.0)  # bounds, in units of the spread of what ends paid
+
+
+class EndReward(nn.Module):
+    """A Gaussian of the reward with which the world ends, a small network per member that reads a whole transition.
+
+    Of thousands of rows only the last one of an episode has such a reward. To a network that is to say both kinds it is
+    noise, by likelihood; here, as in a hurdle model (Cragg 1971), the rows in which the world went on teach one, those
+    in which it ended the other, and a prediction is of both cases, by the probability that the world ends.
+
+    Args:
+        spec: of a log whose `end_reward` is not ().
+        members: E.
+        hidden: units of each of the two hidden layers.
+        state: channels that the inputs have more, where the model remembers.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: Spec, members: int, hidden: int, state: int = 0) -> None:
+        super().__init__()
+        self.mlp = BatchedMLP(members, [2 * spec.obs_dim + spec.action_dim + state, hidden, hidden, 2])
+        mean, std = spec.end_reward
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, inputs: Tensor, next_obs: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance [E', B] in units of what ends paid; inputs as those of a `TerminationHead`."""
+        mean, raw = self.mlp(torch.cat([inputs, next_obs], -1), members).unbind(-1)
+        return mean, functional.soft_clamp(raw, *(raw.new_tensor(bound) for bound in LOG_VARIANCE))
+
+    def loss(self, inputs: Tensor, next_obs: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
+        """Twice the negative log-likelihood of the rewards of ends, by the number of all rows, [E]; for [E, B, ...]."""
+        mean, log_variance = self(inputs, next_obs)
+        error = (reward - self.mean) / self.std - mean
+        each = error.square() * (-log_variance).exp() + log_variance
+        return each.where(terminated, 0.0).mean(-1)
+
+    def mixed(
+        self, said: Prediction, chance: Tensor, inputs: Tensor, next_obs: Tensor, members: Tensor | None
+    ) -> Prediction:
+        """A prediction whose reward is that of both cases, of which `said` is the one where the world goes on.
+
+        Args:
+            said: [E', B, ...].
+            chance: that the world ends, [E', B].
+            inputs, next_obs, members: as in `forward`.
+        """
+        mean, log_variance = self(inputs, next_obs, members)
+        mean, variance = mean * self.std + self.mean, (log_variance.exp() * self.std.square())
+        within = (1 - chance) * said.reward_std.square() + chance * variance
+        between = chance * (1 - chance) * (mean - said.reward).square()
+        reward = said.reward + chance * (mean - said.reward)
+        return said._replace(reward=reward, reward_std=(within + between).sqrt(), reward_within=within.sqrt())
+
+
+def end_reward(spec: Spec, members: int, head: nn.Module | None, hidden: int, state: int = 0) -> EndReward | None:
+    """Where the log's ends pay another kind of reward, and a head says when they come; None elsewhere."""
+    return EndReward(spec, members, hidden, state) if spec.end_reward and head is not None else None
