@@ -63,7 +63,9 @@ class EndReward(nn.Module):
         within = (1 - chance) * said.reward_std.square() + chance * variance
         between = chance * (1 - chance) * (mean - said.reward).square()
         reward = said.reward + chance * (mean - said.reward)
-        return said._replace(reward=reward, reward_std=(within + between).sqrt(), reward_within=within.sqrt())
+        return said._replace(
+            reward=reward, reward_std=(within + between).sqrt(), reward_within=within.sqrt(), reward_live=said.reward
+        )
 
 
 def end_reward(spec: Spec, members: int, head: nn.Module | None, hidden: int, state: int = 0) -> EndReward | None:

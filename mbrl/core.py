@@ -75,6 +75,7 @@ class Prediction(NamedTuple):
     still: Tensor | None = None  # [E, B, O]; None where every channel always changes
     now: Tensor | None = None  # [E, B, O] the present observation, where there is a `still`
     reward_within: Tensor | None = None  # [E, B] std of the reward were it known whether the world ends; None: the same
+    reward_live: Tensor | None = None  # [E, B] mean of the reward if the world goes on; None: the same
 
     def typical(self) -> tuple[Tensor, Tensor]:
         """Mean and std [E, B, O] of the next observation, where what more likely stays than changes does stay.

@@ -140,7 +140,7 @@ def _check_predict(model: Dynamics, spec: Spec) -> None:
 
 def _check_prediction(prediction: Prediction, members: int, rows: int, spec: Spec) -> None:
     wide, flat = (members, rows, spec.obs_dim), (members, rows)
-    shapes = (wide, wide, flat, flat, (spec.obs_dim + 1,), wide, wide, flat)
+    shapes = (wide, wide, flat, flat, (spec.obs_dim + 1,), wide, wide, flat, flat)
     assert (prediction.still is None) == (prediction.now is None), "Prediction.still and Prediction.now go together"
     for name, shape in zip(Prediction._fields, shapes, strict=True):
         found = getattr(prediction, name)

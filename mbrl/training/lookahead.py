@@ -74,7 +74,11 @@ class Lookahead(nn.Module):
             action, seen = rows.action[..., step, :], rows.next_obs[..., step, :]
             prediction = dynamics.predict(obs, action.expand(*obs.shape[:-1], -1), None, hidden)
             mean, _ = prediction.normalised()
-            truth = torch.cat([seen, rows.reward[..., step, None]], -1) / prediction.scale
+            reward = rows.reward[..., step]
+            if prediction.reward_live is not None:  # what an end pays is its own, and learned from ends alone
+                mean = torch.cat([mean[..., :-1], prediction.reward_live.unsqueeze(-1) / prediction.scale[-1]], -1)
+                reward = torch.where(rows.terminated[..., step], prediction.reward_live.detach(), reward)
+            truth = torch.cat([seen.expand(*reward.shape, -1), reward.unsqueeze(-1)], -1) / prediction.scale
             squares.append((mean - truth).square().index_select(-1, self.targets))
             if self.filling is None:
                 obs = rows.next_obs[..., step, :]

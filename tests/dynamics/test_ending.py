@@ -17,6 +17,8 @@ from mbrl.core import Batch, Prediction, Spec, generator, rows_at, seeded
 from mbrl.data.moments import ends_apart
 from mbrl.simulator.holding import Stated
 from mbrl.testing import check_dynamics
+from mbrl.training.bootstrap import Runs
+from mbrl.training.lookahead import Lookahead
 
 GOAL = replace(unit_spec(terminals=True), live_reward=(0.0, 1.0), end_reward=(100.0, 10.0))
 SMALL = {"members": 2, "elites": 1, "hidden": 16, "layers": 2}
@@ -101,6 +103,27 @@ def test_each_kind_is_learned_from_its_own_rows() -> None:
         at_rest = list(torch.autograd.grad(model.loss(rows).sum(), list(part.parameters())))
         assert all(torch.equal(a, b) for a, b in zip(gradients(row, part), at_rest, strict=True))
         assert not any(torch.equal(a, b) for a, b in zip(gradients(other, part), at_rest, strict=True))
+
+
+def test_a_look_ahead_leaves_ends_to_the_rows_that_ended() -> None:
+    """It taught the head of MountainCar's judge that nothing ever ends: a goal a step too late costs it twice."""
+    with seeded(0, "test"):
+        model = ProbabilisticEnsemble(GOAL, members=1, elites=1, hidden=4, layers=1)
+    rows = Batch(
+        torch.rand(2, 3, 1), torch.rand(2, 3, 1), torch.rand(2, 3), torch.rand(2, 3, 1), torch.zeros(2, 3).bool()
+    )
+    rows.terminated[1, 2] = True
+    runs, ahead = Runs(rows, torch.ones(2, 3, dtype=torch.bool)), Lookahead(GOAL, 3)
+    squares = ahead.squares(model, runs)
+    assert squares.shape == (1, 2, 3, 2)
+    assert squares[0, 1, 2, 1] == 0
+    assert (squares[0, :, :2, 1] > 0).all()
+    paid = rows._replace(reward=torch.where(rows.terminated, 100.0, rows.reward))
+    assert torch.equal(ahead.squares(model, Runs(paid, runs.valid)), squares)
+    for part in (model.head, model.end_reward):
+        assert part is not None
+        found = torch.autograd.grad(squares.sum(), list(part.parameters()), allow_unused=True, retain_graph=True)
+        assert not any(gradient is not None and gradient.any() for gradient in found)
 
 
 @pytest.mark.parametrize("model", [ProbabilisticEnsemble, RecurrentEnsemble])
