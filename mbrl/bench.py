@@ -115,7 +115,7 @@ def _loops(
     with seeded(seed, "bench"):
         model, agent = dynamics(spec).to(device), learner(spec).to(device)
         plain = yardstick(spec).to(device)
-    crowd = Population(spec, agent.config, range(TOGETHER)).to(device)
+    crowd = Population(spec, agent.config, list(range(TOGETHER))).to(device)
     if model.memory:
         name = type(model).__name__
         raise ValueError(

@@ -84,7 +84,7 @@ def _cost(told: dict[str, Any]) -> Cost:
         model: Dynamics = build({**told["dynamics"], "init_args": sizes}, Dynamics, spec)
         learner: Learner = build(told["learner"], Learner, spec)
     if case.batched:
-        learner = Population(spec, told["learner"], range(case.population))
+        learner = Population(spec, told["learner"], list(range(case.population)))
     begun = time.perf_counter()
     batches = BootstrapBatches(source, case.members, 0, case.batch)
     group = time.perf_counter() - begun if source.groups > 1 else 0.0
