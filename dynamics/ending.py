@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dynamics import functional
-from dynamics.parts import BatchedMLP
-from mbrl.core import Prediction, Spec
+from dynamics.parts import BatchedMLP, Normaliser, TerminationHead
+from mbrl.core import Batch, Prediction, Spec
 
 LOG_VARIANCE = (-10.0, 2.0)  # bounds, in units of the spread of what ends paid
 
@@ -71,3 +71,30 @@ class EndReward(nn.Module):
 def end_reward(spec: Spec, members: int, head: nn.Module | None, hidden: int, state: int = 0) -> EndReward | None:
     """Where the log's ends pay another kind of reward, and a head says when they come; None elsewhere."""
     return EndReward(spec, members, hidden, state) if spec.end_reward and head is not None else None
+
+
+def loss_of_ends(
+    head: TerminationHead | None, reward: EndReward | None, inputs: Tensor, next_obs: Tensor, batch: Batch
+) -> Tensor | float:
+    """What the heads cost each member, [E], for a batch [E, B, ...]: when the world ends, and what that pays."""
+    if head is None:
+        return 0.0
+    loss = head.loss(inputs, next_obs, batch.terminated)
+    return loss if reward is None else loss + reward.loss(inputs, next_obs, batch.reward, batch.terminated)
+
+
+def with_ends(
+    said: Prediction,
+    head: TerminationHead | None,
+    reward: EndReward | None,
+    normaliser: Normaliser,
+    inputs: Tensor,
+    members: Tensor | None,
+) -> Prediction:
+    """What is `said` of a step after which the world goes on, and what is paid if it ends with it."""
+    if head is None or reward is None:
+        return said
+    after = normaliser.obs(said.obs)
+    inputs = functional.as_members(inputs, len(after))
+    chance = head(inputs, after, members).sigmoid()
+    return reward.mixed(said, chance, inputs, after, members)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamics import functional, parts
-from dynamics.ending import end_reward
+from dynamics.ending import end_reward, loss_of_ends, with_ends
 from dynamics.gaussian import GaussianMLP
 from mbrl.core import Batch, Dynamics, Prediction, Spec
 
@@ -98,13 +98,8 @@ class RecurrentEnsemble(Dynamics):
         kept = batch.next_obs == batch.obs
         living = None if self.end_reward is None else ~batch.terminated
         loss = self.gaussian.loss(inputs, self.normaliser.targets(batch), self.logvar_coef, kept, living)
-        if self.head is None:
-            return loss
         after = self.normaliser.obs(batch.next_obs)
-        loss = loss + self.head.loss(inputs, after, batch.terminated)
-        if self.end_reward is None:
-            return loss
-        return loss + self.end_reward.loss(inputs, after, batch.reward, batch.terminated)
+        return loss + loss_of_ends(self.head, self.end_reward, inputs, after, batch)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Each layer's weights and the unit's matrices with their decays; see `Dynamics.parameter_groups`."""
@@ -119,16 +114,7 @@ class RecurrentEnsemble(Dynamics):
         inputs = self._inputs(obs, action, hidden, count)
         mean, logvar = self.gaussian(inputs, members)
         said = self.normaliser.prediction(obs, mean, (0.5 * logvar).exp(), self.gaussian.still(inputs, members))
-        return said if self.end_reward is None else self._ending(said, inputs, members)
-
-    def _ending(self, said: Prediction, inputs: Tensor, members: Tensor | None) -> Prediction:
-        """What is `said` of a step after which the world goes on, and what is paid if it ends with it."""
-        assert self.head is not None
-        assert self.end_reward is not None
-        after = self.normaliser.obs(said.obs)
-        inputs = functional.as_members(inputs, len(after))
-        chance = self.head(inputs, after, members).sigmoid()
-        return self.end_reward.mixed(said, chance, inputs, after, members)
+        return with_ends(said, self.head, self.end_reward, self.normaliser, inputs, members)
 
     def termination(
         self,

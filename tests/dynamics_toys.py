@@ -98,6 +98,20 @@ class Known(Dynamics):
         return chances.unsqueeze(-1).expand(-1, obs.shape[-2])
 
 
+class Watched(Known):
+    """Remembers the observations that it is asked about."""
+
+    def __init__(self, spec: Spec, members: int = 3) -> None:
+        super().__init__(spec, members)
+        self.seen: list[list[float]] = []
+
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
+        self.seen.append(obs.flatten().tolist())
+        return super().predict(obs, action, members, hidden)
+
+
 class Scripted(Dynamics):
     """Member e's hold-out error after its t-th update is script[e][t - 1], if Adam's lr is 0.01.
 

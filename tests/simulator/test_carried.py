@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from dynamics_toys import Known, unit_spec
+from dynamics_toys import Known, Watched, unit_spec
 from torch import Tensor
 
 from dynamics import ProbabilisticEnsemble
@@ -152,15 +152,9 @@ def test_a_model_that_is_followed_reads_its_own_past() -> None:
     level = torch.tensor([0.0, 0.0, 0.0, 0.0])  # at rest, and Known says that it rises
     obs = torch.stack([level, level, level, level], 1)
     rows = Batch(obs[None, :3], torch.zeros(1, 3, 1), torch.zeros(1, 3), obs[None, 1:], torch.zeros(1, 3).bool())
-    seen: list[list[float]] = []
-
-    class Watched(Known):
-        def predict(self, obs: Tensor, *others: Any) -> Any:
-            seen.append(obs.flatten().tolist())
-            return super().predict(obs, *others)
-
-    Lookahead(STACKED, 3).squares(Watched(STACKED, 1), Runs(rows, torch.ones(1, 3).bool()))
-    assert seen == [[0, 0, 0, 0], [1, 0, 0, 0], [2, 1, 0, 0]]  # not the 0 that was logged in the place of the 1
+    model = Watched(STACKED, 1)
+    Lookahead(STACKED, 3).squares(model, Runs(rows, torch.ones(1, 3).bool()))
+    assert model.seen == [[0, 0, 0, 0], [1, 0, 0, 0], [2, 1, 0, 0]]  # not the 0 that was logged in the place of the 1
 
 
 def test_a_network_has_no_output_for_them() -> None:

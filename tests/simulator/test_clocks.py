@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from dynamics_toys import Known, unit_spec
+from dynamics_toys import Known, Watched, unit_spec
 from torch import Tensor
 
 from dynamics import ProbabilisticEnsemble
@@ -181,15 +181,9 @@ def test_the_audit_notes_them() -> None:
 def test_a_model_that_is_followed_is_told_the_time() -> None:
     obs = torch.tensor([[0.0, 22.0, 0.0], [0.0, 23.0, 2.0], [0.0, 0.0, 4.0], [0.0, 1.0, 6.0]])
     rows = Batch(obs[None, :3], torch.zeros(1, 3, 1), torch.zeros(1, 3), obs[None, 1:], torch.zeros(1, 3).bool())
-    seen: list[list[float]] = []
-
-    class Watched(Known):
-        def predict(self, obs: Tensor, *others: Any) -> Any:
-            seen.append(obs.flatten().tolist())
-            return super().predict(obs, *others)
-
-    Lookahead(TIMED, 3).squares(Watched(TIMED, 1), Runs(rows, torch.ones(1, 3).bool()))
-    assert seen == [[0, 22, 0], [1, 23, 2], [2, 0, 4]]
+    model = Watched(TIMED, 1)
+    Lookahead(TIMED, 3).squares(model, Runs(rows, torch.ones(1, 3).bool()))
+    assert model.seen == [[0, 22, 0], [1, 23, 2], [2, 0, 4]]
 
 
 def test_a_function_that_computes_one_has_the_say_and_a_channel_has_one_origin() -> None:
