@@ -160,6 +160,20 @@ class Drift(Dynamics):
         return ((ids + 1).view(-1, 1) / 10).expand(len(ids), obs.shape[-2])
 
 
+class Slip(Drift):
+    """Whose program says something else than the module, by `off` spreads of the reward."""
+
+    def __init__(self, spec: Spec, off: float) -> None:
+        super().__init__(spec)
+        self.off = off * spec.reward_std
+
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
+        said = super().predict(obs, action, members, hidden)
+        return said._replace(reward=said.reward + (self.off if torch.compiler.is_exporting() else 0))
+
+
 def spread(prediction: Prediction) -> Tensor:
     """Largest minus smallest member reward."""
     return prediction.reward.amax(0) - prediction.reward.amin(0)

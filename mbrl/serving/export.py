@@ -16,8 +16,8 @@ from mbrl.simulator.foresight import expected
 from mbrl.simulator.simulator import Simulator
 from mbrl.window import Remembering
 
-TOLERANCE = 1e-5  # between the program and the module it was made from
-ROUNDING = 1e-3  # the same for actions, in units of half their range: a planner magnifies rounding (2e-5 seen)
+ROUNDING = 1e-3  # by which a program may differ from its module: planners and disagreement magnify it (2e-5, 3e-5 seen)
+FLOAT32 = 1e-5  # the same of a number that is large beside its unit, as a share of it
 LEVEL = 0.9  # coverage of the served intervals
 
 
@@ -115,12 +115,22 @@ def export_policy(policy: Policy, folder: Path) -> None:
 
 
 def _units(spec: Spec) -> dict[str, Tensor]:
-    """What a policy answers is compared in these; of one that chooses nothing is magnified."""
+    """What a policy answers is compared in these; a choice is the same one or another."""
     if spec.discrete:
         return {}
     half = (torch.tensor(spec.action_high) - torch.tensor(spec.action_low)) / 2
     found = {"action": half, "past": torch.tensor(spec.obs_std[spec.frame_dim :])}
-    return {name: torch.where(unit > 0, unit, 1.0) for name, unit in found.items()}
+    return _usable(found)
+
+
+def _units_of_step(spec: Spec) -> dict[str, Tensor]:
+    """The same of `OneStep`: spreads of the log. What is not here is of the size of 1."""
+    spreads = {"next_obs": torch.tensor(spec.obs_std), "reward": torch.tensor(spec.reward_std)}
+    return _usable({f"{name}{end}": unit for name, unit in spreads.items() for end in ("", "_low", "_high")})
+
+
+def _usable(units: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.where(unit > 0, unit, 1.0) for name, unit in units.items()}
 
 
 def _served(policy: Policy, obs: Tensor) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -168,7 +178,8 @@ def export_simulator(simulator: Simulator, folder: Path) -> None:
     files.save(folder / "simulator.ckpt", stored.state(simulator))
     rebuilt = simulator_from(folder / "simulator.ckpt")
     rows = tuple(example_step(rebuilt).values())
-    _export(OneStep(rebuilt), rows, folder / "simulator.pt2", simulator.dynamics.config["class_path"])
+    name, units = simulator.dynamics.config["class_path"], _units_of_step(rebuilt.spec)
+    _export(OneStep(rebuilt), rows, folder / "simulator.pt2", name, units)
 
 
 def simulator_from(path: Path) -> Simulator:
@@ -181,13 +192,11 @@ def simulator_from(path: Path) -> Simulator:
     return stored.load(files.load(path))
 
 
-def _export(
-    module: nn.Module, inputs: tuple[Tensor, ...], path: Path, name: str, units: Mapping[str, Tensor] | None = None
-) -> None:
+def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, name: str, units: Mapping[str, Tensor]) -> None:
     """Export with any number of rows, write atomically, and compare what was written with the module.
 
     `units`: of what it answers, by name (`action` where that is all), within `ROUNDING` of which program and module
-    have to agree; within `TOLERANCE` where there are none.
+    have to agree; 1 of what is not among them.
 
     Raises:
         ValueError: it cannot be exported, or the program says something else than the module.
@@ -203,12 +212,11 @@ def _export(
     with files.replacing(path) as beside, beside.open("wb") as file:
         torch.export.save(program, file)
     reloaded = torch.export.load(path).module()
-    close = ROUNDING if units else TOLERANCE
     for batch in (inputs, tuple(x[:1] for x in inputs)):
         with torch.no_grad():
-            said, meant = (_in_units(one(*batch), units or {}) for one in (reloaded, module))
+            said, meant = (_in_units(one(*batch), units) for one in (reloaded, module))
         try:
-            torch.testing.assert_close(said, meant, rtol=close, atol=close, equal_nan=True)
+            torch.testing.assert_close(said, meant, rtol=FLOAT32, atol=ROUNDING, equal_nan=True)
         except AssertionError as error:
             raise ValueError(f"the exported program of {name} does not say what the module says: {error}") from error
 

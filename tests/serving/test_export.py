@@ -1,6 +1,8 @@
+import dataclasses
+
 import pytest
 import torch
-from registry_toys import Drift, Fickle, Line, Overshoot, Rounding, far, simulator, spec
+from registry_toys import Drift, Fickle, Line, Overshoot, Rounding, Slip, far, simulator, spec
 from weather_world import driven, simulator_of
 
 import dynamics.uncertainty
@@ -111,6 +113,13 @@ def test_a_program_may_round_otherwise_but_not_say_something_else(tmp_path):
     export.export_policy(Rounding(spec(), off=0.0005), tmp_path)  # a planner magnifies how its simulator rounds
     with pytest.raises(ValueError, match=r"program of registry_toys\.Rounding does not say what the module says"):
         export.export_policy(Rounding(spec(), off=0.005), tmp_path)
+
+
+def test_a_simulators_program_is_compared_in_spreads_of_the_log(tmp_path):
+    huge = dataclasses.replace(spec(), reward_std=1e4, reward_high=1e5)
+    export.export_simulator(Simulator(Slip(huge, off=0.0005), huge, None), tmp_path)  # 5, of a reward of 0 to 2
+    with pytest.raises(ValueError, match=r"registry_toys\.Slip does not say (.|\n)*'reward'"):
+        export.export_simulator(Simulator(Slip(huge, off=0.005), huge, None), tmp_path)
 
 
 def test_a_class_that_no_other_process_can_import_is_named(tmp_path):
