@@ -17,7 +17,7 @@ from mbrl.window import Remembering
 
 GOLDEN = "golden.npz"
 ROWS = 32  # observations in each step
-TOLERANCE = 1e-4  # of each action's range: machines round differently, other weights differ by more
+TOLERANCE = 1e-3  # of each action's range: machines round differently (MPPI's by 7e-5), other weights differ by more
 
 
 def write(policy: Policy, folder: Path, seed: int = 0) -> None:
