@@ -42,7 +42,7 @@ def one_hot(index: Tensor, count: int) -> Tensor:
 
 def sample_categorical(logits: Tensor, rng: torch.Generator) -> Tensor:
     """Gumbel-max: one choice a row, [..., A] -> [...] int64."""
-    uniform = torch.rand(logits.shape, generator=rng, device=logits.device).clamp_(1e-12, 1 - 1e-7)
+    uniform = torch.rand(logits.shape, generator=rng, device=logits.device).clamp(1e-12, 1 - 1e-7)
     return (logits - torch.log(-torch.log(uniform))).argmax(-1)
 
 

@@ -18,7 +18,6 @@ MOSTLY = 0.5  # share of the rows from which on a channel that keeps its value e
 CHANGES = 100  # rows at least in which a carried channel changes: fewer may agree by chance, of flags for instance
 GLANCE = 1024  # rows in which a source is looked for first
 ROUNDED = 4  # units in the last place of a column's largest value, by which a clock may seem to go wrong
-TURNS = 3  # rows at least in which a clock goes back to its beginning: fewer may be anything
 
 
 def holding(obs: Tensor, next_obs: Tensor, rows: Tensor, channels: Sequence[int]) -> tuple[int, ...]:
@@ -88,14 +87,14 @@ def clocks(obs: Tensor, next_obs: Tensor, channels: Sequence[int]) -> dict[int, 
     few = slice(None, None, max(1, len(obs) // GLANCE))
     found = {}
     for k in channels:
-        clock = _clock(obs[few, k], next_obs[few, k], turns=0) and _clock(obs[:, k], next_obs[:, k], TURNS)
+        clock = _clock(obs[few, k], next_obs[few, k]) and _clock(obs[:, k], next_obs[:, k])
         if clock is not None:
             found[k] = clock
     return found
 
 
-def _clock(now: Tensor, after: Tensor, turns: int) -> Clock | None:
-    """What these rows [N] say, if they have no other turns than that many, at least."""
+def _clock(now: Tensor, after: Tensor) -> Clock | None:
+    """What these rows [N] say; one turn is enough, beyond every value that another row goes on from."""
     now, after = now.double(), after.double()
     slack = ROUNDED * torch.finfo(torch.float32).eps * float(torch.maximum(now.abs(), after.abs()).max())
     change = after - now
@@ -109,6 +108,6 @@ def _clock(now: Tensor, after: Tensor, turns: int) -> Clock | None:
     period, onward = step - float(back.median()), math.copysign(1.0, step)
     before, turned = (onward * now[plain]).max(), (onward * now[~plain]).min()
     steady = bool(((change[~plain] - step + period).abs() <= slack).all())
-    if not steady or len(back) < turns or onward * period < abs(step) or turned <= before:
+    if not steady or onward * period < abs(step) or turned <= before:
         return None
     return Clock(step, onward * float(before + turned) / 2, period)

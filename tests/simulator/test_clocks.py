@@ -77,6 +77,9 @@ def test_what_goes_on_by_the_same_step_in_every_row_is_found() -> None:
     assert uneven == Clock(step=7.0, turn=16.5, period=24.0)  # from 17 on it passes 24
     (counter,) = column(torch.arange(300.0).tolist(), torch.arange(1.0, 301.0).tolist()).values()
     assert counter == Clock(step=1.0, turn=0.0, period=0.0)
+    once = torch.arange(150.0) % 140
+    (seldom,) = column(once.tolist(), ((once + 1) % 140).tolist()).values()
+    assert seldom == Clock(step=1.0, turn=138.5, period=140.0)
     (rounded,) = column((hour / HOURS).tolist(), (after / HOURS).tolist()).values()
     assert rounded == pytest.approx((1 / HOURS, 22.5 / HOURS, 1.0), abs=1e-6)
 
@@ -92,8 +95,8 @@ def test_what_does_not_is_left_to_a_model() -> None:
     assert column(hour[short].tolist(), after[short].tolist()) == {}
     few = slice(0, 2 * HOURS + 60)
     assert column(hour[few].tolist(), after[few].tolist()) != {}
-    seldom = torch.arange(150.0) % 70  # twice back to 0
-    assert column(seldom.tolist(), ((seldom + 1) % 70).tolist()) == {}
+    reset = torch.cat([torch.arange(70.0), torch.arange(90.0)])  # whenever somebody pressed a button
+    assert column(reset[:-1].tolist(), reset[1:].tolist()) == {}
     still = torch.full((300,), 5.0)
     assert column(still.tolist(), still.tolist()) == {}
     walk = torch.randn(301, generator=generator(0, "test"))
