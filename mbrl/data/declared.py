@@ -33,7 +33,7 @@ def about(schema: Schema, first: Rows, constant: Container[str], action: Box | D
     if given := [k for k, name in enumerate(channels) if name in first.given]:
         told["exogenous"] = given
     if schema.bounds:
-        ends = [_bounds(schema, first, k) for k in kept]
+        ends = [bounds_of(schema, first, k) for k in kept]
         ends.append(schema.bounds.get(schema.reward or "", (-math.inf, math.inf)))
         told["bound_low"] = [low if math.isfinite(low) else None for low, _ in ends]
         told["bound_high"] = [high if math.isfinite(high) else None for _, high in ends]
@@ -45,7 +45,7 @@ def _column(schema: Schema, channel: str) -> str:
     return channel if channel in schema.columns() else re.sub(r"\[\d+\]$", "", channel)
 
 
-def _bounds(schema: Schema, first: Rows, channel: int) -> tuple[float, float]:
+def bounds_of(schema: Schema, first: Rows, channel: int) -> tuple[float, float]:
     """Physical bounds of a channel of the observation: the tighter of those of its column and of its next one."""
     names = [_column(schema, first.columns[part][channel]) for part in ("obs", "next_obs") if first.columns[part]]
     ends = [schema.bounds[name] for name in names if name in schema.bounds]

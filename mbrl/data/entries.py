@@ -99,6 +99,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "clip_action": _flag,
     "keep_constant": _flag,
     "next_observation": _names,
+    "final_action": _flag,
     "action_low": _numbers,
     "action_high": _numbers,
     "discrete": _flag,

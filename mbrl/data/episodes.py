@@ -125,7 +125,10 @@ def fault(rows: Rows, space: Box | Discrete, alone: bool = False) -> str | None:
             "or mark where another run begins (episode, terminal or truncated)"
         )
     if len(rows) == 1 and rows.next_obs is None and not alone:
-        return f"row {rows.first} is an episode of one row, and the log has no next observation to go with it"
+        return (
+            f"row {rows.first} is an episode of one row, and the log has no next observation to go with it: name a"
+            " `next_observation`, or say `final_action: true` if rows that are flagged terminal acted and were paid"
+        )
     return _disagreement(rows) or _out_of_bounds(rows, space) or _improbable(rows, space)
 
 

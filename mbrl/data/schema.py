@@ -68,7 +68,9 @@ class Schema:
 
     Without `next_observation`, the next row of the episode is the next observation. The last row of an episode
     then has no successor: its observation becomes the final one, its action, reward and cost are dropped, and its
-    terminal or truncated flag belongs to the transition that leads to it.
+    terminal or truncated flag belongs to the transition that leads to it. With `final_action` the row that is flagged
+    terminal acted and was paid, and where that led, which is not in the log, is taken to be one more change like the
+    last one (see `mbrl.data.lastrows.closed`).
     """
 
     observation: tuple[str, ...]  # what the plant decides; see also `exogenous`
@@ -93,6 +95,7 @@ class Schema:
     fallback: dict[str, str] = field(default_factory=dict)  # by column: the one that is read where it is empty or NaN
     keep_constant: bool = False  # do not drop columns of the observation that never change
     next_observation: tuple[str, ...] = ()
+    final_action: bool | None = None  # whether terminal rows acted and were paid; None: no, and what is lost is told
     action_low: tuple[float, ...] | None = None  # declared bounds: one number, or one per action channel
     action_high: tuple[float, ...] | None = None
     clip_action: bool = False  # bring commands to the bounds of the action, as the actuator did, and count them
@@ -147,6 +150,11 @@ class Schema:
         if self.discrete and (self.action_low is not None or self.clip_action or len(self.action) != 1):
             raise ValueError(
                 f"{where}: a discrete action is one column and has no action_low, action_high or clip_action"
+            )
+        if self.final_action and (self.terminal is None or self.next_observation):
+            raise ValueError(
+                f"{where} has final_action, which is for a log with `terminal` and without `next_observation`: name the"
+                " one, or leave out the other"
             )
         for key in ("clip_action", "resample"):
             if self.propensity and getattr(self, key):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mbrl.core import generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import Finding, Flags, Floats, named, share
+from mbrl.data.moments import ends_apart
 from mbrl.data.refit import explained, out_of_fold
 
 MOST_ROWS = 50_000  # looked at, as whole episodes drawn at random, or as a part of one that is longer
@@ -100,9 +101,14 @@ class Refit:
         return self._take(self.data.reward)
 
     @cached_property
+    def ended(self) -> Flags:
+        """Whether the world ended with a row, [n]."""
+        return self.data.terminated.numpy()[self.rows]
+
+    @cached_property
     def outcome(self) -> Floats:
         """Everything that a reward may depend on: observation, action, next observation and end, [n, 2 O + A + 1]."""
-        return np.column_stack([self.obs, self.action, self.obs + self.delta, self._take(self.data.terminated)])
+        return np.column_stack([self.obs, self.action, self.obs + self.delta, self.ended])
 
 
 def shifted_action(refit: Refit) -> Iterator[Finding]:
@@ -172,7 +178,7 @@ def _odd_rewards(refit: Refit, first: Floats, predicted: Floats, trusted: Flags)
     """Rows that two refits contradict, by `first` [n] the one on all rows, and one on the trusted rows only.
 
     The first is pulled towards odd rewards; the second is wrong where it trusts no row, such as rare start-ups. Neither
-    is asked at the far ends of the log.
+    is asked at the far ends of the log, nor of the ends of episodes where these pay another kind of reward.
     """
     left = np.minimum(first, np.abs(refit.reward - predicted))
     told = float(explained(refit.reward[trusted, None], (refit.reward - left)[trusted, None])[0])
@@ -187,7 +193,9 @@ def _odd_rewards(refit: Refit, first: Floats, predicted: Floats, trusted: Flags)
         return
     typical = 1.4826 * np.median(np.abs(refit.reward - predicted))
     dense = (np.abs(refit.outcome - refit.outcome.mean(0)) <= 3 * refit.outcome.std(0)).all(1)
-    bad = dense & (left > 15 * typical) & (left > refit.reward.std())
+    apart = bool(ends_apart(refit.data.reward, refit.data.terminated)[0])
+    live = ~(refit.ended & apart)
+    bad = live & dense & (left > 15 * typical) & (left > refit.reward[live].std())
     if bad.any():
         yield Finding(
             "inconsistent reward",
@@ -217,7 +225,7 @@ def missing_ends(refit: Refit) -> Iterator[Finding]:
     after = refit.obs[:, refit.inside] + delta
     bad &= ((after > low - room) & (after < high + room)).all(1)
     alone = ~(np.roll(bad, 1) | np.roll(bad, -1))  # one outlier jumps there and back
-    bad &= alone
+    bad &= alone & ~refit.ended
     if bad.any():
         yield Finding(
             "missing end",

@@ -21,6 +21,7 @@ from mbrl.data.columns import Plan, rows, survey
 from mbrl.data.declared import about, spaces
 from mbrl.data.episodes import Rows, cut, fault, limited, outside, to_episode
 from mbrl.data.findings import ROWS_NAMED
+from mbrl.data.lastrows import Unpaid, closed
 from mbrl.data.readers import Npz, Source, open_source
 from mbrl.data.schema import STANDARD, Schema, closest
 from mbrl.environments import Box, Discrete, Episode
@@ -46,6 +47,7 @@ class _Tally:
     terminals: int = 0
     last_rows: int = 0  # rows that became a final observation only
     lone: int = 0  # terminal rows among them that have no row before them
+    unpaid: Unpaid = field(default_factory=Unpaid)
     returns: list[float] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)
 
@@ -182,7 +184,8 @@ def _episodes(
     schema, path = log.plan.schema, log.source.path
     before: Rows | None = None
     space = log.spaces[1]
-    for number, logged in enumerate(cut(chunks, schema.gap)):
+    for number, part in enumerate(cut(chunks, schema.gap)):
+        logged = part if schema.resample else closed(part, schema)
         if schema.clip_action and isinstance(space, Box):
             logged, clipped = limited(logged, space)
             tally.clipped += clipped
@@ -202,21 +205,25 @@ def _episodes(
                 tally.outside.setdefault(name, []).append(found)
             tally.dropped.append({"episode": number, "row": logged.first, "reason": f"{', '.join(violated)}: bounds"})
             continue
-        ready = resampled(logged, schema) if schema.resample else logged
+        ready = closed(resampled(logged, schema), schema) if schema.resample else logged
         if len(ready) == 1 and ready.next_obs is None:
             tally.last_rows += 1
             tally.lone += int(ready.terminated[-1])
+            tally.unpaid.count(ready, None)
             continue
         episode = to_episode(ready, log.spaces[1], log.plan.constant, log.rule)
         tally.rows += len(episode.rewards)
         tally.last_rows += len(ready) - len(episode.rewards)
         tally.terminals += int(episode.terminations[-1])
         tally.returns.append(float(episode.rewards.sum()))
+        tally.unpaid.count(ready, episode)
         yield episode
     if tally.outside and on_bad_rows == "error":
         raise ValueError(f"{path}: {_told_outside(schema, tally)}")
     if not tally.rows:
         raise ValueError(f"{path}: no episode is left, {len(tally.dropped)} were dropped: {tally.dropped[:1]}")
+    if notice := tally.unpaid.notice(schema):
+        print(f"import: {notice}", file=sys.stderr)
 
 
 def _paused(before: Rows, after: Rows, gap: float | None) -> bool:

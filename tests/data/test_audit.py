@@ -123,6 +123,20 @@ def test_a_missing_end_is_found_where_it_is() -> None:
     finding = next(f for f in faulty("ends that are not marked").findings if f.kind == "missing end")
     assert set(finding.rows) <= {239, 659, 1079, 1499, 1979}  # a start may happen to be near, so not all of them
     assert finding.count >= 2
+    unmarked = FAULTS["ends that are not marked"][1](plant())
+    marked = replace(unmarked, terminated=put(unmarked.terminated, list(finding.rows), True))
+    assert "missing end" not in kinds(audit(marked))
+
+
+def test_what_ends_pay_is_not_held_against_what_steps_do(clean: TransitionDataset) -> None:
+    last = torch.arange(1, len(clean) + 1) % STEPS == 0
+    paid = torch.tensor(np.random.default_rng(0).normal(40, 20, len(clean))).float()
+    reward = torch.where(last, paid, -0.1 * clean.action.square().sum(1))
+    service = replace(clean, terminated=last, truncated=torch.zeros_like(last), reward=reward)
+    assert "inconsistent reward" not in kinds(audit(service))
+    odd = replace(service, reward=put(reward, slice(1210, 1230), reward[1210:1230] + 1.5))
+    (found,) = (f for f in audit(odd).findings if f.kind == "inconsistent reward")
+    assert not set(found.rows) & set(last.nonzero().flatten().tolist())
 
 
 def test_an_odd_reward_is_found_where_it_is() -> None:
