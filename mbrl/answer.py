@@ -86,4 +86,4 @@ def tell_time(desk: Desk) -> None:
     seconds = seconds_of(desk)
     total = sum(seconds.values())
     shares = ", ".join(f"{stage} {taken / total:.0%}" for stage, taken in seconds.items())
-    tell("time", f"{total:,.0f} s: {shares}")
+    tell("time", f"{total:,.0f} s of learning and judging, beside start-up, audit, cards and registry: {shares}")

@@ -232,10 +232,11 @@ def _tell(findings: Findings, rules: Rules) -> None:
             gain = "not every kind has an estimate" if found.gain is None else f"{small(found.gain)} spreads"
             liked = "-" if found.preference is None else f"{found.preference:.2f}"
             seen = f"gain over the log, {rules.ranking} of the kinds: {gain}; to choose by: {liked}"
-            tell(name, f"{seen}; {found.verdict.outcome}")
+            why = "" if found.verdict.promote else f": {found.verdict.reasons[0]}"
+            tell(name, f"{seen}; {found.verdict.outcome}{why}")
         verdicts = [found.verdict for found in findings.of.values()]
-        why = BOUND if any(verdict.grounded for verdict in verdicts) else FIRST
-        tell("chosen", findings.chosen + ("" if any(verdict.promote for verdict in verdicts) else why))
+        fallback = BOUND if any(verdict.grounded for verdict in verdicts) else FIRST
+        tell("chosen", findings.chosen + ("" if any(verdict.promote for verdict in verdicts) else fallback))
     tell("verdict", findings.best.outcome)
     tell("", "gains are those of all kinds combined, in spreads: standard deviations of the logged returns")
     for reason in findings.best.verdict.reasons:

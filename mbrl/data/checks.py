@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.division import LEAST
 from mbrl.data.episodes import differing
 from mbrl.data.findings import Finding, named, share
 
@@ -105,7 +106,7 @@ def broken_sequence(data: TransitionDataset) -> Iterator[Finding]:
 
 
 def flags_inside(data: TransitionDataset) -> Iterator[Finding]:
-    """A terminated or truncated row that is not the last of its episode, and a log that is one episode."""
+    """A terminated or truncated row that is not the last of its episode, and a log of one episode or a few."""
     inside = torch.cat([data.episode.diff() == 0, torch.zeros(1, dtype=torch.bool)])
     bad = ((data.terminated | data.truncated) & inside).numpy()
     if bad.any():
@@ -124,6 +125,14 @@ def flags_inside(data: TransitionDataset) -> Iterator[Finding]:
             f"all {len(data):,} rows are one episode",
             "a split never cuts an episode, so nothing can be held out",
             "mark where episodes end: by an id, a flag, or a `max_gap` in time",
+        )
+    elif data.episodes < LEAST:
+        yield Finding(
+            "few episodes",
+            "serious",
+            f"the log has {data.episodes} episodes",
+            f"a run needs {LEAST}: to learn from, to measure the simulator on, and two for the simulator that judges",
+            "log more episodes, or mark more ends where the plant was started anew",
         )
 
 

@@ -12,6 +12,7 @@ from mbrl.core import generator
 from mbrl.data.dataset import TransitionDataset
 
 JUDGE_HOLDOUT = 0.15  # of the second simulator's episodes: what stops its own training
+LEAST = 4  # episodes of a log: one to learn from, one to measure on, two to judge
 
 
 class Division(NamedTuple):
@@ -34,8 +35,14 @@ def divide(data: TransitionDataset, split: Sequence[float], seed: int, needs_ter
             seen no terminal believes in a world without end, and values every policy accordingly.
 
     Raises:
-        ValueError: a share is too small to hold an episode, two for the judge, or a terminal where the log has some.
+        ValueError: the log has fewer than `LEAST` episodes, or a share is too small to hold an episode, two for the
+            judge, or a terminal where the log has some.
     """
+    if data.episodes < LEAST:
+        raise ValueError(
+            f"the log has {data.episodes} episodes, expected at least {LEAST}: one to learn from, one to measure the"
+            " simulator on, and two for the second simulator, which judges; log more"
+        )
     learn, held, judge = data.split(split, seed)
     count = min(max(1, round(len(judge) * JUDGE_HOLDOUT)), len(judge) - 1)
     if count < 1:

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -13,6 +14,8 @@ from mbrl.data import minari, suspicions
 from mbrl.data.audit import Audit, audit
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.suspicions import Refit
+
+Maker = Callable[..., TransitionDataset]
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +255,8 @@ def test_nothing_is_serious_in_a_log_of_pendulum() -> None:
     found = audit(minari.load("toy/pendulum-v0"))
     assert found.serious == ()
     assert kinds(found) <= {"saturated sensor", "thin coverage", "one policy"}  # its speed stops at 8 rad/s
+
+
+def test_a_log_of_too_few_episodes_for_a_run_is_told(toy_data: Maker) -> None:
+    assert "few episodes" in kinds(audit(toy_data((9, 9, 9))))
+    assert "few episodes" not in kinds(audit(toy_data((9, 9, 9, 9))))

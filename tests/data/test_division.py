@@ -37,6 +37,13 @@ def test_a_judge_of_one_episode_is_refused(toy_data: Maker) -> None:
         divide(toy_data((3,) * 10), (0.7, 0.2, 0.1), seed=0)
 
 
+def test_a_log_of_fewer_episodes_than_purposes_is_refused(toy_data: Maker) -> None:
+    assert [len(side) for side in divide(toy_data((3,) * 4), (0.1, 0.1, 0.8), 0, needs_terminals=False)] == [1] * 4
+    for few in (1, 3):
+        with pytest.raises(ValueError, match=f"the log has {few} episodes, expected at least 4: one to learn from"):
+            divide(toy_data((3,) * few), (0.1, 0.1, 0.8), seed=0)
+
+
 def test_a_simulator_that_would_never_see_a_terminal_is_refused(toy_data: Maker) -> None:
     data = toy_data((3,) * 10)
     last = data.first + data.lengths - 1
