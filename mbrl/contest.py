@@ -137,15 +137,13 @@ def hold(asked: Contest, engine: Engine) -> dict[str, Any]:
     Raises:
         ValueError: no learner can learn from any of the logs.
     """
-    made = not asked.folder.exists()
-    asked.folder.mkdir(parents=True, exist_ok=True)
     failed: dict[str, dict[str, str]] = {arena.name: {} for arena in asked.arenas}
-    cells = [cell for arena in asked.arenas for cell in _cells(asked, arena, failed[arena.name])]
-    if not cells:
-        if made:
-            asked.folder.rmdir()
+    groups = {arena.name: list(_groups(asked, arena, failed[arena.name])) for arena in asked.arenas}
+    if not any(groups.values()):
         reasons = "; ".join(f"{name} on {arena}: {why}" for arena, of in failed.items() for name, why in of.items())
         raise ValueError(f"there is nothing to compare: {reasons}")
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    cells = [cell for arena in asked.arenas for cell in _cells(asked, arena, groups[arena.name])]
     ended: dict[str, Ended] = {}
     for one in engine([cell.member for cell in cells]):
         ended[one.member.name] = one
@@ -164,8 +162,7 @@ def hold(asked: Contest, engine: Engine) -> dict[str, Any]:
     return _told(asked, scores, logged, failed) | ({"error": complaint(died, len(cells))} if died else {})
 
 
-def _cells(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[Cell]:
-    groups = list(_groups(asked, arena, failed))
+def _cells(asked: Contest, arena: Arena, groups: Sequence[tuple[dict[str, Any], list[str]]]) -> Iterator[Cell]:
     for seed in asked.seeds:
         for number, (settings, learners) in enumerate(groups):
             name = f"{arena.name}-{seed}-{number}"
@@ -204,7 +201,9 @@ def run_settings(path: Path, arena: Arena, more: Sequence[str]) -> dict[str, Any
 
     arguments = ["--config", str(path), "--data.id", arena.data_id, *more]
     parser = parsing.parser(stages.run, "run", None, arguments)
-    dumped = parser.dump(parser.parse_args(arguments), skip_unset=False, skip_default=False)
+    parsed = parser.parse_args(arguments)
+    parser.instantiate(parsed)  # which refuses what no run could use
+    dumped = parser.dump(parsed, skip_unset=False, skip_default=False)
     settings: dict[str, Any] = yaml.safe_load(dumped)
     return {key: value for key, value in settings.items() if key not in ("config", "folder", "resolved")}
 
@@ -269,6 +268,7 @@ def _told(
     for file, content in ("table.md", text), ("comparison.json", json.dumps(answer, indent=2, default=str)):
         with files.replacing(asked.folder / file) as beside:
             beside.write_text(content)
+    (asked.folder / "comparison.png").unlink(missing_ok=True)  # of an earlier call
     if panels := [_stand(arena, means, logged) for arena in asked.arenas if arena.name in means]:
         plot_forest(asked.folder / "comparison.png", panels, "Learners by log", PARTIES)
     return answer

@@ -82,7 +82,7 @@ def load(id: str, download: bool = False) -> TransitionDataset:
         if not download:
             raise FileNotFoundError(
                 f"the data set {id!r} is not in {get_dataset_path()}. Fetch it with `minari download {id}` or "
-                "`--data.download true`, or make it with `mbrl import`"
+                "`mbrl run --data.download true`, or make it with `mbrl import`"
             )
         _download(id, folder)
     source = files.sha256(folder / "data")

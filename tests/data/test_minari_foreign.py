@@ -56,7 +56,7 @@ def test_foreign_data_that_cannot_be_learned_from_is_refused(
 
 
 def test_a_missing_data_set_names_the_command() -> None:
-    with pytest.raises(FileNotFoundError, match=r"`minari download toy/line-v0` or `--data.download true`"):
+    with pytest.raises(FileNotFoundError, match=r"`minari download toy/line-v0` or `mbrl run --data.download true`"):
         minari.load("toy/line-v0")
     assert not minari.exists("toy/line-v0")
 

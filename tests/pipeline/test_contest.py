@@ -112,6 +112,8 @@ def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tm
         (["--seeds", "[0,0]"], "seeds are [0, 0], expected different numbers"),
         (["--seeds", "[-1]"], "seeds are [-1], expected different numbers, at least one, and none below 0"),
         (["--data", "toy/pendulum"], "expected NAMESPACE/NAME-vN"),
+        (["--data", "toy/pendulum-v9"], "the data set 'toy/pendulum-v9' is not in"),
+        (["--learners", "bc", "--updates", "0"], "rehearsal.updates is 0, expected at least 1"),
         (["--workers", "0"], "workers is 0, expected at least 1"),
         (["--together", "0"], "together is 0, expected at least 1 learner a run"),
         (["--data", "toy/pendulum-v0,toy/pendulum-v1"], "several logs whose runs would be called toy-pendulum:"),
