@@ -24,6 +24,7 @@ from mbrl.sizes import Sizes
 from mbrl.trials import compare, evaluate, select, sweep
 
 # what a user can mend: told in a line, without a traceback
+FEW = 3  # entries of a list that a line shows
 MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)
 
 __all__ = [
@@ -172,7 +173,8 @@ def import_(
 
     answer = tables.import_log(file, id, env=env, schema=schema, on_bad_rows=on_bad_rows)
     for key, value in answer.items():
-        print(f"{key:>12}: {value}")
+        few = f"{value[:FEW]} and {len(value) - FEW} more" if isinstance(value, list) and len(value) > FEW else value
+        print(f"{key:>12}: {few}")
     return answer
 
 

@@ -111,7 +111,7 @@ def test_wrong_usage_names_the_setting(
 
 def test_a_required_setting_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "missing: --data ID" in failing(["run"], capsys)[1]
-    assert "file" in failing(["import", "--id", "toy/log-v0"], capsys)[1]
+    assert "missing: FILE" in failing(["import", "--id", "toy/log-v0"], capsys)[1]
     assert "id" in failing(["import", "log.npz"], capsys)[1]
     assert "policy" in failing(["evaluate"], capsys)[1]
 

@@ -155,6 +155,25 @@ def clocks(data: TransitionDataset, past: Past) -> Iterator[Finding]:
         )
 
 
+def whole_actions(data: TransitionDataset, past: Past) -> Iterator[Finding]:
+    """Actions that were always whole numbers, in a log that says they are of a continuum."""
+    del past
+    if data.discrete:
+        return
+    for name, column in zip(data.action_channels, data.action.numpy().T, strict=True):
+        distinct = np.unique(column)
+        if len(distinct) > 2 and (distinct == np.round(distinct)).all():
+            yield Finding(
+                "whole actions",
+                "note",
+                f"{name} is a whole number in every row, from {distinct[0]:.6g} to {distinct[-1]:.6g}",
+                "policies answer any number between the bounds, and simulators are asked what it would do",
+                "round what a policy answers, if the plant takes nothing else; a single choice that has no order is a "
+                "`discrete` action",
+                channels=(name,),
+            )
+
+
 def outliers(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     """Values far outside of what nearly all others span; not the reward of an episode's end, which often is."""
     columns = {**dict(zip(data.channels, data.obs.numpy().T, strict=True)), "reward": data.reward.numpy()}

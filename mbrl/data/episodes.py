@@ -116,7 +116,9 @@ def fault(rows: Rows, space: Box | Discrete, alone: bool = False) -> str | None:
         row, channel = np.argwhere(~(np.abs(wide) <= LARGEST[name]))[0].tolist()
         value = wide[row, channel]
         what = "empty or not a number" if np.isnan(value) else f"{value}, which is not finite in float32"
-        return f"row {rows.first + row}, column {rows.columns[name][channel]!r} is {what}"
+        count = int((~(np.abs(wide) <= LARGEST[name])).any(1).sum())
+        others = f" (so are {count} of {len(wide)} rows of this episode)" if count > 1 else ""
+        return f"row {rows.first + row}, column {rows.columns[name][channel]!r} is {what}{others}"
     if rows.time is not None and (np.diff(rows.time) < 0).any():
         row = int(np.argmax(np.diff(rows.time) < 0)) + 1
         return (
@@ -187,9 +189,11 @@ def _out_of_bounds(rows: Rows, space: Box | Discrete) -> str | None:
     if not bad.any():
         return None
     row, channel = np.argwhere(bad)[0].tolist()
+    applied = "" if isinstance(space, Discrete) else "; `clip_action: true` in the schema: the actuator limited it"
     return (
         f"row {rows.first + row}, column {rows.columns['action'][channel]!r} is {action[row, channel]}, expected "
-        f"{kind} within the declared bounds [{low[channel]}, {high[channel]}]"
+        f"{kind} within the declared bounds [{low[channel]}, {high[channel]}] (so are {int(bad.any(1).sum())} of "
+        f"{len(bad)} rows of this episode){applied}"
     )
 
 

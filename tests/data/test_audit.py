@@ -260,3 +260,13 @@ def test_nothing_is_serious_in_a_log_of_pendulum() -> None:
 def test_a_log_of_too_few_episodes_for_a_run_is_told(toy_data: Maker) -> None:
     assert "few episodes" in kinds(audit(toy_data((9, 9, 9))))
     assert "few episodes" not in kinds(audit(toy_data((9, 9, 9, 9))))
+
+
+def test_actions_that_are_whole_numbers_are_told(clean: TransitionDataset) -> None:
+    valve = clean.action.clone()
+    valve[:, 0] = valve[:, 0].round()
+    (found,) = (f for f in audit(replace(clean, action=valve)).findings if f.kind == "whole actions")
+    assert (found.severity, found.channels) == ("note", ("valve",))
+    assert "from -2 to 2" in found.found
+    switch = replace(clean, action=clean.action.sign())  # on and off are a matter of degree as well
+    assert "whole actions" not in kinds(audit(switch))
