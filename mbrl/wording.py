@@ -49,7 +49,7 @@ def complaint(error: Exception, parser: ArgumentParser, arguments: Sequence[str]
     missing = re.fullmatch(r"the following arguments are required: (.*)", text)
     if missing:
         named = (name.strip() for name in missing[1].split(","))
-        alone = {action.dest: action.metavar for action in parser._actions if not action.option_strings}
+        alone = {action.dest: str(action.metavar) for action in parser._actions if not action.option_strings}
         return "missing: " + ", ".join("--data ID" if n == "data.id" else alone.get(n) or f"--{n}" for n in named)
     keyless = _KEYLESS.fullmatch(text)
     if keyless:
