@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dynamics import functional
-from dynamics.parts import BatchedMLP, Normaliser, TerminationHead
-from mbrl.core import Batch, Prediction, Spec
+from dynamics.parts import BatchedMLP, TerminationHead
+from mbrl.core import Batch, Spec
 
 LOG_VARIANCE = (-10.0, 2.0)  # bounds, in units of the spread of what ends paid
 
@@ -17,7 +17,7 @@ class EndReward(nn.Module):
 
     Of thousands of rows only the last one of an episode has such a reward. To a network that is to say both kinds it is
     noise, by likelihood; here, as in a hurdle model (Cragg 1971), the rows in which the world went on teach one, those
-    in which it ended the other, and a prediction is of both cases, by the probability that the world ends.
+    in which it ended the other, and which of them a transition is paid by hangs on whether the world ends with it.
 
     Args:
         spec: of a log whose `end_reward` is not ().
@@ -39,7 +39,7 @@ class EndReward(nn.Module):
     def forward(self, inputs: Tensor, next_obs: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance [E', B] in units of what ends paid; inputs as those of a `TerminationHead`."""
         mean, raw = self.mlp(torch.cat([inputs, next_obs], -1), members).unbind(-1)
-        return mean, functional.soft_clamp(raw, *(raw.new_tensor(bound) for bound in LOG_VARIANCE))
+        return mean, functional.soft_clamp(raw, *LOG_VARIANCE)
 
     def loss(self, inputs: Tensor, next_obs: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
         """Twice the negative log-likelihood of the rewards of ends, by the number of all rows, [E]; for [E, B, ...]."""
@@ -48,24 +48,10 @@ class EndReward(nn.Module):
         each = error.square() * (-log_variance).exp() + log_variance
         return each.where(terminated, 0.0).mean(-1)
 
-    def mixed(
-        self, said: Prediction, chance: Tensor, inputs: Tensor, next_obs: Tensor, members: Tensor | None
-    ) -> Prediction:
-        """A prediction whose reward is that of both cases, of which `said` is the one where the world goes on.
-
-        Args:
-            said: [E', B, ...].
-            chance: that the world ends, [E', B].
-            inputs, next_obs, members: as in `forward`.
-        """
+    def pay(self, inputs: Tensor, next_obs: Tensor, members: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and std [E', B] of what ends pay, in the reward's unit; inputs as in `forward`."""
         mean, log_variance = self(inputs, next_obs, members)
-        mean, variance = mean * self.std + self.mean, (log_variance.exp() * self.std.square())
-        within = (1 - chance) * said.reward_std.square() + chance * variance
-        between = chance * (1 - chance) * (mean - said.reward).square()
-        reward = said.reward + chance * (mean - said.reward)
-        return said._replace(
-            reward=reward, reward_std=(within + between).sqrt(), reward_within=within.sqrt(), reward_live=said.reward
-        )
+        return mean * self.std + self.mean, (0.5 * log_variance).exp() * self.std
 
 
 def end_reward(spec: Spec, members: int, head: nn.Module | None, hidden: int, state: int = 0) -> EndReward | None:
@@ -81,20 +67,3 @@ def loss_of_ends(
         return 0.0
     loss = head.loss(inputs, next_obs, batch.terminated)
     return loss if reward is None else loss + reward.loss(inputs, next_obs, batch.reward, batch.terminated)
-
-
-def with_ends(
-    said: Prediction,
-    head: TerminationHead | None,
-    reward: EndReward | None,
-    normaliser: Normaliser,
-    inputs: Tensor,
-    members: Tensor | None,
-) -> Prediction:
-    """What is `said` of a step after which the world goes on, and what is paid if it ends with it."""
-    if head is None or reward is None:
-        return said
-    after = normaliser.obs(said.obs)
-    inputs = functional.as_members(inputs, len(after))
-    chance = head(inputs, after, members).sigmoid()
-    return reward.mixed(said, chance, inputs, after, members)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamics import parts
-from dynamics.ending import end_reward, loss_of_ends, with_ends
+from dynamics.ending import end_reward, loss_of_ends
 from dynamics.gaussian import GaussianMLP
 from mbrl.core import Batch, Dynamics, Prediction, Spec
 
@@ -64,7 +64,8 @@ class ProbabilisticEnsemble(Dynamics):
         self.gaussian = GaussianMLP(spec, members, sizes, layer_norm, reward_network)
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden)
         self.end_reward = end_reward(spec, members, self.head, termination_hidden)
-        self.normaliser = parts.Normaliser(spec, living=self.end_reward is not None)
+        self.ends_apart = self.end_reward is not None
+        self.normaliser = parts.Normaliser(spec, living=self.ends_apart)
 
     def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         """Negative log-likelihoods, width of the log-variance bounds, and cross-entropy of the heads: [E]."""
@@ -87,8 +88,7 @@ class ProbabilisticEnsemble(Dynamics):
         del hidden
         inputs = self.normaliser.inputs(obs, action)
         mean, logvar = self.gaussian(inputs, members)
-        said = self.normaliser.prediction(obs, mean, (0.5 * logvar).exp(), self.gaussian.still(inputs, members))
-        return with_ends(said, self.head, self.end_reward, self.normaliser, inputs, members)
+        return self.normaliser.prediction(obs, mean, (0.5 * logvar).exp(), self.gaussian.still(inputs, members))
 
     def termination(
         self,
@@ -103,3 +103,17 @@ class ProbabilisticEnsemble(Dynamics):
             return super().termination(obs, action, next_obs, members, hidden)
         inputs = self.normaliser.inputs(obs, action)
         return self.head(inputs, self.normaliser.obs(next_obs), members).sigmoid()
+
+    def end_pay(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        next_obs: Tensor,
+        members: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """What the end of the world pays with this transition; see `Dynamics.end_pay`."""
+        if self.end_reward is None:
+            return super().end_pay(obs, action, next_obs, members, hidden)
+        inputs = self.normaliser.inputs(obs, action)
+        return self.end_reward.pay(inputs, self.normaliser.obs(next_obs), members)

@@ -101,7 +101,7 @@ def gru_cell(x: Tensor, hidden: Tensor, weights: tuple[Tensor, Tensor], biases: 
     return new + update * (hidden - new)
 
 
-def soft_clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def soft_clamp(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     """Squash x smoothly between low and high, with a gradient everywhere (PETS, Chua et al. 2018, appendix A.1)."""
     x = high - softplus(high - x)
     return low + softplus(x - low)

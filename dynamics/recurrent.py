@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamics import functional, parts
-from dynamics.ending import end_reward, loss_of_ends, with_ends
+from dynamics.ending import end_reward, loss_of_ends
 from dynamics.gaussian import GaussianMLP
 from mbrl.core import Batch, Dynamics, Prediction, Spec
 
@@ -81,7 +81,8 @@ class RecurrentEnsemble(Dynamics):
         self.gaussian = GaussianMLP(spec, members, sizes, layer_norm, reward_network)
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden, state)
         self.end_reward = end_reward(spec, members, self.head, termination_hidden, state)
-        self.normaliser = parts.Normaliser(spec, living=self.end_reward is not None)
+        self.ends_apart = self.end_reward is not None
+        self.normaliser = parts.Normaliser(spec, living=self.ends_apart)
 
     def initial(self, rows: int) -> Tensor:
         """Zeros, [E, rows, H]."""
@@ -113,8 +114,7 @@ class RecurrentEnsemble(Dynamics):
         count = self.members if members is None else len(members)
         inputs = self._inputs(obs, action, hidden, count)
         mean, logvar = self.gaussian(inputs, members)
-        said = self.normaliser.prediction(obs, mean, (0.5 * logvar).exp(), self.gaussian.still(inputs, members))
-        return with_ends(said, self.head, self.end_reward, self.normaliser, inputs, members)
+        return self.normaliser.prediction(obs, mean, (0.5 * logvar).exp(), self.gaussian.still(inputs, members))
 
     def termination(
         self,
@@ -127,10 +127,28 @@ class RecurrentEnsemble(Dynamics):
         """Probability that the world ends with this transition; see `Dynamics.termination`."""
         if self.head is None:
             return super().termination(obs, action, next_obs, members, hidden)
+        return self.head(*self._transition(obs, action, next_obs, hidden, members), members).sigmoid()
+
+    def end_pay(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        next_obs: Tensor,
+        members: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """What the end of the world pays with this transition; see `Dynamics.end_pay`."""
+        if self.end_reward is None:
+            return super().end_pay(obs, action, next_obs, members, hidden)
+        return self.end_reward.pay(*self._transition(obs, action, next_obs, hidden, members), members)
+
+    def _transition(
+        self, obs: Tensor, action: Tensor, next_obs: Tensor, hidden: Tensor | None, members: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What heads read: inputs [E', B, O + A + H] and the next observation [E', B, O], normalised."""
         count = self.members if members is None else len(members)
         inputs = self._inputs(obs, action, hidden, count)
-        seen = functional.as_members(self.normaliser.obs(next_obs), count)
-        return self.head(inputs, seen, members).sigmoid()
+        return inputs, functional.as_members(self.normaliser.obs(next_obs), count)
 
     def _inputs(self, obs: Tensor, action: Tensor, hidden: Tensor | None, members: int) -> Tensor:
         """What a network reads: [E', B, O + A + H]."""

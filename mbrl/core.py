@@ -64,7 +64,7 @@ class Prediction(NamedTuple):
 
     A channel that may keep its value exactly, a set-point, has a probability `still` of doing so; its mean and its std
     are then those of both cases together, from which `mbrl.simulator.holding` tells them apart. Where the end of the
-    world pays a reward of another kind, mean and std of the reward are those of both cases together, too.
+    world pays a reward of another kind (`Dynamics.end_pay`), the reward is that of a step after which it goes on.
     """
 
     obs: Tensor  # [E, B, O] mean of the next observation
@@ -74,8 +74,11 @@ class Prediction(NamedTuple):
     scale: Tensor  # [O + 1]
     still: Tensor | None = None  # [E, B, O]; None where every channel always changes
     now: Tensor | None = None  # [E, B, O] the present observation, where there is a `still`
-    reward_within: Tensor | None = None  # [E, B] std of the reward were it known whether the world ends; None: the same
-    reward_live: Tensor | None = None  # [E, B] mean of the reward if the world goes on; None: the same
+
+    def of(self, members: Tensor) -> Prediction:
+        """What these members ([E'] long) say."""
+        rows = {name: column for name, column in self._asdict().items() if name != "scale" and column is not None}
+        return Prediction(**{name: column[members] for name, column in rows.items()}, scale=self.scale)
 
     def typical(self) -> tuple[Tensor, Tensor]:
         """Mean and std [E, B, O] of the next observation, where what more likely stays than changes does stay.
@@ -88,14 +91,10 @@ class Prediction(NamedTuple):
         return torch.where(stays, self.now, self.obs), self.obs_std.masked_fill(stays, 0.0)
 
     def normalised(self) -> tuple[Tensor, Tensor]:
-        """Mean and std of (next observation, reward) in units of `scale`, [E, B, O + 1] each: the `typical` ones.
-
-        Whether a goal is reached with this very step is no doubt about the reward.
-        """
+        """Mean and std of (next observation, reward) in units of `scale`, [E, B, O + 1] each: the `typical` ones."""
         obs, obs_std = self.typical()
-        reward_std = self.reward_std if self.reward_within is None else self.reward_within
         mean = torch.cat([obs, self.reward.unsqueeze(-1)], -1)
-        std = torch.cat([obs_std, reward_std.unsqueeze(-1)], -1)
+        std = torch.cat([obs_std, self.reward_std.unsqueeze(-1)], -1)
         return mean / self.scale, std / self.scale
 
 
@@ -156,6 +155,7 @@ class Dynamics(Described):
 
     elites: Tensor  # [K] long buffer: the members to roll out, best hold-out score first
     memory: int = 0  # rows of an episode, at least, whose memory a fit trains; 0: the model remembers nothing
+    ends_apart: bool = False  # whether there is an `end_pay`
 
     def __init__(self, spec: Spec, members: int) -> None:
         super().__init__()
@@ -216,6 +216,18 @@ class Dynamics(Described):
         del action, next_obs, hidden
         count = self.members if members is None else len(members)
         return obs.new_zeros(count, obs.shape[-2])
+
+    def end_pay(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        next_obs: Tensor,
+        members: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Mean and std [E', B] of the reward if the world ends with this transition; None: the same as of any step."""
+        del obs, action, next_obs, members, hidden
+        return None
 
 
 class Foresight(Described):

@@ -127,7 +127,7 @@ def _check_predict(model: Dynamics, spec: Spec) -> None:
     _check_prediction(some, len(chosen), 6, spec)
     again = model.predict(batch.obs, batch.action, None, hidden)
     _same(everyone, again, "predict differs between two equal calls in eval mode")
-    _same(_select(everyone, chosen), some, "predict with `members` is not what these members say")
+    _same(everyone.of(chosen), some, "predict with `members` is not what these members say")
     own = _rows_per_member(spec, len(chosen))
     hidden = _states(model, own, chosen)
     apart = model.predict(own.obs, own.action, chosen, hidden)
@@ -135,12 +135,12 @@ def _check_predict(model: Dynamics, spec: Spec) -> None:
     for i in range(len(chosen)):
         part = None if hidden is None else hidden[i : i + 1]
         alone = model.predict(own.obs[i], own.action[i], chosen[i : i + 1], part)
-        _same(_select(apart, torch.tensor([i])), alone, "with obs [E', B, O], a member does not read its own rows")
+        _same(apart.of(torch.tensor([i])), alone, "with obs [E', B, O], a member does not read its own rows")
 
 
 def _check_prediction(prediction: Prediction, members: int, rows: int, spec: Spec) -> None:
     wide, flat = (members, rows, spec.obs_dim), (members, rows)
-    shapes = (wide, wide, flat, flat, (spec.obs_dim + 1,), wide, wide, flat, flat)
+    shapes = (wide, wide, flat, flat, (spec.obs_dim + 1,), wide, wide)
     assert (prediction.still is None) == (prediction.now is None), "Prediction.still and Prediction.now go together"
     for name, shape in zip(Prediction._fields, shapes, strict=True):
         found = getattr(prediction, name)
@@ -168,6 +168,15 @@ def _check_termination(model: Dynamics, spec: Spec) -> None:
         assert chance.shape == shape, f"termination has shape {list(chance.shape)}, expected {list(shape)}"
         assert ((chance >= 0) & (chance <= 1)).all(), "termination is not a probability"
     assert torch.allclose(some, everyone[chosen], atol=1e-5), "termination with `members` is not what these members say"
+    with no_host_reads():
+        paid = model.end_pay(obs, action, next_obs, None, hidden)
+        by_some = model.end_pay(obs, action, next_obs, chosen, None if hidden is None else hidden[chosen])
+    assert (paid is not None) == model.ends_apart, f"ends_apart is {model.ends_apart}, and end_pay says otherwise"
+    for one, other in zip(paid or (), by_some or (), strict=True):
+        assert one.shape == (model.members, 6), f"end_pay has shape {list(one.shape)}, expected [{model.members}, 6]"
+        assert one.isfinite().all(), "end_pay is not finite"
+        assert torch.allclose(other, one[chosen], atol=1e-5), "end_pay with `members` is not what these members say"
+    assert paid is None or (paid[1] > 0).all(), "the std of end_pay is not above 0"
 
 
 def _check_rebuilt(model: Dynamics, spec: Spec) -> None:
@@ -186,11 +195,6 @@ def _check_rebuilt(model: Dynamics, spec: Spec) -> None:
 def _rows_per_member(spec: Spec, members: int) -> Batch:
     """Rows [E, 6, ...] that differ between members."""
     return Batch(*(torch.stack(t) for t in zip(*(rows_for(spec, 6, seed) for seed in range(members)), strict=True)))
-
-
-def _select(prediction: Prediction, members: Tensor) -> Prediction:
-    chosen = {name: value[members] for name, value in prediction._asdict().items() if value is not None}
-    return Prediction(**{**chosen, "scale": prediction.scale})
 
 
 def _same(expected: Prediction, found: Prediction, broken: str) -> None:

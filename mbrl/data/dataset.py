@@ -272,7 +272,7 @@ class TransitionDataset:
     def clocks(self, carried: Sequence[int]) -> dict[int, Clock]:
         """Channels that go on by the same step in every row; at least one that is not `carried` is left for a model."""
         own = [k for k in range(self.frame_dim) if k not in {*self.exogenous, *carried}]
-        found = exact.clocks(self.obs, self.next_obs, own)
+        found = exact.clocks(self.obs, self.action, self.next_obs, own)
         return dict(list(found.items())[: len(own) - 1])
 
     def _of_window(self, seen: tuple[float, ...], action: tuple[float, ...]) -> tuple[float, ...]:

@@ -73,14 +73,16 @@ class Clock(NamedTuple):
     period: float
 
 
-def clocks(obs: Tensor, next_obs: Tensor, channels: Sequence[int]) -> dict[int, Clock]:
+def clocks(obs: Tensor, action: Tensor, next_obs: Tensor, channels: Sequence[int]) -> dict[int, Clock]:
     """Those of the channels that go on by the same step in every row, as an hour or a number of steps does.
 
-    One that goes back to its beginning does so from beyond one value, and by one period. Steps are known as well as
-    the column is rounded.
+    One that goes back to its beginning does so from beyond one value, by one period, and spans no more than that. Where
+    an action tells the rows in which it does from all others, it may be the logger's doing (an order at the same stock,
+    a valve at the same level), and is no clock.
 
     Args:
         obs: [N, O] of a whole log.
+        action: [N, A].
         next_obs: [N, O].
         channels: that may be clocks.
     """
@@ -88,7 +90,7 @@ def clocks(obs: Tensor, next_obs: Tensor, channels: Sequence[int]) -> dict[int, 
     found = {}
     for k in channels:
         clock = _clock(obs[few, k], next_obs[few, k]) and _clock(obs[:, k], next_obs[:, k])
-        if clock is not None:
+        if clock is not None and not _told(action, (next_obs[:, k] - obs[:, k]) * clock.step < 0):
             found[k] = clock
     return found
 
@@ -100,14 +102,23 @@ def _clock(now: Tensor, after: Tensor) -> Clock | None:
     change = after - now
     step = float(change.median())
     plain = (change - step).abs() <= slack
-    back = change[~plain]
     if len(now) < CHANGES or not abs(step) > 10 * slack:  # nor of what is not finite
         return None
-    if not len(back):
+    step = float(change[plain].mean())  # which is rounded less than each of them
+    if plain.all():
         return Clock(step, 0.0, 0.0)
-    period, onward = step - float(back.median()), math.copysign(1.0, step)
-    before, turned = (onward * now[plain]).max(), (onward * now[~plain]).min()
+    period, onward = step - float(change[~plain].mean()), math.copysign(1.0, step)
+    before, turned = float((onward * now[plain]).max()), float((onward * now[~plain]).min())
     steady = bool(((change[~plain] - step + period).abs() <= slack).all())
-    if not steady or onward * period < abs(step) or turned <= before:
+    spans = float(now.max() - now.min()) > abs(period) + slack
+    if not steady or spans or onward * period < abs(step) or turned < before - slack:
         return None
-    return Clock(step, onward * float(before + turned) / 2, period)
+    return Clock(step, onward * (turned - min(turned - before, abs(step)) / 2), period)
+
+
+def _told(action: Tensor, turned: Tensor) -> bool:
+    """Whether a channel of the action [N, A] lies elsewhere in the rows that `turned` [N] than in all others."""
+    if not turned.any():
+        return False
+    low, high = action[~turned].amin(0), action[~turned].amax(0)
+    return bool(((action[turned] < low).all(0) | (action[turned] > high).all(0)).any())

@@ -9,7 +9,8 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Dynamics, Prediction, Spec, generator
+from mbrl.core import Batch, Prediction, Spec, generator
+from mbrl.simulator.ends import Ends
 from mbrl.simulator.foreign import foreign_actions
 from mbrl.simulator.holding import Stated
 from mbrl.simulator.recalibration import FLOOR, Method, Residuals, outcome, unit
@@ -27,23 +28,24 @@ class Measured(NamedTuple):
 
 
 def measure(
-    dynamics: Dynamics,
+    ends: Ends,
     holdout: Batch,
     episode: Tensor | None,
     targets: Tensor | None,
     uncertainty: Callable[[Prediction], Tensor] | None,
 ) -> Measured:
-    """Hold a model against transitions [N, ...]; C channels are `targets`.
+    """Hold the model of `ends` against transitions [N, ...]; C channels are `targets`.
 
     Raises:
         ValueError: there are no rows, or as `mbrl.simulator.recall.recalling` does.
     """
     if not len(holdout.obs):
         raise ValueError("no held-out transitions to calibrate the simulator on: hold out at least one episode")
-    parts, raw = [], []
+    parts, raw, dynamics = [], [], ends.dynamics
     for batch, hidden in in_parts(dynamics, holdout, episode, CALIBRATION_ROWS):
         everyone = dynamics.predict(batch.obs, batch.action, None, hidden)
-        stated = Stated.of(everyone, targets).each(lambda column: column[dynamics.elites])
+        settled = ends.settled(everyone, batch.obs, batch.action, batch.next_obs, None, hidden)
+        stated = Stated.of(settled, targets).each(lambda column: column[dynamics.elites])
         parts.append(residuals(stated, outcome(batch, targets), unit(everyone, targets)))
         if uncertainty is not None:
             raw.append(uncertainty(everyone))

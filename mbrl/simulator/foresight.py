@@ -28,17 +28,13 @@ def expected(
     without one.
     """
     elites = simulator.dynamics.elites
-    mean = simulator.clip(_expected(Stated.of(everyone, simulator.targets).each(lambda column: column[elites])))
+    states = None if hidden is None else hidden[elites]
+    chosen = everyone.of(elites)
+    mean = simulator.clip(_expected(Stated.of(chosen, simulator.targets)))
     next_obs = simulator.filling.complete(obs, action, mean[..., :-1], exogenous)
-    reward = mean[..., -1]
-    ruled = simulator.by_rule(obs, action, next_obs)
-    if ruled is not None:
-        terminated = ruled.to(obs.dtype)
-    elif simulator.spec.terminals:
-        states = None if hidden is None else hidden[elites]
-        terminated = simulator.dynamics.termination(obs, action, next_obs, elites, states).mean(0)
-    else:
-        terminated = torch.zeros_like(reward)
+    settled = simulator.ends.settled(chosen, obs, action, next_obs, elites, states)
+    reward = simulator.clip_reward(settled.reward.mean(0))
+    terminated = simulator.ends.chance(obs, action, next_obs, elites, states).mean(0)
     if simulator.uncertainty is None:
         uncertainty = torch.zeros_like(reward)
     else:

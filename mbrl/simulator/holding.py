@@ -28,21 +28,17 @@ class Stated(NamedTuple):
     std: Tensor
     still: Tensor | None = None  # the probability that a channel keeps its value; None where none ever does
     now: Tensor | None = None  # that value
-    within: Tensor | None = None  # std with which values are drawn, if another: see `Prediction.reward_within`
 
     @classmethod
     def of(cls, prediction: Prediction, targets: Tensor | None = None) -> Stated:
         """Of a prediction, about (next observation, reward) or, of these, `targets` ([C] long) alone."""
         mean, std = moments(prediction, targets)
-        within = None
-        if prediction.reward_within is not None:
-            within = torch.cat([std[..., :-1], prediction.reward_within.unsqueeze(-1)], -1)
         if prediction.still is None or prediction.now is None:
-            return cls(mean, std, within=within)
+            return cls(mean, std)
         never = torch.zeros_like(prediction.reward).unsqueeze(-1)
         both = (torch.cat([column, never], -1) for column in (prediction.still, prediction.now))
         still, now = (x if targets is None else x.index_select(-1, targets) for x in both)
-        return cls(mean, std, still, now, within)
+        return cls(mean, std, still, now)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Stated:
         """The same with every column changed."""
@@ -66,12 +62,8 @@ class Stated(NamedTuple):
         return torch.where(held, self.now + change, self.mean), torch.where(held, std, self.std) * scale
 
     def sample(self, scale: Tensor | float, rng: torch.Generator) -> Tensor:
-        """Values [..., C]: kept with the probability that is stated, and else from the Gaussian of what changes.
-
-        Where ends pay a reward of another kind it is drawn near the mean of both cases: over steps that sums to what is
-        paid, where draws of the wide Gaussian of both would be clipped to the log's range on one side.
-        """
-        mean, std = (self if self.within is None else self._replace(std=self.within)).changing(scale)
+        """Values [..., C]: kept with the probability that is stated, and else from the Gaussian of what changes."""
+        mean, std = self.changing(scale)
         values = mean + std * torch.randn(mean.shape, generator=rng, device=mean.device)
         if self.still is None or self.now is None:
             return values

@@ -39,10 +39,11 @@ def look(simulator: Simulator, batch: Batch, rng: torch.Generator, episode: Tens
     parts, dynamics = [], simulator.dynamics
     for part, hidden in in_parts(dynamics, batch, episode, CALIBRATION_ROWS):
         prediction = dynamics.predict(part.obs, part.action, None, hidden)
-        forecast = simulator.forecast(prediction)
+        transition = part.obs, part.action, part.next_obs, None, hidden
+        forecast = simulator.forecast(simulator.ends.settled(prediction, *transition))
         others = foreign_actions(simulator.spec, len(part.obs), rng)
         doubts = (_doubt(simulator, p) for p in (prediction, dynamics.predict(part.obs, others, None, hidden)))
-        chance = _chance(simulator, part, hidden)
+        chance = simulator.ends.chance(*transition)[dynamics.elites].mean(0)
         parts.append((*forecast, outcome(part, simulator.targets), *doubts, chance))
     mean, std, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
     return Seen(Forecast(mean, std), *rest)
@@ -53,18 +54,6 @@ def _doubt(simulator: Simulator, prediction: Prediction) -> Tensor:
     if simulator.uncertainty is not None:
         return simulator.uncertainty(prediction) / simulator.uncertainty_scale
     return torch.linalg.vector_norm(simulator.forecast(prediction).std / simulator.unit(prediction), dim=-1)
-
-
-def _chance(simulator: Simulator, batch: Batch, hidden: Tensor | None) -> Tensor:
-    """Probability [B] that the world ends with these logged transitions, as the simulator would draw it."""
-    ruled = simulator.by_rule(batch.obs, batch.action, batch.next_obs)
-    if ruled is not None:
-        return ruled.float()
-    if not simulator.spec.terminals:
-        return torch.zeros_like(batch.reward)
-    elites = simulator.dynamics.elites
-    states = None if hidden is None else hidden[elites]
-    return simulator.dynamics.termination(batch.obs, batch.action, batch.next_obs, elites, states).mean(0)
 
 
 def joined(parts: Sequence[Seen]) -> Seen:

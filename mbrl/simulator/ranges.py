@@ -13,7 +13,8 @@ from mbrl.core import Spec
 def ranges(spec: Spec, margin: float) -> tuple[Tensor, Tensor]:
     """Lowest and highest (observation, reward), [O + 1] each: the log's, widened, and physical bounds where tighter.
 
-    A carried channel reaches as far as what it is a copy of, which for an action is as far as actions go.
+    A carried channel reaches as far as what it is a copy of, which for an action is as far as actions go, and a clock
+    as far as it goes: some episodes of a log may be of the morning only.
 
     Args:
         spec: the problem.
@@ -23,6 +24,9 @@ def ranges(spec: Spec, margin: float) -> tuple[Tensor, Tensor]:
     high = torch.tensor([*spec.obs_high, spec.reward_high])
     low, high = low - margin * (high - low), high + margin * (high - low)
     width = spec.frame_dim
+    for channel in spec.clocks:
+        for place in range(channel, width * spec.history, width):
+            low[place], high[place] = -math.inf, math.inf
     for _ in spec.carried:  # of what is itself a copy, and so on
         lows, highs = [*low[:width].tolist(), *spec.action_low], [*high[:width].tolist(), *spec.action_high]
         for channel, source in zip(spec.carried, spec.sources, strict=True):

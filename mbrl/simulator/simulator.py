@@ -13,7 +13,8 @@ from torch import Tensor
 from mbrl.core import Batch, Dynamics, Foresight, Memory, Prediction, Spec, Step, World
 from mbrl.data.dataset import TransitionDataset
 from mbrl.simulator.calibration import check_settings, check_structure, doubt_unit, measure
-from mbrl.simulator.dealing import Deal, deal, own, own_among_all, own_states, rows_of
+from mbrl.simulator.dealing import deal, own, own_among_all
+from mbrl.simulator.ends import Ends, Termination
 from mbrl.simulator.filling import Filling
 from mbrl.simulator.holding import Stated
 from mbrl.simulator.ranges import ranges
@@ -24,7 +25,6 @@ from mbrl.simulator.starts import check_rows, check_starts, remembering, states_
 from mbrl.simulator.structure import Structure, residual
 
 Uncertainty = Callable[[Prediction], Tensor]  # Prediction of all members -> [B]
-Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs -> bool [B]
 
 
 class Simulator(World):
@@ -121,7 +121,7 @@ class Simulator(World):
                 the latter also for the same states under any other possible action. The model remembers, and `episode`
                 is not given, or not as above.
         """
-        held = measure(self.dynamics, holdout, episode, self.targets, self.uncertainty)
+        held = measure(self.ends, holdout, episode, self.targets, self.uncertainty)
         check_structure(self.structure_error, self.spec, holdout)
         if held.doubt is not None:
             self.uncertainty_scale.copy_(doubt_unit(held.doubt, self.quantile))
@@ -131,7 +131,7 @@ class Simulator(World):
     @torch.no_grad()
     def recalibrated(self, holdout: Batch, episode: Tensor | None = None) -> Self:
         """The same world, its tensors shared, with intervals fitted to other transitions; see `calibrate`."""
-        held = measure(self.dynamics, holdout, episode, self.targets, None)
+        held = measure(self.ends, holdout, episode, self.targets, None)
         fitted = Recalibration(len(self.spec.targets)).to(self.low.device)
         fitted.fit(held.residuals, held.unit, self.method)
         world = copy.copy(self)
@@ -244,7 +244,8 @@ class Simulator(World):
         """One step of particles that keep their member: obs [K, B, O], one row of particles for each of the K elites.
 
         `action` is [B, A], the same for every member, and so are replayed channels; in `memory` every member remembers
-        its own particles. Sampled, clipped and filled in as in `step`; nothing terminates.
+        its own particles. Sampled, clipped and filled in as in `step`; nothing terminates, and of what an end
+        would pay a step has its share.
 
         Returns:
             next_obs [K, B, O], reward [K, B], and the memory for the next step.
@@ -255,7 +256,9 @@ class Simulator(World):
         prediction = self.dynamics.predict(obs, action, elites, states)
         sample = self._sample(Stated.of(prediction, self.targets), rng)
         next_obs, memory = self.filling(obs, action, sample[..., :-1], memory)
-        return next_obs, sample[..., -1], moved_on(self.dynamics, obs, action, memory, elites)
+        going = prediction._replace(reward=sample[..., -1])
+        reward = self.ends.settled(going, obs, action, next_obs, elites, states).reward
+        return next_obs, self.clip_reward(reward), moved_on(self.dynamics, obs, action, memory, elites)
 
     def log_density(self, rows: Batch) -> Tensor:
         """Log density [B] of transitions [B, ...]: of the predicted channels and the reward, as `step` samples them.
@@ -269,7 +272,13 @@ class Simulator(World):
         hidden = state_of(self.dynamics, None)
         prediction = self.dynamics.predict(rows.obs, rows.action, self.dynamics.elites, hidden)
         stated = Stated.of(prediction, self.targets)
-        of_member = stated.log_density(outcome(rows, self.targets), self.recalibration.scale).sum(-1)
+        density = stated.log_density(outcome(rows, self.targets), self.recalibration.scale)
+        pay = self.dynamics.end_pay(rows.obs, rows.action, rows.next_obs, self.dynamics.elites, hidden)
+        if pay is not None:
+            ended = torch.distributions.Normal(*pay, validate_args=False).log_prob(rows.reward)
+            last = torch.where(rows.terminated, ended, density[..., -1])
+            density = torch.cat([density[..., :-1], last.unsqueeze(-1)], -1)
+        of_member = density.sum(-1)
         return of_member.logsumexp(0) - math.log(len(of_member))
 
     @torch.no_grad()
@@ -293,9 +302,8 @@ class Simulator(World):
             stated, raw = own_among_all(self.dynamics, obs, action, dealt, self.targets, hidden, self.uncertainty)
             uncertainty = raw / self.uncertainty_scale
         sample = self._sample(stated, rng)
-        reward = sample[:, -1]
         next_obs, memory = self.filling(obs, action, sample[:, :-1], memory)
-        terminated = self._terminated(obs, action, next_obs, dealt, hidden, rng)
+        reward, terminated = self.ends.drawn(obs, action, next_obs, sample[:, -1], dealt, hidden, self.clip_reward, rng)
         return Step(next_obs, reward, terminated, uncertainty, moved_on(self.dynamics, obs, action, memory))
 
     def _sample(self, stated: Stated, rng: torch.Generator) -> Tensor:
@@ -308,30 +316,14 @@ class Simulator(World):
             return torch.clamp(values, self.low, self.high)
         return torch.clamp(values, self.low[self.targets], self.high[self.targets])
 
-    def _terminated(
-        self, obs: Tensor, action: Tensor, next_obs: Tensor, deal: Deal, hidden: Tensor | None, rng: torch.Generator
-    ) -> Tensor:
-        """Whether the world ended, [B] bool: by rule, by the head of each row's member, or never."""
-        ruled = self.by_rule(obs, action, next_obs)
-        if ruled is not None:
-            return ruled
-        if not self.spec.terminals:
-            return torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
-        rows, states = deal.rows, own_states(hidden, deal.members, deal.rows)
-        before, did, after = (rows_of(column, rows) for column in (obs, action, next_obs))
-        chance = self.dynamics.termination(before, did, after, deal.members, states)
-        chance = chance.flatten().index_select(0, deal.slots)
-        return torch.rand(chance.shape, generator=rng, device=chance.device) < chance
+    def clip_reward(self, reward: Tensor) -> Tensor:
+        """Rewards [...] within the log's widened range."""
+        return torch.clamp(reward, self.low[-1], self.high[-1])
 
-    def by_rule(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor | None:
-        """Whether transitions [..., O] end the world by the rule, [...] bool; None where there is none.
-
-        A rule is of the plant, and reads its plain observations: the newest ones of a window.
-        """
-        if self.termination is None:
-            return None
-        width = self.spec.frame_dim
-        return self.termination(obs[..., :width], action, next_obs[..., :width])
+    @property
+    def ends(self) -> Ends:
+        """When this world ends, and what that pays."""
+        return Ends(self.dynamics, self.spec, self.termination)
 
     def foresight(self) -> Foresight:
         """The expected step, as a copy that can be built into a policy; see `mbrl.simulator.foresight.Expectation`."""

@@ -75,9 +75,8 @@ class Lookahead(nn.Module):
             prediction = dynamics.predict(obs, action.expand(*obs.shape[:-1], -1), None, hidden)
             mean, _ = prediction.normalised()
             reward = rows.reward[..., step]
-            if prediction.reward_live is not None:  # what an end pays is its own, and learned from ends alone
-                mean = torch.cat([mean[..., :-1], prediction.reward_live.unsqueeze(-1) / prediction.scale[-1]], -1)
-                reward = torch.where(rows.terminated[..., step], prediction.reward_live.detach(), reward)
+            if dynamics.ends_apart:  # what an end pays is learned from ends alone
+                reward = torch.where(rows.terminated[..., step], prediction.reward.detach(), reward)
             truth = torch.cat([seen.expand(*reward.shape, -1), reward.unsqueeze(-1)], -1) / prediction.scale
             squares.append((mean - truth).square().index_select(-1, self.targets))
             if self.filling is None:

@@ -3,25 +3,36 @@
 import json
 import math
 from dataclasses import replace
-from operator import itemgetter
+from typing import Any
 
 import pytest
 import torch
-from dynamics_toys import linear_world, spec_of, unit_spec
+from dynamics_toys import Known, linear_world, spec_of, unit_spec
 from torch import Tensor
 
 from dynamics import ProbabilisticEnsemble, RecurrentEnsemble
-from dynamics.ending import EndReward
-from dynamics.uncertainty import max_aleatoric
-from mbrl.core import Batch, Prediction, Spec, generator, rows_at, seeded
+from mbrl.core import Batch, Dynamics, Prediction, Spec, Step, generator, rows_at, seeded
 from mbrl.data.moments import ends_apart
-from mbrl.simulator.holding import Stated
+from mbrl.simulator.ends import Ends
+from mbrl.simulator.simulator import Simulator
 from mbrl.testing import check_dynamics
 from mbrl.training.bootstrap import Runs
 from mbrl.training.lookahead import Lookahead
 
 GOAL = replace(unit_spec(terminals=True), live_reward=(0.0, 1.0), end_reward=(100.0, 10.0))
 SMALL = {"members": 2, "elites": 1, "hidden": 16, "layers": 2}
+
+
+def squared(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """The first channel's square."""
+    del obs, action
+    return next_obs[..., :1].square()
+
+
+def beyond_two(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """A rule of another plant than the head's."""
+    del obs, action
+    return next_obs[..., 0] > 2
 
 
 def walk(rows: int, seed: int) -> Batch:
@@ -54,32 +65,111 @@ def test_rewards_of_ends_are_apart_where_they_are_of_another_kind() -> None:
     assert ends_apart(pole, torch.ones(100, dtype=torch.bool)) == ((), ())
 
 
-def test_a_prediction_is_of_both_cases() -> None:
-    model = EndReward(GOAL, members=1, hidden=4)
-    for weight in model.mlp.weights:
-        weight.data.zero_()  # mean 0 of ends, in units of 10 about 100, and log-variance 0
-    said = Prediction(
-        torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.ones(1, 1), torch.full((1, 1), 2.0), torch.ones(2)
+class Trip(Known):
+    """x' = x + 1 + noise in all members; where the last channel gets beyond a limit the world ends and pays -100."""
+
+    ends_apart = True
+
+    def __init__(self, spec: Spec, std: float = 1.0, limit: float = 1.0) -> None:
+        super().__init__(spec, members=2, std=std)
+        self.limit = limit
+
+    def predict(
+        self, obs: Tensor, action: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Prediction:
+        said = super().predict(obs, action, members, hidden)
+        still = [k for k in range(obs.shape[-1]) if k not in self.spec.predicted]
+        mean, std = (obs + 1).expand_as(said.obs).clone(), said.obs_std.clone()
+        mean[..., still], std[..., still] = obs[..., still].expand_as(mean[..., still]), 0.0
+        reward = torch.full_like(said.reward, 2.0)
+        return Prediction(mean, std, reward, torch.full_like(reward, 0.5), said.scale)
+
+    def termination(
+        self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        count = self.members if members is None else len(members)
+        return (next_obs[..., -1] > self.limit).float().expand(count, obs.shape[-2])
+
+    def end_pay(
+        self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None = None, hidden: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        chance = self.termination(obs, action, next_obs, members, hidden)
+        return torch.full_like(chance, -100.0), torch.full_like(chance, 1e-3)
+
+
+def stepped(model: Dynamics, spec: Spec, rows: int = 4000, **simulator: Any) -> tuple[Step, Tensor]:
+    """A step from 0 with random actions, and the actions."""
+    action = torch.rand(rows, 1, generator=generator(1, "test")) * 2 - 1
+    world = Simulator(model, spec, **simulator)
+    return world.step(torch.zeros(rows, spec.obs_dim), action, generator(0, "test")), action
+
+
+def assert_paid(step: Step) -> None:
+    assert 0 < int(step.terminated.sum()) < len(step.reward)
+    assert torch.allclose(step.reward[step.terminated], torch.tensor(-100.0), atol=0.1)
+    assert step.reward[~step.terminated].mean().item() == pytest.approx(2, abs=0.05)
+    assert step.reward[~step.terminated].std().item() == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_reward_is_of_both_cases_once_the_next_observation_is_known() -> None:
+    ends = Simulator(Trip(GOAL), GOAL).ends
+    model = Known(GOAL, members=1, std=2.0, chances=(0.25,))
+    model.end_pay = lambda *_: (torch.full((1, 3), 100.0), torch.full((1, 3), 10.0))  # type: ignore[method-assign]
+    rows = torch.ones(3, 1)
+    found = Ends(model, GOAL, None).settled(model.predict(rows, rows), rows, rows, rows)
+    assert found.reward.tolist() == [[0.75 * 1 + 0.25 * 100] * 3]
+    variance = 0.75 * 4 + 0.25 * 100 + 0.25 * 0.75 * 99**2
+    assert found.reward_std.square().tolist() == [pytest.approx([variance] * 3)]
+    said = ends.dynamics.predict(rows, rows)
+    assert ends.settled(said, rows, rows, rows + 0.5).reward.tolist() == [[-100.0] * 3] * 2
+    assert torch.equal(ends.settled(said, rows, rows, rows - 0.5).reward, said.reward)
+
+
+def test_a_trip_by_noise_is_paid_for() -> None:
+    """Of a mean next observation of 1 a head that ends beyond 1 says nothing ever ends: half of the steps do."""
+    step, _ = stepped(Trip(GOAL), GOAL)
+    assert torch.equal(step.terminated, step.next_obs[:, 0] > 1)
+    assert step.terminated.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert_paid(step)
+
+
+def test_a_trip_is_told_from_channels_that_no_model_predicts() -> None:
+    two = unit_spec(2, terminals=True)
+    goal = replace(two, live_reward=GOAL.live_reward, end_reward=GOAL.end_reward)
+    copied = replace(goal, predicted=(0,), carried=(1,), sources=(2,))  # the last action
+    step, action = stepped(Trip(copied, limit=0.5), copied)
+    assert torch.equal(step.terminated, action[:, 0] > 0.5)
+    assert_paid(step)
+    computed = replace(goal, predicted=(0,))
+    square = {"structure": squared, "computed": (1,)}
+    step, _ = stepped(Trip(computed, limit=3.0), computed, **square)
+    assert torch.equal(step.terminated, step.next_obs[:, 0].square() > 3)
+    assert_paid(step)
+    foresight = Simulator(Trip(computed, limit=0.5), computed, **square).foresight()
+    seen = foresight(torch.zeros(1, 2), torch.zeros(1, 1))  # 1 from 0, and 1 squared
+    assert (seen.terminated.item(), seen.reward.item()) == (1, -100)
+
+
+def test_a_rule_says_what_is_paid_where_there_is_one() -> None:
+    step, _ = stepped(Trip(GOAL, limit=-1e9), GOAL, termination=beyond_two)
+    assert torch.equal(step.terminated, step.next_obs[:, 0] > 2)
+    assert_paid(step)
+
+
+def test_the_density_of_a_reward_is_that_of_what_happened() -> None:
+    world, rows = Simulator(Trip(GOAL), GOAL), torch.zeros(1, 1)
+    went, ended = (
+        world.log_density(Batch(rows, rows, torch.tensor([reward]), rows + 1, torch.tensor([ended])))
+        for reward, ended in ((2.0, False), (-100.0, True))
     )
-    inputs = torch.zeros(1, 1, 2)
-    found = model.mixed(said, torch.full((1, 1), 0.25), inputs, torch.zeros(1, 1, 1), None)
-    assert found.reward.item() == pytest.approx(0.75 * 1 + 0.25 * 100)
-    within = 0.75 * 4 + 0.25 * 100 * math.exp(0.0)
-    assert found.reward_within is not None
-    assert found.reward_within.item() ** 2 == pytest.approx(within, rel=0.2)  # but for the soft bounds of a variance
-    between = found.reward_std.square() - found.reward_within.square()
-    assert between.item() == pytest.approx(0.25 * 0.75 * 99**2, rel=1e-3)
-    assert max_aleatoric(found).item() == pytest.approx(found.reward_within.item())  # which case it is is no doubt
+    assert (ended - went).item() == pytest.approx(math.log(0.5 / 1e-3))
 
 
-def test_a_reward_is_drawn_near_the_mean_of_both_cases() -> None:
-    columns = torch.zeros(2, 1000, 1), torch.ones(2, 1000, 1), torch.full((2, 1000), 30.0), torch.full((2, 1000), 45.0)
-    said = Prediction(*columns, torch.ones(2), reward_within=torch.full((2, 1000), 1.0))
-    parts = [Stated.of(said).each(itemgetter(k)) for k in range(2)]
-    drawn = Stated.joined(parts, 0).sample(1.0, generator(0, "test"))
-    assert drawn.shape == (2000, 2)
-    assert drawn.mean(0).tolist() == pytest.approx([0, 30], abs=0.1)
-    assert drawn.std(0).tolist() == pytest.approx([1, 1], rel=0.1)
+def test_a_step_ahead_counts_the_share_of_what_an_end_would_pay() -> None:
+    world = Simulator(Trip(GOAL), GOAL)
+    obs = torch.zeros(2, 1000, 1)
+    after, reward, _ = world.propagate(obs, torch.zeros(1000, 1), generator(0, "test"))
+    assert torch.equal(reward == -100, after[..., 0] > 1)
 
 
 def test_each_kind_is_learned_from_its_own_rows() -> None:
@@ -148,8 +238,10 @@ def test_a_seldom_goal_is_worth_what_it_pays() -> None:
             model.loss(rows_at(log, torch.randint(4000, (2, 128), generator=rng))).sum().backward()
             optimizer.step()
         fresh = walk(4000, 1)
+        ends = Simulator(model, spec).ends
         with torch.no_grad():
-            said = model.predict(fresh.obs, fresh.action).reward.mean(0)
+            said = ends.settled(model.predict(fresh.obs, fresh.action), fresh.obs, fresh.action, fresh.next_obs)
+        said = said.reward.mean(0)
         found[bool(spec.end_reward)] = (float(said[fresh.terminated].mean()), float(said.sum() / fresh.reward.sum()))
     reached, total = found[True]
     assert reached > 60

@@ -37,7 +37,8 @@ TIMED = replace(
 
 
 def column(now: Any, after: Any) -> dict[int, Clock]:
-    return exact.clocks(torch.tensor(now)[:, None], torch.tensor(after)[:, None], [0])
+    rows = torch.tensor(now)[:, None]
+    return exact.clocks(rows, torch.zeros_like(rows), torch.tensor(after)[:, None], [0])
 
 
 def timed(rows: int = 200, episodes: int = 2) -> TransitionDataset:
@@ -106,6 +107,43 @@ def test_what_does_not_is_left_to_a_model() -> None:
     assert column(begun.tolist(), torch.cat([early, early]).tolist()) == {}
 
 
+def test_what_the_logger_did_is_no_clock() -> None:
+    stock = 15 - torch.arange(300.0) % 10  # one is sold a day, and ten are ordered at 6
+    order = (stock == 6).float()[:, None]
+    after = stock - 1 + 10 * order[:, 0]
+    assert exact.clocks(stock[:, None], order, after[:, None], [0]) == {}
+    anyhow = torch.rand(300, 1, generator=generator(0, "test"))
+    assert list(exact.clocks(stock[:, None], anyhow, after[:, None], [0])) == [0]
+    level = torch.cat([torch.arange(30.0, 20.0, -0.5), torch.tensor([20.0, 19.5] * 100)])  # a valve at 20
+    fell = torch.where(level > 19.5, level - 0.5, level + 0.5)
+    assert column(level.tolist(), fell.tolist()) == {}
+
+
+def test_a_turn_is_not_before_the_last_tick() -> None:
+    night = torch.cat([(torch.arange(12.0) + 23) % HOURS] * 30)  # from 23 to 10: nobody saw the evening
+    (clock,) = column(night.tolist(), ((night + 1) % HOURS).tolist()).values()
+    assert clock == Clock(step=1.0, turn=22.5, period=24.0)
+
+
+def test_steps_are_known_better_than_they_are_rounded() -> None:
+    elapsed = torch.arange(100_000.0, dtype=torch.float64) * 0.1
+    (clock,) = column(elapsed.float().tolist(), (elapsed + 0.1).float().tolist()).values()
+    assert clock.step == pytest.approx(0.1, abs=1e-7)
+    for count in range(7, 20):
+        angle = (torch.arange(400.0, dtype=torch.float64) * 2 * torch.pi / count % (2 * torch.pi)).float()
+        (clock,) = column(angle[:-1].tolist(), angle[1:].tolist()).values()
+        assert clock.step == pytest.approx(2 * torch.pi / count, abs=1e-5)
+
+
+def test_a_clock_goes_on_where_a_part_of_the_log_has_not_been() -> None:
+    morning = replace(TIMED, obs_low=(-1000.0, 6.0, 0.0), obs_high=(1000.0, 12.0, 20.0))
+    world = Simulator(Known(morning), morning)
+    obs, rng = torch.tensor([[0.0, 12.0, 20.0]]), generator(0, "test")
+    for hour in (13, 14, 15):
+        obs = world.step(obs, torch.zeros(1, 1), rng).next_obs
+        assert obs[0, 1:].tolist() == [hour, 2 * hour - 4]
+
+
 def test_a_log_says_which_they_are_and_a_model_has_none_of_them() -> None:
     data = timed()
     spec = data.spec(torch.tensor([0]))
@@ -131,7 +169,9 @@ def test_a_simulator_lets_them_go_on_for_rows_and_for_particles() -> None:
     for _ in range(300):
         obs = world.step(obs, action, rng).next_obs
     assert obs[:, 1].tolist() == [(22 + 300) % 24, (23 + 300) % 24]
-    assert obs[:, 2].tolist() == [550.0, 550.0]  # no further than a tenth beyond what was logged
+    assert obs[:, 2].tolist() == [603.0, 609.0]
+    bounded = replace(TIMED, bound_low=(None,) * 4, bound_high=(None, None, 550.0, None))
+    assert Simulator(Known(bounded, 1), bounded).step(obs, action, rng).next_obs[:, 2].tolist() == [550.0, 550.0]
 
 
 def test_after_many_days_it_is_still_the_hour_that_it_would_be() -> None:

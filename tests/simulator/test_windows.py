@@ -212,7 +212,7 @@ def test_a_rule_sees_the_plain_observation() -> None:
     simulator.calibrate(data.batch())
     assert OneStep(simulator)(obs, torch.zeros(2, 1))["terminated"].tolist() == [0, 1]
     ends = data.batch()._replace(terminated=(data.next_obs > 0).all(-1))
-    assert torch.equal(simulator.by_rule(ends.obs, ends.action, ends.next_obs), data.next_obs[:, 0] > 0)
+    assert torch.equal(simulator.ends.by_rule(ends.obs, ends.action, ends.next_obs), data.next_obs[:, 0] > 0)
 
 
 def test_the_served_simulator_is_given_a_window_and_gives_the_next_one() -> None:
