@@ -25,8 +25,9 @@ class Making(NamedTuple):
 
     @property
     def stage(self) -> str:
-        """Of the run; and the name of the checkpoint."""
-        return stage_of(self.name)
+        """Of the run; and the name of the checkpoint, which for a population is none that a policy could have."""
+        own = stage_of(self.name)
+        return own if len(self.seeds) == 1 else own.replace("policy", "policies", 1)
 
     @property
     def rehearsal(self) -> Rehearsal:
@@ -71,19 +72,26 @@ def makings(
         batched: whether one rehearsal is of all seeds.
 
     Raises:
-        ValueError: there are no candidates, or one has a name that files and tables cannot carry.
+        ValueError: there are no candidates, one has a name that files and tables cannot carry, or two policies would
+            have the same.
     """
     check_names(candidates)
     if seeds is None:
         return {name: Making(name, one, (seed,), (name,)) for name, one in candidates.items()}
-    found = {}
+    found, policies = dict[str, Making](), list[str]()
     for name, one in candidates.items():
         names = tuple(f"{'seed' if name == CANDIDATE else name}-{own}" for own in seeds)
+        policies += names
         if batched and len(seeds) > 1:
             found[name] = Making(name, one, tuple(seeds), names)
         else:
             found |= {label: Making(label, one, (own,), (label,)) for label, own in zip(names, seeds, strict=True)}
-    check_names([name for making in found.values() for name in making.policies])
+    check_names(policies)
+    if twice := sorted({name for name in policies if policies.count(name) > 1}):
+        raise ValueError(
+            f"two policies would be called {', '.join(twice)}, as a policy is called by its candidate and its seed:"
+            " give the candidates other names"
+        )
     return found
 
 

@@ -32,8 +32,8 @@ def test_each_seed_has_a_policy_that_is_judged_and_can_go_on(way: str, tmp_path:
     assert rows == {"seed-0": ("1", 40, True), "seed-4": ("2", 40, True)}
     assert answer["chosen"] in rows
     client = MlflowClient(store.connect())
-    made = {name for name in stages(client, client.get_run(answer["run_id"])) if name.startswith("policy")}
-    assert made == ({"policy"} if way == "batched" else {"policy-seed-0", "policy-seed-4"})
+    made = {name for name in stages(client, client.get_run(answer["run_id"])) if name.startswith("polic")}
+    assert made == ({"policies"} if way == "batched" else {"policy-seed-0", "policy-seed-4"})
     version = client.get_model_version("toy-policy", "2")
     assert version.tags["mbrl.learner"] == "policies.sac.SAC"
     first, second = (models.load_policy(f"models:/toy-policy/{number}") for number in (1, 2))
@@ -59,12 +59,21 @@ def test_what_is_made_of_candidates_by_seeds() -> None:
         "policy-seed-2": ((2,), ("seed-2",)),
     }
     assert told("a", "b", seeds=[1, 2], batched=True) == {
-        "policy-a": ((1, 2), ("a-1", "a-2")),
-        "policy-b": ((1, 2), ("b-1", "b-2")),
+        "policies-a": ((1, 2), ("a-1", "a-2")),
+        "policies-b": ((1, 2), ("b-1", "b-2")),
     }
+    both = told("mopo", "mopo-1", seeds=[1, 2], batched=True)
+    files = {*both, *(f"policy-{name}" for _, names in both.values() for name in names)}
+    assert len(files) == 6  # no checkpoint is written over another one
     assert told("a", seeds=[3], batched=True) == {"policy-a-3": ((3,), ("a-3",))}
 
 
 def test_a_name_with_a_seed_has_to_be_a_name() -> None:
     with pytest.raises(ValueError, match=f"candidates has one called '{'a' * 31}-0', expected up to 32"):
         makings(candidates("a" * 31), 0, [0], batched=False)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_no_two_policies_have_one_name(batched: bool) -> None:
+    with pytest.raises(ValueError, match=r"two policies would be called seed-0, seed-1, as .* other names"):
+        makings(candidates("candidate", "seed"), 0, [0, 1], batched=batched)
