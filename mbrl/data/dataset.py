@@ -217,7 +217,8 @@ class TransitionDataset:
     def spec(self, episodes: Tensor) -> Spec:
         """Dimensions, bounds and moments, read from the given episodes ([k] long) only, accumulated in float64.
 
-        What is a copy of what is said by all of the log, of whose rows one alone can refute it.
+        What is a copy of what is said by all of the log, of whose rows one alone can refute it; so is whether ends pay
+        another kind of reward, lest two simulators of one log differ in kind where one of them was shown few ends.
         """
         if not len(episodes):
             raise ValueError("a spec needs at least one episode, got none")
@@ -230,7 +231,7 @@ class TransitionDataset:
         action = moments(column[rows] for column in self.action.T)
         reward = moments([self.reward[rows]])
         own = [k for k in range(self.frame_dim) if k not in self.exogenous]
-        live, end = ends_apart(self.reward[rows], self.terminated[rows])
+        live, end = ends_apart(self.reward, self.terminated)
         holding = exact.holding(self.obs, self.next_obs, rows, own)
         carried, sources = exact.carried(self.obs, self.action, self.next_obs, own, self.frame_dim)
         clocks = self.clocks(carried)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dynamics import ProbabilisticEnsemble, RecurrentEnsemble
 from mbrl.core import Batch, Dynamics, Prediction, Spec, Step, generator, rows_at, seeded
+from mbrl.data.dataset import TransitionDataset
 from mbrl.data.moments import ends_apart
 from mbrl.simulator.ends import Ends
 from mbrl.simulator.simulator import Simulator
@@ -257,3 +258,24 @@ def test_a_spec_has_both_or_neither_and_older_ones_have_neither() -> None:
     assert Spec.from_dict(json.loads(json.dumps(GOAL.to_dict()))) == GOAL
     before = {name: value for name, value in unit_spec().to_dict().items() if name not in ("live_reward", "end_reward")}
     assert Spec.from_dict(before) == unit_spec()
+
+
+def test_all_of_a_log_says_whether_ends_pay_another_kind() -> None:
+    ended = torch.arange(120) % 10 == 9
+    log = TransitionDataset.create(
+        "toy/goals-v0",
+        obs=torch.arange(120.0)[:, None] / 10,
+        action=torch.zeros(120, 1),
+        reward=torch.where(ended, 100.0, torch.arange(120) % 2),
+        next_obs=torch.arange(1.0, 121.0)[:, None] / 10,
+        terminated=ended,
+        truncated=torch.zeros(120, dtype=torch.bool),
+        episode=torch.arange(120) // 10,
+        discrete=False,
+        action_low=[-1.0],
+        action_high=[1.0],
+    )
+    whole, few = log.spec(torch.arange(12)), log.spec(torch.arange(3))
+    assert whole.end_reward
+    assert (few.live_reward, few.end_reward) == (whole.live_reward, whole.end_reward)
+    assert ends_apart(log.reward[:30], ended[:30]) == ((), ())
