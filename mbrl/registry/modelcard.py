@@ -61,7 +61,7 @@ def model_card(facts: Facts) -> str:
             "## How far its simulator can be trusted",
             "",
             f"- Grade: {card.get('mbrl.card_grade', 'unknown')}",
-            f"- Trusted horizon: {card['mbrl.trusted_horizon']} steps",
+            f"- Trusted horizon, in steps: {card['mbrl.trusted_horizon']}",
             f"- Coverage of the 90 % interval: {_share(card.get('mbrl.coverage_90'))}",
         ]
     lines += [

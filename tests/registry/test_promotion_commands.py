@@ -109,7 +109,7 @@ def test_a_model_card_says_what_is_known_and_no_more():
         f"- Evidence: `runs:/r/evidence.json`, SHA-256 `{'a' * 64}`",
         "[boiler-simulator/2](#/models/boiler-simulator/versions/2)",
         "- Made by: [the run](#/experiments/1/runs/abc), seed 5",
-        "- Trusted horizon: 12 steps",
+        "- Trusted horizon, in steps: 12",
         "- Coverage of the 90 % interval: 91.0%",
     ):
         assert part in card
