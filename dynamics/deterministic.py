@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from dynamics import functional, parts
-from mbrl.core import Batch, Dynamics, Prediction, Spec
+from dynamics.ending import Ending
+from mbrl.core import Batch, Prediction, Spec
 
 
-class DeterministicEnsemble(Dynamics):
+class DeterministicEnsemble(Ending):
     """E networks that predict the normalised change of the observation and the reward, without noise.
 
     The model of MOReL (Kidambi et al. 2020): disagreement between members is its only uncertainty.
@@ -51,6 +52,7 @@ class DeterministicEnsemble(Dynamics):
         sizes = [spec.obs_dim + spec.action_dim, *[hidden] * layers, len(spec.targets)]
         self.mlp = parts.BatchedMLP(members, sizes, layer_norm=layer_norm)
         self.head = parts.termination_head(spec, members, termination_head, termination_hidden)
+        self.end_reward = None  # one network says what any step pays
 
     def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         """Squared error, and cross-entropy of the head: [E]."""
@@ -73,17 +75,3 @@ class DeterministicEnsemble(Dynamics):
         del hidden
         mean = self.mlp(self.normaliser.inputs(obs, action), members)
         return self.normaliser.prediction(obs, mean)
-
-    def termination(
-        self,
-        obs: Tensor,
-        action: Tensor,
-        next_obs: Tensor,
-        members: Tensor | None = None,
-        hidden: Tensor | None = None,
-    ) -> Tensor:
-        """Probability that the world ends with this transition; see `Dynamics.termination`."""
-        if self.head is None:
-            return super().termination(obs, action, next_obs, members, hidden)
-        inputs = self.normaliser.inputs(obs, action)
-        return self.head(inputs, self.normaliser.obs(next_obs), members).sigmoid()

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dynamics import functional
-from dynamics.parts import BatchedMLP, TerminationHead
-from mbrl.core import Batch, Spec
+from dynamics.parts import BatchedMLP, Normaliser, TerminationHead
+from mbrl.core import Batch, Dynamics, Spec
 
 LOG_VARIANCE = (-10.0, 2.0)  # bounds, in units of the spread of what ends paid
 
@@ -67,3 +67,44 @@ def loss_of_ends(
         return 0.0
     loss = head.loss(inputs, next_obs, batch.terminated)
     return loss if reward is None else loss + reward.loss(inputs, next_obs, batch.reward, batch.terminated)
+
+
+class Ending(Dynamics):
+    """A model whose heads read a whole transition: when the world ends, and what that pays."""
+
+    normaliser: Normaliser
+    head: TerminationHead | None
+    end_reward: EndReward | None
+
+    def termination(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        next_obs: Tensor,
+        members: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        """Probability that the world ends with this transition; see `Dynamics.termination`."""
+        if self.head is None:
+            return super().termination(obs, action, next_obs, members, hidden)
+        return self.head(*self._transition(obs, action, next_obs, members, hidden), members).sigmoid()
+
+    def end_pay(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        next_obs: Tensor,
+        members: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """What the end of the world pays with this transition; see `Dynamics.end_pay`."""
+        if self.end_reward is None:
+            return super().end_pay(obs, action, next_obs, members, hidden)
+        return self.end_reward.pay(*self._transition(obs, action, next_obs, members, hidden), members)
+
+    def _transition(
+        self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What heads read: inputs and the next observation, normalised."""
+        del members, hidden
+        return self.normaliser.inputs(obs, action), self.normaliser.obs(next_obs)

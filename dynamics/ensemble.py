@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dynamics import parts
-from dynamics.ending import end_reward, loss_of_ends
+from dynamics.ending import Ending, end_reward, loss_of_ends
 from dynamics.gaussian import GaussianMLP
-from mbrl.core import Batch, Dynamics, Prediction, Spec
+from mbrl.core import Batch, Prediction, Spec
 
 
-class ProbabilisticEnsemble(Dynamics):
+class ProbabilisticEnsemble(Ending):
     """E Gaussian networks that predict the normalised change of the observation and the reward.
 
     Chua et al. 2018 (PETS), with the recipe of Yu et al. 2020 (MOPO); unlike theirs, targets are normalised too, and
@@ -89,31 +89,3 @@ class ProbabilisticEnsemble(Dynamics):
         inputs = self.normaliser.inputs(obs, action)
         mean, logvar = self.gaussian(inputs, members)
         return self.normaliser.prediction(obs, mean, (0.5 * logvar).exp(), self.gaussian.still(inputs, members))
-
-    def termination(
-        self,
-        obs: Tensor,
-        action: Tensor,
-        next_obs: Tensor,
-        members: Tensor | None = None,
-        hidden: Tensor | None = None,
-    ) -> Tensor:
-        """Probability that the world ends with this transition; see `Dynamics.termination`."""
-        if self.head is None:
-            return super().termination(obs, action, next_obs, members, hidden)
-        inputs = self.normaliser.inputs(obs, action)
-        return self.head(inputs, self.normaliser.obs(next_obs), members).sigmoid()
-
-    def end_pay(
-        self,
-        obs: Tensor,
-        action: Tensor,
-        next_obs: Tensor,
-        members: Tensor | None = None,
-        hidden: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor] | None:
-        """What the end of the world pays with this transition; see `Dynamics.end_pay`."""
-        if self.end_reward is None:
-            return super().end_pay(obs, action, next_obs, members, hidden)
-        inputs = self.normaliser.inputs(obs, action)
-        return self.end_reward.pay(inputs, self.normaliser.obs(next_obs), members)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dynamics import functional, parts
-from dynamics.ending import end_reward, loss_of_ends
+from dynamics.ending import Ending, end_reward, loss_of_ends
 from dynamics.gaussian import GaussianMLP
-from mbrl.core import Batch, Dynamics, Prediction, Spec
+from mbrl.core import Batch, Prediction, Spec
 
 
-class RecurrentEnsemble(Dynamics):
+class RecurrentEnsemble(Ending):
     """E Gaussian networks as in `ProbabilisticEnsemble`, each with a gated recurrent unit that has read the episode.
 
     Member e has a state h of every row, 0 where an episode begins. Its network reads (obs, action, h) and predicts as
@@ -116,34 +116,8 @@ class RecurrentEnsemble(Dynamics):
         mean, logvar = self.gaussian(inputs, members)
         return self.normaliser.prediction(obs, mean, (0.5 * logvar).exp(), self.gaussian.still(inputs, members))
 
-    def termination(
-        self,
-        obs: Tensor,
-        action: Tensor,
-        next_obs: Tensor,
-        members: Tensor | None = None,
-        hidden: Tensor | None = None,
-    ) -> Tensor:
-        """Probability that the world ends with this transition; see `Dynamics.termination`."""
-        if self.head is None:
-            return super().termination(obs, action, next_obs, members, hidden)
-        return self.head(*self._transition(obs, action, next_obs, hidden, members), members).sigmoid()
-
-    def end_pay(
-        self,
-        obs: Tensor,
-        action: Tensor,
-        next_obs: Tensor,
-        members: Tensor | None = None,
-        hidden: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor] | None:
-        """What the end of the world pays with this transition; see `Dynamics.end_pay`."""
-        if self.end_reward is None:
-            return super().end_pay(obs, action, next_obs, members, hidden)
-        return self.end_reward.pay(*self._transition(obs, action, next_obs, hidden, members), members)
-
     def _transition(
-        self, obs: Tensor, action: Tensor, next_obs: Tensor, hidden: Tensor | None, members: Tensor | None
+        self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """What heads read: inputs [E', B, O + A + H] and the next observation [E', B, O], normalised."""
         count = self.members if members is None else len(members)
