@@ -32,7 +32,7 @@ from mbrl.settings import Trial
 from mbrl.simulator.simulator import Simulator
 
 BOUND = ": the highest lower bound, as none passes the rules"
-FIRST = ": the first of them, as none passes the rules, and no bound is to be relied on"
+FIRST = ": the first of them, as none passes the rules, and no lower bound above 0 is to be relied on"
 TRUE_SEED = 1000  # of the first true episode, plus the run's own seed
 
 
@@ -72,7 +72,8 @@ class Findings(NamedTuple):
     logged: Estimate  # mean undiscounted return of the log
     heard: Heard
     of: dict[str, Finding]  # by candidate
-    chosen: str  # the candidate that the evidence speaks for most
+    chosen: str  # the candidate that the evidence speaks for most; the first one where it speaks for none
+    why: str  # it was chosen, if not by passing the rules
 
     @property
     def best(self) -> Finding:
@@ -136,8 +137,9 @@ class Assessment:
         logged = spread_over(data.returns().unsqueeze(0).cpu().numpy(), self.rules.level)
         promotable, grounded = ({n: getattr(f.verdict, x) for n, f in of.items()} for x in ("promote", "grounded"))
         preferences, gains = ({n: getattr(f, x) for n, f in of.items()} for x in ("preference", "gain"))
-        chosen = choose(preferences, promotable, gains, self.rules.tie, grounded) or next(iter(of))
-        findings = Findings(policies, logged, heard, of, chosen)
+        chosen = choose(preferences, promotable, gains, self.rules.tie, grounded)
+        why = FIRST if chosen is None else "" if promotable[chosen] else BOUND
+        findings = Findings(policies, logged, heard, of, chosen or next(iter(of)), why)
         _tell(findings, self.rules)
         return findings
 
@@ -234,9 +236,7 @@ def _tell(findings: Findings, rules: Rules) -> None:
             seen = f"gain over the log, {rules.ranking} of the kinds: {gain}; to choose by: {liked}"
             why = "" if found.verdict.promote else f": {found.verdict.reasons[0]}"
             tell(name, f"{seen}; {found.verdict.outcome}{why}")
-        verdicts = [found.verdict for found in findings.of.values()]
-        fallback = BOUND if any(verdict.grounded for verdict in verdicts) else FIRST
-        tell("chosen", findings.chosen + ("" if any(verdict.promote for verdict in verdicts) else fallback))
+        tell("chosen", findings.chosen + findings.why)
     tell("verdict", findings.best.outcome)
     tell("", "gains are those of all kinds combined, in spreads: standard deviations of the logged returns")
     for reason in findings.best.verdict.reasons:

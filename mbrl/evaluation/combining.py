@@ -74,11 +74,12 @@ def choose(
     grounded: Mapping[str, bool],
 ) -> str | None:
     """The candidate that is preferred most of those that may be promoted; where none may, of those that are grounded
-    the one with the highest lower bound of its gain; None where none is, or no gain is known.
+    the one with the highest lower bound of its gain, if that is above 0; None where there is none.
 
     The best of many estimates is the luckiest one, too: its value is too high, the more so the more there are. So one
     that nothing has vouched for is taken by its bound, and so is one of several that are preferred alike: where a
-    simulator sees the most that there is to earn in all of them, rounding decides which of them looks best.
+    simulator sees the most that there is to earn in all of them, rounding decides which of them looks best. Of losses
+    none is preferred: which is the smallest tells what the estimators miss, more than what policies are worth.
 
     Args:
         preferences: by candidate, in spreads, see `mbrl.evaluation.panel.preference`; None where there is none.
@@ -91,7 +92,7 @@ def choose(
     bounds = _known({name: None if gain is None else gain.low for name, gain in gains.items()})
     good = _known({name: value for name, value in preferences.items() if promotable[name]})
     if not any(promotable.values()):
-        known = [name for name in bounds if grounded[name]]
+        known = [name for name, bound in bounds.items() if grounded[name] and bound > 0]
         return max(known, key=bounds.__getitem__, default=None)
     alike = [name for name, value in good.items() if value >= max(good.values()) - tie]
     return max(alike, key=lambda name: (bounds.get(name, -np.inf), good[name]), default=None)

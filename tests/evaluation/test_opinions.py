@@ -114,7 +114,7 @@ def test_without_that_kind_or_where_nothing_is_trusted_by_the_combined_lower_bou
 
 def test_the_most_preferred_of_those_that_may_be_promoted_is_chosen_and_else_the_safest() -> None:
     preferences = {"a": 3.0, "b": 2.0, "c": None, "d": math.nan}
-    gains = {"a": Estimate(3, -2, 8, 9), "b": Estimate(2, -1, 5, 9), "c": None, "d": Estimate(0, math.nan, 1, 9)}
+    gains = {"a": Estimate(3, 0.5, 8, 9), "b": Estimate(2, 1, 5, 9), "c": None, "d": Estimate(0, math.nan, 1, 9)}
     assert choose(preferences, dict.fromkeys("abcd", True), gains, 0.5, SURE) == "a"
     assert choose(preferences, {"a": False, "b": True, "c": True, "d": True}, gains, 0.5, SURE) == "b"
     assert choose(preferences, dict.fromkeys("abcd", False), gains, 0.5, SURE) == "b"
@@ -123,6 +123,8 @@ def test_the_most_preferred_of_those_that_may_be_promoted_is_chosen_and_else_the
         choose(preferences, dict.fromkeys("abcd", False), gains, 0.5, SURE | {"b": False}) == "a"
     )  # b's bounds nothing
     assert choose(preferences, dict.fromkeys("abcd", False), gains, 0.5, dict.fromkeys("abcd", False)) is None
+    losses = {name: gain and gain._replace(value=gain.value - 3, low=gain.low - 3) for name, gain in gains.items()}
+    assert choose(preferences, dict.fromkeys("abcd", False), losses, 0.5, SURE) is None
     nothing = {"c": None, "d": math.nan}
     assert choose(nothing, dict.fromkeys("cd", False), {name: gains[name] for name in "cd"}, 0.5, SURE) is None
 
