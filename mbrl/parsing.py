@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from inspect import signature
 from os import PathLike
 from pathlib import Path
@@ -32,14 +32,19 @@ FLAGS = {  # the settings of a command that are set by their name alone, and the
     },
 }
 
+SEVERAL = re.compile(r"-?[\d.]+(,-?[\d.]+)+")  # numbers with commas between them
+ALONE = re.compile(r"-?[\d.]+")
+
 
 def spelt(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
-    """Arguments as the command's settings are spelt: underscores for hyphens in names, and the log by its id.
+    """Arguments as the command's settings are spelt: underscores for hyphens in names, lists, and the log by its id.
 
     `--data ID` and `--data.id ID` are both understood, by commands that only name a log and by those that have more to
-    say of it. A file (`--data log.yaml`) or a dictionary of these settings stays what it is.
+    say of it. A file (`--data log.yaml`) or a dictionary of these settings stays what it is. `--seeds 0,1` is `--seeds
+    [0,1]`, whose brackets some shells take for a pattern of file names.
     """
-    wanted = signature(function).parameters.get("data")
+    settings = signature(function).parameters
+    wanted = settings.get("data")
     plain = wanted is not None and str(wanted.annotation).startswith("str")
     found, words = [], list(arguments)
     for number, word in enumerate(words):
@@ -51,7 +56,16 @@ def spelt(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
             whole = given.endswith((".yaml", ".yml", ".json")) or given.startswith("{")
             name = "--data" if plain or (name == "--data" and whole) else "--data.id"
         found.append(f"{name}{equals}{value}")
-    return found
+    lists = {f"--{name}" for name, setting in settings.items() if str(setting.annotation).startswith("list[")}
+    return [_bracketed(before, word, lists) for before, word in zip(["", *found], found, strict=False)]
+
+
+def _bracketed(before: str, word: str, lists: Collection[str]) -> str:
+    """A word of a command line; as a list, if it is the value of a setting and has numbers that want brackets."""
+    name, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
+    if not name.startswith("--") or not (SEVERAL.fullmatch(value) or (name in lists and ALONE.fullmatch(value))):
+        return word
+    return f"{name}=[{value}]" if equals else f"[{value}]"
 
 
 class _Formatter(DefaultHelpFormatter):

@@ -25,6 +25,23 @@ def test_a_log_is_named_the_same_way_to_every_command(command: str, typed: list[
     assert parsing.spelt(getattr(stages, command), typed) == understood
 
 
+@pytest.mark.parametrize(
+    ("command", "typed", "understood"),
+    [
+        ("run", ["--seeds", "0,1,2"], ["--seeds", "[0,1,2]"]),
+        ("sweep", ["--seeds=0,1"], ["--seeds=[0,1]"]),
+        ("compare", ["--seeds", "3"], ["--seeds", "[3]"]),
+        ("compare", ["--seeds=3", "--together", "2"], ["--seeds=[3]", "--together", "2"]),
+        ("run", ["--data.split=.6,.2,.2", "--seed", "1"], ["--data.split=[.6,.2,.2]", "--seed", "1"]),
+        ("run", ["--seeds", "[0,1]"], ["--seeds", "[0,1]"]),
+        ("run", ["--seeds", "0,x"], ["--seeds", "0,x"]),
+        ("evaluate", ["--estimators", "model,fqe", "1,2"], ["--estimators", "model,fqe", "1,2"]),
+    ],
+)
+def test_numbers_with_commas_are_a_list(command: str, typed: list[str], understood: list[str]) -> None:
+    assert parsing.spelt(getattr(stages, command), typed) == understood
+
+
 @pytest.mark.parametrize("spelling", ["--data", "--data.id"])
 def test_both_spellings_reach_the_setting(spelling: str) -> None:
     arguments = parsing.spelt(stages.run, [spelling, "acme/mill-v0", "--data.history", "2"])
