@@ -71,7 +71,7 @@ class ProbabilisticEnsemble(Ending):
         """Negative log-likelihoods, width of the log-variance bounds, and cross-entropy of the heads: [E]."""
         del hidden
         inputs = self.normaliser.inputs(batch.obs, batch.action)
-        kept = batch.next_obs == batch.obs
+        kept = batch.next_obs == self.normaliser.resting(batch.obs)
         living = None if self.end_reward is None else ~batch.terminated
         loss = self.gaussian.loss(inputs, self.normaliser.targets(batch), self.logvar_coef, kept, living)
         after = self.normaliser.obs(batch.next_obs)

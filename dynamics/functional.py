@@ -141,11 +141,11 @@ def binary_cross_entropy(logit: Tensor, label: Tensor) -> Tensor:
     return binary_cross_entropy_with_logits(logit, label.to(logit.dtype), reduction="none").flatten(1).mean(-1)
 
 
-def mixed_moments(mean: Tensor, std: Tensor, still: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and std of a change that is 0 with probability `still`, and otherwise has this mean and std: [...] each."""
+def mixed_moments(mean: Tensor, std: Tensor, still: Tensor, resting: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Mean and std of a change that is `resting` with probability `still`, and else has this mean and std: [...]."""
     changes = 1 - still
-    variance = changes * (std.square() + still * mean.square())
-    return changes * mean, variance.clamp_min(TINY).sqrt()  # the root of 0 has no gradient
+    variance = changes * (std.square() + still * (mean - resting).square())
+    return changes * mean + still * resting, variance.clamp_min(TINY).sqrt()  # the root of 0 has no gradient
 
 
 def as_members(x: Tensor, members: int) -> Tensor:

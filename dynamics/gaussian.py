@@ -11,7 +11,7 @@ from dynamics import functional
 from dynamics.parts import BatchedMLP
 from mbrl.core import Spec
 
-HURDLE = 64  # units of the two hidden layers that say whether channels keep their value
+HURDLE = 64  # units of the two hidden layers that say whether channels rest
 
 
 class GaussianMLP(nn.Module):
@@ -23,9 +23,10 @@ class GaussianMLP(nn.Module):
     hardly learned (Seitzer et al. 2022, "On the Pitfalls of Heteroscedastic Uncertainty Estimation", say why). For the
     same reason that network has their loss, with their beta of 0.5: likelihood alone explains a sharp peak as noise.
 
-    Channels of `Spec.holding` are a hurdle model (Cragg 1971, "Some Statistical Models for Limited Dependent
-    Variables"): one more network says whether they change at all, and the Gaussian is of the rows in which they do. A
-    Gaussian of all rows would let a set-point that rests for an hour tremble at every step.
+    Channels of `Spec.resting` are a hurdle model (Cragg 1971, "Some Statistical Models for Limited Dependent
+    Variables"): one more network says whether they change at all, or begin anew, and the Gaussian is of the rows in
+    which they do something else. A Gaussian of all rows would let a set-point that rests for an hour tremble at every
+    step, and days since an order be neither one more nor none.
 
     Args:
         spec: the problem.
@@ -36,7 +37,7 @@ class GaussianMLP(nn.Module):
     """
 
     beta: Tensor | None  # [C], see `functional.gaussian_nll`
-    holding: Tensor  # [H] long: which of the C channels may keep their value
+    resting: Tensor  # [H] long: which of the C channels may have one value exactly
     channels: Tensor  # [H] long: the same of the observation's
 
     def __init__(
@@ -53,9 +54,9 @@ class GaussianMLP(nn.Module):
         )
         beta = torch.tensor([0.0] * outputs + [0.5]) if reward_network else None
         self.register_buffer("beta", beta, persistent=False)
-        places = torch.tensor([spec.targets.index(k) for k in spec.holding], dtype=torch.long)
-        self.register_buffer("holding", places, persistent=False)
-        self.register_buffer("channels", torch.tensor(spec.holding, dtype=torch.long), persistent=False)
+        places = torch.tensor([spec.targets.index(k) for k in spec.resting], dtype=torch.long)
+        self.register_buffer("resting", places, persistent=False)
+        self.register_buffer("channels", torch.tensor(spec.resting, dtype=torch.long), persistent=False)
         hurdle = [sizes[0], HURDLE, HURDLE, len(places)]
         self.hurdle = BatchedMLP(members, hurdle, gain=1.0, layer_norm=layer_norm) if len(places) else None
         self.max_logvar = nn.Parameter(torch.full((members, 1, channels), 0.5))
@@ -75,11 +76,11 @@ class GaussianMLP(nn.Module):
         return mean, functional.soft_clamp(logvar, low, high)
 
     def still(self, x: Tensor, members: Tensor | None = None) -> Tensor | None:
-        """Probability [E', B, C] that a channel keeps its value, 0 for those that never do; None where none does."""
+        """Probability [E', B, C] that a channel rests, 0 for those that never do; None where none does."""
         if self.hurdle is None:
             return None
         chance = self.hurdle(x, members).sigmoid()
-        return chance.new_zeros(*chance.shape[:-1], self.max_logvar.shape[-1]).index_copy(-1, self.holding, chance)
+        return chance.new_zeros(*chance.shape[:-1], self.max_logvar.shape[-1]).index_copy(-1, self.resting, chance)
 
     def loss(self, x: Tensor, target: Tensor, coef: float, kept: Tensor, living: Tensor | None = None) -> Tensor:
         """What the networks cost each member, [E].
@@ -88,7 +89,7 @@ class GaussianMLP(nn.Module):
             x: inputs [E, B, I].
             target: [E, B, C], whose `functional.gaussian_nll` with `beta` it is, where the channel changed.
             coef: of the width of the log-variance bounds.
-            kept: [E, B, O] bool, whether a channel kept its value: the cross-entropy of those that may is added.
+            kept: [E, B, O] bool, whether a channel rested: the cross-entropy of those that may is added.
             living: [E, B] bool, the rows whose reward counts; None for all.
         """
         mean, logvar = self(x)
@@ -100,7 +101,7 @@ class GaussianMLP(nn.Module):
         if self.hurdle is None:
             return functional.gaussian_nll(mean, logvar, target, self.beta, counted) + coef * self._width()
         rested = kept.index_select(-1, self.channels)
-        nll = functional.gaussian_nll(mean, logvar, target, self.beta, counted.index_copy(-1, self.holding, ~rested))
+        nll = functional.gaussian_nll(mean, logvar, target, self.beta, counted.index_copy(-1, self.resting, ~rested))
         return nll + functional.binary_cross_entropy(self.hurdle(x), rested) + coef * self._width()
 
     def _width(self) -> Tensor:

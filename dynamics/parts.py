@@ -86,6 +86,8 @@ class Normaliser(nn.Module):
         self.register_buffer("target_std", std[targets])
         if living and spec.live_reward:
             self.target_mean[-1], self.target_std[-1] = spec.live_reward
+        self.register_buffer("resets", torch.tensor(spec.resets) if spec.resets else None, persistent=False)
+        self.register_buffer("reset_values", torch.tensor(spec.reset_values), persistent=False)
         partial = len(spec.predicted) < spec.obs_dim
         self.register_buffer("predicted", torch.tensor(spec.predicted) if partial else None)
 
@@ -97,6 +99,8 @@ class Normaliser(nn.Module):
     target_mean: Tensor  # [P + 1] of the predicted channels of (next_obs - obs), and the reward
     target_std: Tensor  # [P + 1]
     predicted: Tensor | None  # [P] long: these channels; None where they are all
+    resets: Tensor | None  # [R] long: channels that begin anew; None where none does
+    reset_values: Tensor  # [R] where
 
     def obs(self, obs: Tensor) -> Tensor:
         """Observations [..., O] in units of the log's std."""
@@ -105,6 +109,12 @@ class Normaliser(nn.Module):
     def inputs(self, obs: Tensor, action: Tensor) -> Tensor:
         """What a network reads: [..., O + A]."""
         return torch.cat([self.obs(obs), (action - self.action_mean) / self.action_std], -1)
+
+    def resting(self, obs: Tensor) -> Tensor:
+        """What channels that rest after obs have next, [..., O]: the same value, or that of their reset."""
+        if self.resets is None:
+            return obs
+        return obs.index_copy(-1, self.resets, self.reset_values.expand(*obs.shape[:-1], -1))
 
     def targets(self, batch: Batch) -> Tensor:
         """What a network learns: the change of the predicted channels and the reward, [..., P + 1]."""
@@ -118,7 +128,7 @@ class Normaliser(nn.Module):
     ) -> Prediction:
         """The inverse of `targets`: a Prediction, from obs [..., O] and mean and std (None for zeros) [..., P + 1].
 
-        With `still` [..., P + 1], the probability that a channel keeps its value, they are of those that do not.
+        With `still` [..., P + 1], the probability that a channel rests, they are of those that do not.
         """
         raw = mean * self.target_std + self.target_mean
         wide = torch.zeros_like(raw) if std is None else std * self.target_std
@@ -126,10 +136,11 @@ class Normaliser(nn.Module):
         if still is None:
             change, obs_std = self._placed(raw[..., :-1]), self._placed(wide[..., :-1])
             return Prediction(obs + change, obs_std, reward, reward_std, self.scale)
-        mixed = functional.mixed_moments(raw[..., :-1], wide[..., :-1], still[..., :-1])
-        change, obs_std = (self._placed(moment) for moment in mixed)
-        rests, now = self._placed(still[..., :-1]), obs.expand_as(change)
-        return Prediction(obs + change, obs_std, reward, reward_std, self.scale, rests, now)
+        now = self.resting(obs)
+        anew = now - obs if self.predicted is None else (now - obs).index_select(-1, self.predicted)
+        mixed = functional.mixed_moments(raw[..., :-1], wide[..., :-1], still[..., :-1], anew)
+        change, obs_std, rests = (self._placed(column) for column in (*mixed, still[..., :-1]))
+        return Prediction(obs + change, obs_std, reward, reward_std, self.scale, rests, now.expand_as(change))
 
     def _placed(self, values: Tensor) -> Tensor:
         """The predicted channels [..., P] among all, [..., O]; the others are 0."""

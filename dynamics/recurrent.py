@@ -96,7 +96,7 @@ class RecurrentEnsemble(Ending):
     def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         """Negative log-likelihoods, width of the log-variance bounds, and cross-entropy of the heads: [E]."""
         inputs = self._inputs(batch.obs, batch.action, hidden, self.members)
-        kept = batch.next_obs == batch.obs
+        kept = batch.next_obs == self.normaliser.resting(batch.obs)
         living = None if self.end_reward is None else ~batch.terminated
         loss = self.gaussian.loss(inputs, self.normaliser.targets(batch), self.logvar_coef, kept, living)
         after = self.normaliser.obs(batch.next_obs)

@@ -62,9 +62,10 @@ class Prediction(NamedTuple):
     `scale` [O + 1] is the spread of the log's (observation change, reward): dividing by it makes
     deviations comparable between channels.
 
-    A channel that may keep its value exactly, a set-point, has a probability `still` of doing so; its mean and its std
-    are then those of both cases together, from which `mbrl.simulator.holding` tells them apart. Where the end of the
-    world pays a reward of another kind (`Dynamics.end_pay`), the reward is that of a step after which it goes on.
+    A channel that may next have one value exactly, a set-point its present one, a counter that begins anew its first
+    (`Spec.resting`), has a probability `still` of doing so; its mean and its std are then those of both cases together,
+    from which `mbrl.simulator.holding` tells them apart. Where the end of the world pays a reward of another kind
+    (`Dynamics.end_pay`), the reward is that of a step after which it goes on.
     """
 
     obs: Tensor  # [E, B, O] mean of the next observation
@@ -73,7 +74,7 @@ class Prediction(NamedTuple):
     reward_std: Tensor  # [E, B]
     scale: Tensor  # [O + 1]
     still: Tensor | None = None  # [E, B, O]; None where every channel always changes
-    now: Tensor | None = None  # [E, B, O] the present observation, where there is a `still`
+    now: Tensor | None = None  # [E, B, O] that value of each channel, where there is a `still`
 
     def of(self, members: Tensor) -> Prediction:
         """What these members ([E'] long) say."""
@@ -317,10 +318,10 @@ class Learner(Described):
         return real
 
     def enter(self, simulator: World) -> World:
-        """The world to rehearse in, which `update` is given, too; called once, before the first update.
+        """The world to rehearse in, which `update` is given, too; called before updates begin, or go on.
 
-        The simulator as it is, if not overridden. A learner that changes its weights makes a copy of its own, as a
-        submodule, so that checkpoints hold it, and leaves the simulator alone. `simulator` is on the learner's device.
+        The simulator as it is, if not overridden, on the learner's device. A learner that changes its weights makes a
+        copy of its own, once, as a submodule, so that checkpoints hold it, and leaves the simulator alone.
         """
         return simulator
 

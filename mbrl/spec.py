@@ -8,12 +8,13 @@ from typing import Any, Self
 
 BOUNDS = ("bound_low", "bound_high")  # fields with one value a channel, and one for the reward
 OF_CLOCKS = ("clock_steps", "clock_turns", "clock_periods")  # fields with one value a clock
+OF_RESETS = ("reset_values",)  # fields with one value a resetting channel
 OF_ENDS = ("live_reward", "end_reward")  # mean and std, or nothing
-FREE = ("sources", *OF_CLOCKS, *OF_ENDS, *BOUNDS)  # fields that have not one value a channel
+FREE = ("sources", *OF_CLOCKS, *OF_RESETS, *OF_ENDS, *BOUNDS)  # fields that have not one value a channel
 LATER = frozenset(
-    {"terminal_rate", "carried", "clocks", "sources", *OF_CLOCKS, *OF_ENDS}
+    {"terminal_rate", "carried", "clocks", "sources", "resets", *OF_CLOCKS, *OF_RESETS, *OF_ENDS}
 )  # a stored spec may lack them
-CHANNEL_LISTS = ("predicted", "exogenous", "holding", "carried", "clocks")  # that name channels of a plain observation
+CHANNEL_LISTS = ("predicted", "exogenous", "holding", "resets", "carried", "clocks")  # of a plain observation
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Spec:
     bound_high: tuple[float | None, ...] = ()  # [F + 1]; () for no bounds at all
     predicted: tuple[int, ...] = ()  # channels that a model predicts; () for all that are none of the others
     holding: tuple[int, ...] = ()  # predicted channels that mostly keep their value exactly: set-points, modes
+    resets: tuple[int, ...] = ()  # predicted channels that jump to one value time and again: days since, a full stock
+    reset_values: tuple[float, ...] = ()  # of each of them
     carried: tuple[int, ...] = ()  # channels whose next value is a present one of `sources`: the past, logged along
     sources: tuple[int, ...] = ()  # of each carried one: channel k of the observation, or F + k of the action
     clocks: tuple[int, ...] = ()  # channels that go on by a step in every row, see `mbrl.data.exact.Clock`
@@ -93,9 +96,9 @@ class Spec:
                 f"live_reward is {list(self.live_reward)} and end_reward {list(self.end_reward)}, expected a mean and a"
                 " std each, or nothing in both"
             )
-        for name in OF_CLOCKS:
-            if len(getattr(self, name)) != len(self.clocks):
-                raise ValueError(f"{name} is {list(getattr(self, name))}, expected one for each of {list(self.clocks)}")
+        for name, channels in (*((name, self.clocks) for name in OF_CLOCKS), ("reset_values", self.resets)):
+            if len(getattr(self, name)) != len(channels):
+                raise ValueError(f"{name} is {list(getattr(self, name))}, expected one for each of {list(channels)}")
         self._leave_out({*self.predicted, *self.exogenous}, "carried", "sources")
         self._leave_out({*self.predicted, *self.exogenous, *self.carried}, "clocks", *OF_CLOCKS)
         if not self.predicted:
@@ -108,6 +111,7 @@ class Spec:
         if both := set(self.predicted) & set(self.exogenous):
             raise ValueError(f"channels {sorted(both)} are predicted and exogenous: a channel is one of them")
         object.__setattr__(self, "holding", tuple(k for k in self.holding if k in self.predicted))
+        self._leave_out({*self.holding, *set(self.resets).difference(self.predicted)}, "resets", *OF_RESETS)
         if not self.predicted:
             raise ValueError(
                 f"all {self.frame_dim} channels are exogenous, carried or clocks, and none is left for a model to"
@@ -139,6 +143,11 @@ class Spec:
     def moving_actions(self) -> list[int]:
         """The channels of the action that can move; an actuator that is out of order has one value."""
         return [k for k, (low, high) in enumerate(zip(self.action_low, self.action_high, strict=True)) if low < high]
+
+    @property
+    def resting(self) -> list[int]:
+        """Predicted channels that may next have one value exactly: their present one, or that of a reset."""
+        return sorted((*self.holding, *self.resets))
 
     @property
     def targets(self) -> tuple[int, ...]:

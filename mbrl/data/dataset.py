@@ -235,6 +235,7 @@ class TransitionDataset:
         holding = exact.holding(self.obs, self.next_obs, rows, own)
         carried, sources = exact.carried(self.obs, self.action, self.next_obs, own, self.frame_dim)
         clocks = self.clocks(carried)
+        resets = exact.resets(self.obs, self.next_obs, [k for k in own if k not in {*carried, *clocks}])
         self._let_go()
         return Spec(
             obs_dim=self.obs.shape[1],
@@ -259,7 +260,9 @@ class TransitionDataset:
             exogenous=self.exogenous,
             bound_low=self.bound_low,
             bound_high=self.bound_high,
-            holding=holding,
+            holding=tuple(k for k in holding if k not in resets),
+            resets=tuple(resets),
+            reset_values=tuple(resets.values()),
             carried=carried,
             sources=sources,
             clocks=tuple(clocks),

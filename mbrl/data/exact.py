@@ -1,5 +1,5 @@
-"""Channels of the next observation that are exactly what the present row already says: values kept, values passed on,
-and clocks.
+"""Channels of the next observation that are exactly what can be said before: values kept, values passed on, clocks,
+and values that come back again and again.
 
 A network learns none of them exactly, and in a rollout its small errors add up: a set-point would tremble, a past that
 is logged along with the present would fade, and after a day it would be some hour or other.
@@ -16,6 +16,8 @@ from torch import Tensor
 
 MOSTLY = 0.5  # share of the rows from which on a channel that keeps its value exactly is modelled as one that may
 CHANGES = 100  # rows at least in which a carried channel changes: fewer may agree by chance, of flags for instance
+OFTEN = 0.05  # share of the rows from which on a value that a channel jumps to is told apart
+APART = 2.0  # spreads of its other changes, by which it jumps
 GLANCE = 1024  # rows in which a source is looked for first
 ROUNDED = 4  # units in the last place of a column's largest value, by which a clock may seem to go wrong
 
@@ -27,6 +29,39 @@ def holding(obs: Tensor, next_obs: Tensor, rows: Tensor, channels: Sequence[int]
     kept = {k: float((obs[rows, k] == next_obs[rows, k]).double().mean()) for k in channels}
     several = {k for k in channels if bool((obs[rows, k] != obs[rows[0], k]).any())}
     return tuple(k for k, share in kept.items() if share >= MOSTLY and (share < 1 or k in several))
+
+
+def resets(obs: Tensor, next_obs: Tensor, channels: Sequence[int]) -> dict[int, float]:
+    """Those of the channels that jump to one value again and again, and rest nowhere else; and that value.
+
+    Days since something, tool wear, a stock that is filled up, a meal that is over: most jumps are far from the other
+    changes, in spreads of these. A value that is merely met on the way, as in a rounded temperature, or at which a
+    sensor ends, is none.
+
+    Args:
+        obs: [N, O] of a whole log.
+        next_obs: [N, O].
+        channels: that may do so.
+    """
+    few = slice(None, None, max(1, len(obs) // GLANCE))
+    found = {}
+    for k in channels:
+        value = next_obs[few, k].mode().values
+        if float((next_obs[few, k] == value).double().mean()) < OFTEN / 2:
+            continue
+        now, after = obs[:, k], next_obs[:, k]
+        there = after == value
+        jumps, others = there & (now != value), ~there
+        kept = float((now == after).double().mean()) >= MOSTLY
+        if kept and bool(((now == after) & others).any()):
+            continue
+        if float(there.double().mean()) < OFTEN or min(int(jumps.sum()), int(others.sum())) < CHANGES:
+            continue
+        change = after.double() - now.double()
+        apart = (change[jumps] - change[others].mean()).abs().median()
+        if bool(apart > APART * change[others].std()):
+            found[k] = float(value)
+    return found
 
 
 def carried(

@@ -1,4 +1,4 @@
-"""Channels that may keep their value exactly: what a model says of them, and the draw of whether they do.
+"""Channels that may have one value exactly, see `Spec.resting`: what a model says of them, and the draw of whether.
 
 C channels are those of (next observation, reward) that a model predicts, `Spec.targets`: [P + 1].
 """
@@ -26,7 +26,7 @@ class Stated(NamedTuple):
 
     mean: Tensor
     std: Tensor
-    still: Tensor | None = None  # the probability that a channel keeps its value; None where none ever does
+    still: Tensor | None = None  # the probability that a channel rests; None where none ever does
     now: Tensor | None = None  # that value
 
     @classmethod
@@ -62,7 +62,7 @@ class Stated(NamedTuple):
         return torch.where(held, self.now + change, self.mean), torch.where(held, std, self.std) * scale
 
     def sample(self, scale: Tensor | float, rng: torch.Generator) -> Tensor:
-        """Values [..., C]: kept with the probability that is stated, and else from the Gaussian of what changes."""
+        """Values [..., C]: at rest with the probability that is stated, and else from the Gaussian of what changes."""
         mean, std = self.changing(scale)
         values = mean + std * torch.randn(mean.shape, generator=rng, device=mean.device)
         if self.still is None or self.now is None:
@@ -71,11 +71,11 @@ class Stated(NamedTuple):
         return torch.where(rests, self.now, values)
 
     def rests(self, value: Tensor) -> Tensor | None:
-        """Whether values [..., C] are kept exactly, by channels that may do so: bool; None where none ever does."""
+        """Whether values [..., C] are exactly at rest, by channels that may be so: bool; None where none ever is."""
         return None if self.still is None or self.now is None else (value == self.now) & (self.still > 0)
 
     def log_density(self, value: Tensor, scale: Tensor | float = 1.0) -> Tensor:
-        """Log density of values [..., C], stds times `scale`; of one that is kept the log probability of that."""
+        """Log density of values [..., C], stds times `scale`; of one at rest the log probability of that."""
         mean, std = self.changing(scale)
         rests = self.rests(value)
         if rests is not None:  # what is not asked for must have a gradient, too

@@ -32,8 +32,8 @@ class Simulator(World):
 
     Every row is stepped by one elite member, drawn anew at every step; rows are dealt to the elites at random, a like
     share to each. The predicted channels of the next observation and the reward are samples of that member's Gaussian,
-    clipped to the range of the log, widened, but never beyond physical bounds; a channel of `Spec.holding` first draws
-    whether it changes at all. Exogenous channels are replayed from a logged episode as they were.
+    clipped to the range of the log, widened, but never beyond physical bounds; a channel of `Spec.resting` first draws
+    whether it keeps its value, or begins anew. Exogenous channels are replayed from a logged episode as they were.
 
     Args:
         dynamics: the model, already trained.

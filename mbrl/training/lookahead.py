@@ -26,8 +26,8 @@ class Lookahead(nn.Module):
 
     A member starts in the first observation of a run and goes on from its own mean, clipped and completed as a
     simulator does it, with channels that it neither predicts nor carries on as they were logged. So are those that may
-    keep their value (`Spec.holding`): the mean of rest and jump is neither, and a fit that had to go on from it learned
-    that nothing ever jumps (meals of a patient, 5 % a step of some hours, came out at 0.002 %).
+    rest (`Spec.resting`): the mean of rest and jump is neither, and a fit that had to go on from it learned that
+    nothing ever jumps (meals of a patient, 5 % a step of some hours, came out at 0.002 %).
 
     Args:
         spec: the problem.
@@ -42,7 +42,7 @@ class Lookahead(nn.Module):
     def __init__(self, spec: Spec, horizon: int) -> None:
         super().__init__()
         self.horizon = horizon
-        followed = tuple(k for k in spec.predicted if k not in spec.holding)
+        followed = tuple(k for k in spec.predicted if k not in spec.resting)
         given = tuple(k for k in range(spec.frame_dim) if k not in {*followed, *spec.carried, *spec.clocks})
         low, high = (bound[:-1] for bound in ranges(spec, MARGIN))
         self.filling = None  # where nothing is followed
