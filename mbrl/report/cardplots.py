@@ -102,7 +102,7 @@ def plot_followed(path: Path, numbers: Mapping[str, Any], followed: OpenLoop, co
         steps = np.arange(1, length + 1)
         for row, channel in enumerate(channels):
             axes = grid[row, column]
-            truth, mean, low, high = (x[:length, start, channel].numpy() for x in followed[2:])
+            truth, mean, low, high = (x[:length, start, channel].numpy() for x in followed[2:6])
             axes.fill_between(steps, low, high, color=style.SKY, alpha=0.35, lw=0)
             axes.plot(steps, mean, color=style.BLUE, lw=1.4)
             axes.plot(steps, truth, color=style.BLACK, lw=1.6)

@@ -18,7 +18,7 @@ from mbrl.simulator.onestep import joined, look, one_step, reward_bias, terminat
 from mbrl.simulator.openloop import LEVEL, OpenLoop, followed_channels, open_loop, start_rows, trusted_steps
 from mbrl.simulator.recalibration import outcome
 from mbrl.simulator.simulator import Simulator
-from mbrl.simulator.verdict import LEAST_COVERAGE, MOST_SHARE, judge
+from mbrl.simulator.verdict import LEAST_COVERAGE, MOST_BIAS, MOST_RATIO, MOST_SHARE, judge
 
 HORIZON, STARTS, PARTICLES = 50, 200, 50  # steps followed; start states; particles from each, at least
 ROUNDING = 1e-5  # of a computed channel's size, by which it may be off whatever it changes by
@@ -145,6 +145,7 @@ def _open_loop(
     count = followed.starts()
     enough = int((count >= min(FEW, int(count[0]))).long().cumprod(0).sum())
     error = followed.error()[:enough]
+    ratio, bias = followed.likeness()
     return {
         "channels": names,
         "units": units,
@@ -154,6 +155,8 @@ def _open_loop(
         "error": error,
         "share": _share(error, spread),
         "coverage": followed.coverage()[:enough],
+        "spread_ratio": ratio[:enough],
+        "bias": bias[:enough],
     }
 
 
@@ -197,7 +200,9 @@ def _share(error: Tensor, spread: Tensor) -> Tensor:
 
 def _trusted(loop: Mapping[str, Any]) -> dict[str, Any]:
     """The horizon of each channel that varies, and of the whole: that of its weakest observation channel."""
-    steps = trusted_steps(loop["coverage"], loop["share"], LEAST_COVERAGE, MOST_SHARE)
+    ratio = loop["spread_ratio"]
+    alike = (ratio >= 1 / MOST_RATIO) & (ratio <= MOST_RATIO) & (loop["bias"] <= MOST_BIAS)
+    steps, chance = trusted_steps(loop["coverage"], loop["share"], alike, LEAST_COVERAGE, MOST_SHARE)
     steps = torch.where(loop["spread"] > 0, steps, len(loop["coverage"]))
     weakest = int(steps[:-1].argmin())
     return {
@@ -205,6 +210,7 @@ def _trusted(loop: Mapping[str, Any]) -> dict[str, Any]:
         "followed": len(loop["coverage"]),
         "weakest": loop["channels"][weakest],
         "channels": steps,
+        "chance": [name for name, so in zip(loop["channels"][:-1], chance.tolist(), strict=False) if so],
         "least_coverage": LEAST_COVERAGE,
         "most_share": MOST_SHARE,
     }

@@ -26,6 +26,7 @@ class OpenLoop(NamedTuple):
     mean: Tensor  # [T, S, C] of the particles
     low: Tensor  # [T, S, C] ends of the particles' central 90 %
     high: Tensor  # [T, S, C]
+    std: Tensor  # [T, S, C] of the particles
 
     def starts(self) -> Tensor:
         """Start rows that are still followed at each step, [T]."""
@@ -38,6 +39,21 @@ class OpenLoop(NamedTuple):
     def coverage(self) -> Tensor:
         """Share of start rows whose logged value is inside the band at each step, [T, C]."""
         return self._over_starts(((self.truth >= self.low) & (self.truth <= self.high)).to(self.truth.dtype))
+
+    def likeness(self) -> tuple[Tensor, Tensor]:
+        """How far the particles of all starts together are what the logged values are at each step, [T, C] each.
+
+        Their spread over that of the logged values, and the difference of their means in units of that; 1 and 0 where
+        both are constant and the same.
+        """
+        spreads, means = [], []
+        for mean, within in (self.truth, torch.zeros_like(self.truth)), (self.mean, self.std.square()):
+            means.append(self._over_starts(mean))
+            between = self._over_starts((mean - means[-1].unsqueeze(1)).square())
+            spreads.append((between + self._over_starts(within)).sqrt())
+        apart = (means[1] - means[0]).abs()
+        same = (spreads[0] == spreads[1]) & (apart == 0)
+        return torch.where(same, 1.0, spreads[1] / spreads[0]), torch.where(same, 0.0, apart / spreads[0])
 
     def _over_starts(self, values: Tensor) -> Tensor:
         kept = torch.where(self.valid.unsqueeze(-1), values, 0.0)
@@ -84,7 +100,8 @@ def open_loop(
         cloud = torch.cat([obs, reward.unsqueeze(-1)], -1).view(elites * particles, count, -1)
         cloud = cloud.index_select(-1, channels)
         low, high = torch.quantile(cloud, ends, dim=0)
-        steps.append((rows + step <= last, outcome(data.batch(here), channels), cloud.mean(0), low, high))
+        truth = outcome(data.batch(here), channels)
+        steps.append((rows + step <= last, truth, cloud.mean(0), low, high, cloud.std(0, correction=0)))
     return OpenLoop(rows, *(torch.stack(column) for column in zip(*steps, strict=True)))
 
 
@@ -98,14 +115,25 @@ def _ends(count: int) -> Tensor:
     return ((ranks - 1) / max(1, count - 1)).clamp(0, 1)
 
 
-def trusted_steps(coverage: Tensor, share: Tensor, least_coverage: float, most_share: float) -> Tensor:
+def trusted_steps(
+    coverage: Tensor, share: Tensor, alike: Tensor, least_coverage: float, most_share: float
+) -> tuple[Tensor, Tensor]:
     """The number of first steps in which a channel's band covers enough and its error is small enough, [C] long.
+
+    Of a channel whose very first step nobody foresees, as what customers buy, no error is asked for: chance is as it
+    should be where its values come as often as in the log. A model that has lost rare events has not their spread.
 
     Args:
         coverage: [T, C] of the band.
         share: [T, C] error as a share of the channel's spread.
+        alike: [T, C] bool, whether values are distributed as those of the log are.
         least_coverage: the least that counts as covered.
         most_share: the largest share that counts as small.
+
+    Returns:
+        steps, and which channels are such a chance, [C] bool.
     """
-    good = (coverage >= least_coverage) & (share <= most_share)
-    return good.long().cumprod(0).sum(0)
+    covered, near = coverage >= least_coverage, share <= most_share
+    chance = (covered & ~near & alike)[0]
+    good = covered & torch.where(chance, alike, near)
+    return good.long().cumprod(0).sum(0), chance

@@ -9,6 +9,8 @@ import torch
 
 LEAST_COVERAGE = 0.85  # of the 90 % band, up to the trusted horizon
 MOST_SHARE = 0.5  # of a channel's spread that the error may reach up to there
+MOST_RATIO = 1.4  # between the spreads of simulated and logged values of what is a matter of chance,
+MOST_BIAS = 0.25  # and, in the latter, between their means
 COVERED = (0.88, 0.92)  # of the 90 % intervals of one step
 CALIBRATED = 0.03  # mean absolute calibration error
 SHORT = 5  # steps: the usual length of an imagined rollout
@@ -22,6 +24,7 @@ def judge(numbers: Mapping[str, Any]) -> dict[str, Any]:
         numbers: of `mbrl.simulator.card.report_card`, without the verdict.
     """
     reasons = [*_intervals(numbers["one_step"]["mean"]), _horizon(numbers["trusted_horizon"])]
+    reasons += [_chance(name) for name in numbers["trusted_horizon"]["chance"]]
     reasons += [_copy(row) for row in numbers["carried"] if row["agrees"] < 1]
     reasons += [_clock(row) for row in numbers["clocks"] if row["agrees"] < 1]
     reasons += [_structure(row) for row in numbers["computed"] if not row["agrees"]]
@@ -71,6 +74,11 @@ def _horizon(trusted: Mapping[str, Any]) -> dict[str, Any]:
         f"its 90% band covers {LEAST_COVERAGE:.0%} and its error stays under {MOST_SHARE:.0%} of each channel's spread"
         f" up to {end}",
     )
+
+
+def _chance(name: str) -> dict[str, Any]:
+    text = f"what {name} is next is a matter of chance, so no error is asked of it: its values are spread as the log's"
+    return _reason(True, text)
 
 
 def _copy(row: Mapping[str, Any]) -> dict[str, Any]:

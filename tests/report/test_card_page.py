@@ -113,7 +113,7 @@ def test_an_older_page_survives_a_failure(card: Card, tmp_path: Path, monkeypatc
 def test_notable_starts_are_a_typical_one_and_the_worst_of_two_episodes() -> None:
     error = torch.tensor([0.1, 0.5, 0.9, 0.8, 0.3])
     zero, wrong = torch.zeros(2, 5, 1), error.view(1, 5, 1).expand(2, -1, -1)
-    followed = OpenLoop(torch.arange(5), torch.ones(2, 5, dtype=torch.bool), zero, wrong, zero, zero)
+    followed = OpenLoop(torch.arange(5), torch.ones(2, 5, dtype=torch.bool), zero, wrong, zero, zero, zero)
     chosen = cardplots.notable(followed, [0.0], torch.tensor([0, 1, 2, 2, 3]))
     assert chosen == {
         "a typical start\n(episode 1)": 1,

@@ -233,6 +233,13 @@ def test_who_is_trusted_for_no_step_hears_which_channel_it_is_and_what_to_do(goo
     assert judge(good)["sentence"].startswith(told)
 
 
+def test_what_is_a_matter_of_chance_is_named(good: dict[str, Any]) -> None:
+    good["trusted_horizon"]["chance"] = ["demand"]
+    verdict = judge(good)
+    assert verdict["grade"] == "good"
+    assert any(r["text"].startswith("what demand is next is a matter of chance") for r in verdict["reasons"])
+
+
 def test_each_half_is_graded_with_the_intervals_that_the_other_taught() -> None:
     simulator, (one, other) = made(), HALVES
     simulator.calibrate(DATA.batch())

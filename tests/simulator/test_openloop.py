@@ -8,7 +8,7 @@ from dynamics_toys import Known, unit_spec
 
 from mbrl.core import generator
 from mbrl.data.dataset import TransitionDataset
-from mbrl.simulator.openloop import open_loop, start_rows, trusted_steps
+from mbrl.simulator.openloop import OpenLoop, open_loop, start_rows, trusted_steps
 from mbrl.simulator.simulator import Simulator
 
 
@@ -92,4 +92,34 @@ def test_starts_have_rows_enough_ahead_and_are_of_the_episodes() -> None:
 )
 def test_trust_ends_at_the_first_step_that_fails(coverage: list[float], share: list[float], steps: int) -> None:
     covered, wrong = torch.tensor(coverage).view(-1, 1), torch.tensor(share).view(-1, 1)
-    assert trusted_steps(covered, wrong, 0.85, 0.5).tolist() == [steps]
+    alike = torch.zeros_like(covered, dtype=torch.bool)
+    found, chance = trusted_steps(covered, wrong, alike, 0.85, 0.5)
+    assert (found.tolist(), chance.tolist()) == ([steps], [False])
+
+
+@pytest.mark.parametrize(
+    ("coverage", "share", "alike", "steps"),
+    [
+        ([0.9, 0.9, 0.9, 0.9], [0.9, 1.0, 1.2, 1.0], [True, True, True, False], 3),  # nobody foresees the first step
+        ([0.9, 0.8, 0.9, 0.9], [0.9, 1.0, 1.2, 1.0], [True, True, True, True], 1),
+        ([0.98, 0.98, 0.98, 0.98], [0.9, 0.9, 0.9, 0.9], [False, True, True, True], 0),  # rare events that it has lost
+        ([0.9, 0.9, 0.9, 0.9], [0.4, 0.6, 0.6, 0.6], [True, True, True, True], 1),  # here it could have been foreseen
+    ],
+)
+def test_of_chance_no_error_is_asked_but_that_it_is_as_the_log_s(
+    coverage: list[float], share: list[float], alike: list[bool], steps: int
+) -> None:
+    columns = (torch.tensor(column).view(-1, 1) for column in (coverage, share, alike))
+    found, chance = trusted_steps(*columns, 0.85, 0.5)
+    assert (found.tolist(), chance.tolist()) == ([steps], [bool(alike[0]) and share[0] > 0.5])
+
+
+def test_how_alike_simulated_and_logged_values_are() -> None:
+    """Logged 0, 2, 4 (mean 2, std sqrt(8/3)); of the second step only the first two starts, 1 and 1."""
+    truth = torch.tensor([[0.0, 2.0, 4.0], [1.0, 1.0, 9.0]]).unsqueeze(-1)
+    mean = torch.tensor([[3.0, 3.0, 3.0], [1.0, 1.0, 9.0]]).unsqueeze(-1)
+    std = torch.tensor([[2.0, 2.0, 2.0], [0.0, 0.0, 9.0]]).unsqueeze(-1)
+    valid = torch.tensor([[True, True, True], [True, True, False]])
+    ratio, bias = OpenLoop(torch.arange(3), valid, truth, mean, mean, mean, std).likeness()
+    assert ratio.flatten().tolist() == pytest.approx([2 / (8 / 3) ** 0.5, 1.0])
+    assert bias.flatten().tolist() == pytest.approx([1 / (8 / 3) ** 0.5, 0.0])
