@@ -72,7 +72,10 @@ class RAMBO(SoftLearner):
         self.world: World | None = None
 
     def enter(self, simulator: World) -> World:
+        """A copy of the simulator; where updates go on, as in fine-tuning, the copy that it has made of it before."""
         check_world("RAMBO", simulator)
+        if self.world is not None:
+            return self.world
         world = copy.deepcopy(simulator)
         elsewhere = torch.tensor([self.spec.obs_mean], device=next(self.parameters()).device)
         action = elsewhere.new_tensor([self.spec.action_mean])

@@ -82,6 +82,20 @@ def test_the_model_takes_what_the_policy_gets_as_far_as_the_log_lets_it(problem:
     assert bonus[1] > -1.0  # not for ever: the log pulls it back
 
 
+def test_where_updates_go_on_so_does_the_model_that_it_has_changed(problem: Problem) -> None:
+    """Fine-tuning enters the simulator before the updates that follow each true episode."""
+    spec, rows = problem(False)
+    with seeded(0, "test"):
+        learner = RAMBO(spec, **FAST, adversary=1.0, model_lr=1e-2)
+    world = learner.enter(bandit_world(spec))
+    learner.update(rows, rows, generator(0, "train"))
+    moved = copy.deepcopy(learner.state_dict())
+    assert learner.enter(bandit_world(spec)) is world
+    assert all(torch.equal(moved[key], value) for key, value in learner.state_dict().items())
+    (state, *_) = learner.optimizers["model"].state.values()
+    assert int(state["step"]) == 1
+
+
 @pytest.mark.parametrize("discrete", [False, True], ids=["box", "discrete"])
 def test_the_bandit_is_solved_from_uniform_actions_and_its_world(discrete: bool, problem: Problem) -> None:
     spec, rows = problem(discrete)
