@@ -11,11 +11,14 @@ from typing import final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from mbrl import environments
 from mbrl.core import Policy
 from mbrl.environments import Episode
 from mbrl.window import Window
+
+EXPLORE = 0.1  # std of the noise of a policy without one, in half ranges, or how often it tries another choice
 
 
 @final
@@ -24,7 +27,8 @@ class Driver:
 
     Args:
         policy: may be exchanged between two episodes.
-        rng: of its noise; None for its mode.
+        rng: of its noise; None for its mode. Where what it draws is its mode, as of a deterministic policy, this adds a
+            Gaussian within the bounds (Fujimoto et al. 2018, "TD3", algorithm 1), or now and then a choice at random.
     """
 
     def __init__(self, policy: Policy, rng: torch.Generator | None) -> None:
@@ -38,8 +42,20 @@ class Driver:
         frame = torch.from_numpy(obs)
         seen = self.window.begin(frame) if self.last is None else self.window.shift(*self.last, frame)
         action = self.policy.act(seen.unsqueeze(0), self.rng)[0]
+        if self.rng is not None and torch.equal(action, self.policy.act(seen.unsqueeze(0), None)[0]):
+            action = self._explored(action, self.rng)
         self.last = seen, action
         return np.asarray(action.argmax() if self.policy.spec.discrete else action)
+
+    def _explored(self, action: Tensor, rng: torch.Generator) -> Tensor:
+        """An action [A] near this one, or another choice."""
+        spec = self.policy.spec
+        if spec.discrete:
+            choice, tries = torch.randint(spec.action_dim, (), generator=rng), torch.rand((), generator=rng) < EXPLORE
+            return torch.where(tries, one_hot(choice, spec.action_dim).float(), action)
+        low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+        noise = EXPLORE * (high - low) / 2 * torch.randn(len(action), generator=rng)
+        return torch.clamp(action + noise, low, high)
 
 
 @final

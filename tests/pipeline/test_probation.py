@@ -1,0 +1,60 @@
+"""A policy that is driven in a true environment, with noise and without."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from dynamics_toys import unit_spec
+
+from mbrl.core import Policy, Spec, generator, seeded
+from mbrl.probation import EXPLORE, Driver
+from policies.actors import Deterministic, TanhGaussian
+from policies.discrete_bcq import ConstrainedChoice
+
+COUNT = 500
+
+
+def driven(policy: Policy, rng: torch.Generator | None) -> np.ndarray:
+    """Actions [COUNT, ...] at one and the same observation, each the first of an episode."""
+    driver, actions = Driver(policy, rng), []
+    for _ in range(COUNT):
+        driver.last = None
+        actions.append(driver(np.zeros(policy.spec.frame_dim, np.float32), np.random.default_rng(0)))
+    return np.stack(actions)
+
+
+def made(kind: type[Policy], spec: Spec) -> Policy:
+    with seeded(0, "policy"):
+        return kind(spec)
+
+
+def test_a_deterministic_policy_explores_by_a_tenth_of_half_the_range_within_the_bounds() -> None:
+    policy = made(Deterministic, replace(unit_spec(2), action_low=(-2.0,), action_high=(6.0,)))
+    (mode,) = np.unique(driven(policy, None))
+    noisy = driven(policy, generator(0, "noise"))
+    assert abs((noisy - mode).std() / (EXPLORE * 4) - 1) < 0.1
+    assert abs((noisy - mode).mean()) < 0.06
+    with torch.no_grad():
+        policy.network.output.bias.fill_(100.0)  # type: ignore[union-attr, operator]
+    pushed = driven(policy, generator(0, "noise"))
+    assert pushed.max() == 6.0
+    assert 0.4 < float((pushed < 6.0).mean()) < 0.6
+
+
+def test_a_greedy_policy_tries_another_choice_now_and_then() -> None:
+    policy = made(ConstrainedChoice, replace(unit_spec(2), discrete=True, action_dim=4, **_choices(4)))
+    (mode,) = np.unique(driven(policy, None))
+    tried = float((driven(policy, generator(0, "noise")) != mode).mean())
+    assert abs(tried - EXPLORE * 3 / 4) < 0.04  # one in four of them is the mode again
+
+
+def test_a_policy_with_noise_of_its_own_has_that_alone() -> None:
+    policy = made(TanhGaussian, unit_spec(2))
+    with torch.no_grad():
+        own = policy.act(torch.zeros(1, 2), generator(0, "noise"))
+    assert driven(policy, generator(0, "noise"))[0].tolist() == own[0].tolist()
+
+
+def _choices(count: int) -> dict[str, tuple[float, ...]]:
+    zeros, ones = (0.0,) * count, (1.0,) * count
+    return {"action_low": zeros, "action_high": ones, "action_mean": zeros, "action_std": ones}
