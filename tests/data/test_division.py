@@ -1,6 +1,7 @@
 """No episode has two purposes, and no simulator is asked for what its episodes cannot teach."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,9 +33,14 @@ def test_the_same_seed_divides_alike(toy_data: Maker) -> None:
         assert torch.equal(a, b)
 
 
-def test_a_judge_of_one_episode_is_refused(toy_data: Maker) -> None:
-    with pytest.raises(ValueError, match=r"gets 1 of 10 episodes and needs 2: raise the last of data\.split"):
-        divide(toy_data((3,) * 10), (0.7, 0.2, 0.1), seed=0)
+def test_a_judge_of_one_episode_gets_another_one_of_the_largest_share(toy_data: Maker) -> None:
+    auto = (0.7, 0.1, 0.2)
+    for episodes, sizes in ((4, [1, 1, 1, 1]), (5, [2, 1, 1, 1]), (7, [4, 1, 1, 1]), (8, [5, 1, 1, 1])):
+        division = divide(toy_data((3,) * episodes), auto, seed=0, needs_terminals=False)
+        assert [len(side) for side in division] == sizes
+        assert torch.cat(division).sort().values.tolist() == list(range(episodes))
+    division = divide(toy_data((3,) * 10), (0.2, 0.7, 0.1), seed=0, needs_terminals=False)
+    assert [len(side) for side in division] == [2, 6, 1, 1]
 
 
 def test_a_log_of_fewer_episodes_than_purposes_is_refused(toy_data: Maker) -> None:
@@ -44,17 +50,53 @@ def test_a_log_of_fewer_episodes_than_purposes_is_refused(toy_data: Maker) -> No
             divide(toy_data((3,) * few), (0.1, 0.1, 0.8), seed=0)
 
 
-def test_a_simulator_that_would_never_see_a_terminal_is_refused(toy_data: Maker) -> None:
-    data = toy_data((3,) * 10)
+def ending(data: TransitionDataset, episodes: list[int]) -> TransitionDataset:
+    """The log in which these episodes, and no others, end in a terminal."""
     last = data.first + data.lengths - 1
     ended = torch.zeros_like(data.terminated)
-    ended[last[divide(data, (0.6, 0.2, 0.2), seed=0).held[0]]] = True  # where neither simulator learns
-    truncated = (data.terminated | data.truncated) & ~ended
-    values = {k: v for k, v in data.tensors.items() if k not in ("terminated", "truncated")}
-    bounds = {"action_low": data.action_low, "action_high": data.action_high}
-    only = TransitionDataset.create(
-        "toy/log-v0", **values, terminated=ended, truncated=truncated, discrete=False, **bounds
-    )
-    with pytest.raises(ValueError, match=r"1 of 10 episodes end in a terminal.*raise number 1 of data\.split"):
-        divide(only, (0.6, 0.2, 0.2), seed=0)
-    assert len(divide(only, (0.6, 0.2, 0.2), seed=0, needs_terminals=False).learn) == 6
+    ended[last[episodes]] = True
+    truncated = torch.zeros_like(ended)
+    truncated[last] = ~ended[last]
+    return replace(data, terminated=ended, truncated=truncated)
+
+
+def test_one_terminal_cannot_teach_two_simulators(toy_data: Maker) -> None:
+    data = ending(toy_data((3,) * 10), [4])
+    with pytest.raises(ValueError, match=r"1 of 10 episodes ends in a terminal.*log more episodes that end"):
+        divide(data, (0.6, 0.2, 0.2), seed=0)
+    assert len(divide(data, (0.6, 0.2, 0.2), seed=0, needs_terminals=False).learn) == 6
+
+
+@pytest.mark.parametrize(
+    ("where", "shared"),
+    [
+        ({"held": 2}, [1, 0, 1, 0]),
+        ({"held": 1, "judge_held": 1}, [1, 0, 1, 0]),
+        ({"learn": 3}, [1, 1, 1, 0]),
+        ({"judge": 4}, [1, 1, 1, 1]),
+        ({"learn": 5}, [2, 1, 1, 1]),
+        ({"judge_held": 1, "held": 4}, [1, 2, 1, 1]),
+    ],
+)
+def test_rare_terminals_are_shared_with_few_exchanges(
+    toy_data: Maker, where: dict[str, int], shared: list[int]
+) -> None:
+    plain, split = ending(toy_data((3,) * 100), []), (0.7, 0.1, 0.2)
+    before = divide(plain, split, seed=3)
+    chosen = [int(e) for name, count in where.items() for e in getattr(before, name)[:count]]
+    data = ending(plain, chosen)
+    after = divide(data, split, seed=3)
+    assert [sum(int(e) in chosen for e in side) for side in after] == shared
+    assert [len(side) for side in after] == [len(side) for side in before]
+    assert torch.cat(after).sort().values.tolist() == list(range(100))
+    moved = sum(len(set(b.tolist()) - set(a.tolist())) for a, b in zip(before, after, strict=True))
+    assert moved <= 6  # three exchanges at most
+    for again in (divide(data, split, seed=3), divide(data, split, seed=3, needs_terminals=False)):
+        assert all(torch.equal(a, b) for a, b in zip(after, again, strict=True))
+
+
+def test_a_division_that_shows_both_simulators_a_terminal_stays_as_it_is(toy_data: Maker) -> None:
+    plain, split = ending(toy_data((3,) * 100), []), (0.7, 0.1, 0.2)
+    before = divide(plain, split, seed=3)
+    data = ending(plain, [int(e) for e in (*before.learn[:5], before.judge[0])])  # none is held out
+    assert all(torch.equal(a, b) for a, b in zip(before, divide(data, split, seed=3), strict=True))
