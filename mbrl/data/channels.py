@@ -15,9 +15,11 @@ from mbrl.data.findings import Finding, Flags, Floats, named, share
 DISTINCT = 20  # a channel with fewer values is a flag or a level, not a measurement
 STUCK = 20  # consecutive equal values of a channel that otherwise moves with almost every row
 SATURATED = 0.005  # share of the rows at the very end of a channel's range
+RESTING = 0.5  # share of the rows at an end, from which on it is likely to be one of rest
 COARSE = 0.05  # of a channel's spread, by which neighbouring float32 numbers of its size differ
 APART = 0.05  # of a channel's range, by which an end of rest lies off all other values
-FAR = 4.0  # spans between the 1 % and 99 % quantiles, beyond either of them
+FAR, ABSURD = 4.0, 1000.0  # spans between the 1 % and 99 % quantiles, beyond either of them
+FEW = 0.001  # share of the rows: so few that are far, but not absurd, may be a heavy tail, or a rare bonus
 
 
 class Past(NamedTuple):
@@ -92,7 +94,7 @@ def _saturated(name: str, column: NDArray[np.float32], distinct: NDArray[np.floa
         if count >= max(10, SATURATED * len(column)) and count > 10 * max(next_to, typical):
             yield Finding(
                 "saturated sensor",
-                "serious" if count > 0.1 * len(column) else "warning",
+                "serious" if 0.1 < count / len(column) <= RESTING else "warning",
                 f"{name} is exactly {value:.6g}, its {end} end, in {share(count, len(column))}",
                 "beyond the end the true value is unknown, so the model sees different states as one",
                 "widen the sensor's range or the logger's clipping, or end episodes there; if the plant itself stops "
@@ -179,15 +181,16 @@ def outliers(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     columns = {**dict(zip(data.channels, data.obs.numpy().T, strict=True)), "reward": data.reward.numpy()}
     columns = {name: column for name, column in columns.items() if name not in {data.channels[k] for k in past.known}}
     for name, column in columns.items():
-        far = _far(column.astype(np.float64))
+        beyond = _beyond(column.astype(np.float64))
         if name == "reward":
-            far &= ~data.terminated.numpy()
+            beyond[data.terminated.numpy()] = 0.0
+        far = beyond > FAR
         if far.any():
             worst = column[far][np.abs(column[far] - np.median(column)).argmax()]
             low, high = np.quantile(column, (0.01, 0.99))
             yield Finding(
                 "outliers",
-                "serious",
+                "serious" if far.mean() > FEW or beyond.max() > ABSURD else "warning",
                 f"{name} is up to {worst:.6g} in {share(int(far.sum()), len(column))}, and 98 % of its values lie in "
                 f"[{low:.4g}, {high:.4g}]",
                 "a squared error sees little else, they set the channel's scale, and imagined states may go there",
@@ -197,9 +200,8 @@ def outliers(data: TransitionDataset, past: Past) -> Iterator[Finding]:
             )
 
 
-def _far(column: Floats) -> Flags:
+def _beyond(column: Floats) -> Floats:
+    """How far each value lies outside of the 1 % and 99 % quantiles, in spans between them; 0 where there is none."""
     low, high = np.quantile(column, (0.01, 0.99))
-    room = FAR * (high - low)
-    if not room:
-        return np.zeros(len(column), bool)
-    return (column < low - room) | (column > high + room)
+    outside = np.maximum(low - column, column - high).clip(min=0.0)
+    return outside / (high - low) if high > low else np.zeros(len(column))

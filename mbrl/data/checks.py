@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import LEAST
 from mbrl.data.episodes import differing
-from mbrl.data.findings import Finding, named, share
+from mbrl.data.findings import Finding, Flags, named, share
 
-PREFIX = 5  # rows with which two recordings of one episode begin alike
+PREFIX = 5  # rows with which two recordings of one episode begin alike, before the rest is compared
+ANEW = 0.02  # share of the returns to a same observation with another action: a copied row has its own
 
 
 def not_finite(data: TransitionDataset) -> Iterator[Finding]:
@@ -34,7 +36,7 @@ def not_finite(data: TransitionDataset) -> Iterator[Finding]:
 
 
 def copied_episodes(data: TransitionDataset, sides: tuple[Tensor, ...]) -> Iterator[Finding]:
-    """The same episode twice, whole or cut: their first rows are equal to the last bit."""
+    """The same episode twice, whole or cut: equal to the last bit, up to the end of the shorter one."""
     pairs = _pairs(data)
     if not pairs:
         return
@@ -53,40 +55,87 @@ def copied_episodes(data: TransitionDataset, sides: tuple[Tensor, ...]) -> Itera
 
 
 def _pairs(data: TransitionDataset) -> list[tuple[int, int]]:
-    """(an episode, a later one that begins with the very same rows)."""
+    """(an episode, a later one) of which the shorter is, row by row, how the longer begins; a later one has one pair.
+
+    Shorter ones than `PREFIX` rows are compared with those of their own length.
+    """
     rows = torch.cat([data.obs, data.action, data.reward[:, None]], 1).numpy()
-    seen: dict[bytes, int] = {}
-    pairs = []
-    for episode, (first, length) in enumerate(zip(data.first.tolist(), data.lengths.tolist(), strict=True)):
-        start = rows[first : first + min(length, PREFIX)].tobytes()
-        if length >= 2 and start in seen:
-            pairs.append((seen[start], episode))
-        seen.setdefault(start, episode)
-    return pairs
+    spans = list(zip(data.first.tolist(), data.lengths.tolist(), strict=True))
+    alike: dict[bytes, list[int]] = {}
+    for episode, (first, length) in enumerate(spans):
+        if length >= 2:
+            alike.setdefault(rows[first : first + min(length, PREFIX)].tobytes(), []).append(episode)
+    found: dict[int, int] = {}
+    for episodes in alike.values():
+        if len(episodes) == 1:
+            continue
+        begun: list[tuple[bytes, int]] = []  # in the order of their rows, each comes after all that it begins with
+        for whole, episode in sorted(
+            (rows[first : first + n].tobytes(), e) for e in episodes for first, n in [spans[e]]
+        ):
+            while begun and not whole.startswith(begun[-1][0]):
+                begun.pop()
+            if begun:
+                one, other = sorted((begun[-1][1], episode))
+                found.setdefault(other, one)
+            begun.append((whole, episode))
+    return [(found[other], other) for other in sorted(found)]
 
 
 def duplicate_rows(data: TransitionDataset) -> Iterator[Finding]:
-    """Observation, action and reward of another row. A log of few distinct states is left alone."""
-    whole = np.ascontiguousarray(torch.cat([data.obs, data.action, data.reward[:, None]], 1).numpy())
-    keys = whole.view(np.dtype((np.void, whole.dtype.itemsize * whole.shape[1]))).ravel()
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    twice = first[inverse] != np.arange(len(data))
-    previous = np.flatnonzero(data.episode.diff().numpy() == 0)
+    """Observation, action and reward of another row. A log of few distinct states is left alone.
+
+    A logger repeats one row after the other, or several in order. A world may come back to the very same state, such as
+    a car to a wall: of a single row that is taken to be so, and of all of them where the action is then chosen anew.
+    """
+    whole, previous = _previous(torch.cat([data.obs, data.action, data.reward[:, None]], 1))
+    inside = np.flatnonzero(data.episode.diff().numpy() == 0)
     frozen = np.zeros(len(data), bool)  # a plant at rest repeats itself: only rows beside moving ones count
-    frozen[previous + 1] = (whole[previous + 1] == whole[previous]).all(1)
+    frozen[inside + 1] = whole[inside + 1] == whole[inside]
     rest = frozen.copy()
     rest[1:] &= frozen[:-1]
     copied = np.isin(data.episode.numpy(), [later for _, later in _pairs(data)])  # told by `copied_episodes`
-    bad = twice & ~rest & ~copied
-    if bad.any() and bad.mean() < 0.5:
-        yield Finding(
-            "duplicate rows",
-            "serious" if bad.mean() > 0.002 else "warning",
-            f"{share(int(bad.sum()), len(data))} repeat an earlier row",
-            "repeated rows weigh more than others, and one after the other they teach that nothing moves",
-            "remove the repetitions before the import: a logger may write one sample twice, an export may overlap",
-            **named(bad),
-        )
+    bad = (previous >= 0) & ~rest & ~copied
+    if not bad.any() or bad.mean() >= 0.5:
+        return
+    in_order = inside[(previous[inside] >= 0) & (previous[inside + 1] == previous[inside] + 1)]
+    written = frozen.copy()
+    written[in_order] = written[in_order + 1] = True
+    grave = bad & written
+    natural = not grave.any() or _chosen_anew(data, ~rest & ~copied) > ANEW
+    yield Finding(
+        "duplicate rows",
+        "note" if natural else "serious" if grave.mean() > 0.002 else "warning",
+        f"{share(int(bad.sum()), len(data))} repeat an earlier row",
+        "none, where the world itself comes back to the very same state, as a machine at its stop or a grid does"
+        if natural
+        else "repeated rows weigh more than others, and one after the other they teach that nothing moves",
+        "nothing, unless a logger or an export wrote them twice"
+        if natural
+        else "remove the repetitions before the import: a logger may write one sample twice, an export may overlap",
+        **named(bad),
+    )
+
+
+def _previous(columns: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A number for each distinct row of [N, k], and the row before that had the same one, or -1; both [N]."""
+    whole = np.ascontiguousarray(columns.numpy())
+    keys = whole.view(np.dtype((np.void, whole.dtype.itemsize * whole.shape[1]))).ravel()
+    number = np.unique(keys, return_inverse=True)[1]
+    order = np.argsort(number, kind="stable")
+    same = np.flatnonzero(np.diff(number[order]) == 0)
+    previous = np.full(len(whole), -1)
+    previous[order[same + 1]] = order[same]
+    return number, previous
+
+
+def _chosen_anew(data: TransitionDataset, asked: Flags) -> float:
+    """Of the rows asked about [N] whose observation was there before, the share with another action than then."""
+    previous = _previous(data.obs)[1]
+    back = np.flatnonzero((previous >= 0) & asked)
+    if not len(back):
+        return 0.0
+    return float((data.action[back] != data.action[previous[back]]).any(1).double().mean())
 
 
 def broken_sequence(data: TransitionDataset) -> Iterator[Finding]:

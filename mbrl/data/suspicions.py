@@ -22,6 +22,8 @@ from mbrl.data.refit import explained, out_of_fold
 MOST_ROWS = 50_000  # looked at, as whole episodes drawn at random, or as a part of one that is longer
 DISTRUSTED = 0.03  # share of the rows, those with the worst reward, that a second refit does without
 LEAST_ODD = 10  # rows with an odd reward that are more than chance: a rare event leaves a few
+TRIFLE = 1e-4  # of the largest reward: less than that is the refit's rounding
+DISTINCT = 20  # a reward with fewer values may pay one of them so rarely that a smooth refit cannot say when
 NEGLIGIBLE = 5.0  # times as much as a row's own action has a neighbour to explain, to be taken for it
 WIDEST = 500  # products of actions and observations that a regression has, at most; ten rows for each, at least
 DETERMINED = 0.98  # share of the action's variance beyond which the observation says nearly all of it
@@ -196,10 +198,13 @@ def _odd_rewards(refit: Refit, first: Floats, predicted: Floats, trusted: Flags)
     apart = bool(ends_apart(refit.data.reward, refit.data.terminated)[0])
     live = ~(refit.ended & apart)
     bad = live & dense & (left > 15 * typical) & (left > refit.reward[live].std())
+    bad &= left > TRIFLE * np.abs(refit.reward).max()
     if bad.any():
         yield Finding(
             "inconsistent reward",
-            "serious" if bad.sum() >= LEAST_ODD and bad.mean() > 0.001 else "warning",
+            "serious"
+            if bad.sum() >= LEAST_ODD and bad.mean() > 0.001 and not _one_event(refit.reward, bad)
+            else "warning",
             f"{share(int(bad.sum()), len(bad))} have a reward that a refit on the other episodes contradicts, by "
             f"{left[bad].max():.4g} at most, where {typical:.2g} is usual",
             "the reward model averages two answers to the same question, and the policy is misled where they differ",
@@ -207,6 +212,13 @@ def _odd_rewards(refit: Refit, first: Floats, predicted: Floats, trusted: Flags)
             "event that the observation does not show",
             **named(refit.rows[bad]),
         )
+
+
+def _one_event(reward: Floats, odd: Flags) -> bool:
+    """Whether all odd rows [N] pay the usual reward of a few, or one other: what is paid when something happens."""
+    values, counts = np.unique(reward, return_counts=True)
+    paid = np.unique(reward[odd])
+    return len(values) <= DISTINCT and int((paid != values[counts.argmax()]).sum()) <= 1
 
 
 def missing_ends(refit: Refit) -> Iterator[Finding]:
@@ -218,7 +230,9 @@ def missing_ends(refit: Refit) -> Iterator[Finding]:
     if not moving.any():
         return
     jump = np.quantile(left[:, moving] / spread[moving], 0.5, axis=1, method="lower")
+    leap = np.quantile(np.abs(delta)[:, moving] / spread[moving], 0.5, axis=1, method="lower")
     bad = jump > max(0.25, 12 * np.quantile(jump, 0.9))
+    bad &= leap > np.quantile(leap, 0.9)  # a cell aside on a grid is unexpected in both channels, and moves one
     starts = refit.data.starts.numpy()[:, refit.inside]
     low, high = starts.min(0), starts.max(0)
     room = 0.25 * (high - low) + 0.05 * spread

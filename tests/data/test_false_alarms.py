@@ -1,0 +1,123 @@
+"""What a deterministic world, a grid or a rare event leaves in a log is not held against its logger."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from audit_toys import STEPS, plant, put, repeated, sensor, twice
+from torch import Tensor
+
+from mbrl.core import generator
+from mbrl.data.channels import Past, outliers, sensors
+from mbrl.data.checks import copied_episodes, duplicate_rows
+from mbrl.data.dataset import TransitionDataset
+from mbrl.data.findings import Finding
+from mbrl.data.suspicions import Refit, missing_ends, rewards
+
+
+@pytest.fixture(scope="module")
+def clean() -> TransitionDataset:
+    return plant()
+
+
+def grid(side: int, slip: float, start: int | None = None, episodes: int = 40, steps: int = 50) -> TransitionDataset:
+    """A walk on side x side cells; now and then the cell aside is entered instead of the one that was chosen."""
+    rng = generator(0, "grid")
+    moves = torch.tensor([[1, 0], [-1, 0], [0, 1], [0, -1]])
+    chosen = torch.multinomial(torch.tensor([0.35, 0.15, 0.35, 0.15]), episodes * steps, True, generator=rng)
+    slips = torch.rand(episodes * steps, generator=rng) < slip
+    entered = torch.where(slips, torch.randint(4, (episodes * steps,), generator=rng), chosen)
+    here, rows = torch.zeros(2, dtype=torch.long), []
+    for k in range(episodes * steps):
+        if k % steps == 0:
+            here = torch.randint(side, (2,), generator=rng) if start is None else torch.full((2,), start)
+        after = (here + moves[entered[k]]).clamp(0, side - 1)
+        rows.append((here, after))
+        here = after
+    obs, next_obs = (torch.stack(column).float() for column in zip(*rows, strict=True))
+    last = torch.arange(len(obs)) % steps == steps - 1
+    return TransitionDataset.create(
+        "toy/grid-v0", obs=obs, action=torch.nn.functional.one_hot(chosen, 4).float(),
+        reward=torch.where((next_obs == side - 1).all(1), 1.0, -0.01), next_obs=next_obs,
+        terminated=torch.zeros_like(last), truncated=last, episode=torch.arange(len(obs)) // steps,
+        discrete=True, action_low=[0.0] * 4, action_high=[1.0] * 4,
+    )  # fmt: skip
+
+
+def severities(found: list[Finding]) -> list[tuple[str, str]]:
+    return [(finding.kind, finding.severity) for finding in found]
+
+
+def test_a_grid_whose_walks_begin_alike_holds_no_episode_twice() -> None:
+    data = grid(8, 0.0, start=0)
+    starts = [tuple(data.action[k * 50 : k * 50 + 2].flatten().tolist()) for k in range(40)]
+    assert len(set(starts)) < 40
+    assert list(copied_episodes(data, ())) == []
+
+
+def test_a_cut_copy_is_found_among_episodes_that_begin_alike(clean: TransitionDataset) -> None:
+    """Episodes of 8 rows: 1 goes on otherwise after 6 of them, 2 is a part of 0, and 3 is the whole of it."""
+    rows = torch.cat([torch.arange(8), torch.arange(8), torch.arange(7), torch.arange(8)])
+    columns = {name: tensor[rows] for name, tensor in clean.tensors.items()}
+    columns["reward"] = put(columns["reward"], [14, 15], 7.0)
+    columns["episode"] = torch.arange(4).repeat_interleave(torch.tensor([8, 8, 7, 8]))
+    (found,) = copied_episodes(replace(clean, **columns), ())
+    assert found.found.startswith("2 episode(s) repeat an earlier one, such as episode 2 episode 0")
+    assert (found.count, found.rows) == (15, tuple(range(16, 31)))
+
+
+def test_a_world_that_comes_back_to_a_state_is_a_note() -> None:
+    (found,) = duplicate_rows(grid(60, 0.0))
+    assert (found.severity, found.effect[:4]) == ("note", "none")
+
+
+def test_single_returns_are_a_note_and_what_was_written_twice_is_serious(clean: TransitionDataset) -> None:
+    columns = {n: t for n, t in clean.tensors.items() if n in ("obs", "action", "reward")}
+    back = {n: put(t, list(range(300, 330, 3)), t[100]) for n, t in columns.items()}
+    assert severities(list(duplicate_rows(replace(clean, **back)))) == [("duplicate rows", "note")]
+    overlap = {n: put(t, slice(300, 310), t[100:110]) for n, t in columns.items()}
+    for data in (replace(clean, **overlap), repeated(clean)):
+        assert severities(list(duplicate_rows(data))) == [("duplicate rows", "serious")]
+    assert list(duplicate_rows(twice(clean))) == []  # told as a copied episode
+
+
+@pytest.mark.parametrize(
+    ("rows", "value", "severity"), [([7], 60.0, "warning"), ([7], 1e5, "serious"), ([7, 90, 700], 60.0, "serious")]
+)
+def test_few_rows_that_are_far_are_a_warning(
+    clean: TransitionDataset, rows: list[int], value: float, severity: str
+) -> None:
+    """One row in 2,400 is below 0.1 %, three are not."""
+    data = sensor(clean, lambda column: put(column, rows, value))
+    assert severities(list(outliers(data, Past((), (), {})))) == [("outliers", severity)]
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.3, "serious"), (0.6, "warning")])
+def test_an_end_that_holds_most_rows_is_likely_one_of_rest(
+    clean: TransitionDataset, share: float, severity: str
+) -> None:
+    data = sensor(clean, lambda column: column.clamp(min=float(column.quantile(share))))
+    assert severities(list(sensors(data, Past((), (), {})))) == [("saturated sensor", severity)]
+
+
+def odd(data: TransitionDataset, reward: Tensor) -> list[tuple[str, str]]:
+    found = rewards(Refit.of(replace(data, reward=reward), 0))
+    return [pair for pair in severities(list(found)) if pair[0] == "inconsistent reward"]
+
+
+def test_a_step_reward_s_rounding_is_not_odd(clean: TransitionDataset) -> None:
+    last = torch.arange(1, len(clean) + 1) % STEPS == 0
+    goal = replace(clean, terminated=last, truncated=torch.zeros_like(last))
+    assert odd(goal, torch.where(last, 1.0, -0.1)) == []
+
+
+def test_a_rare_event_that_pays_is_at_most_a_warning(clean: TransitionDataset) -> None:
+    level = clean.obs[:, 0]
+    paid = (level > level.quantile(0.993)).float()
+    assert odd(clean, paid) == [("inconsistent reward", "warning")]
+    plain = -0.1 * clean.action.square().sum(1)
+    assert odd(clean, put(plain, slice(1210, 1230), plain[1210:1230] + 10)) == [("inconsistent reward", "serious")]
+
+
+def test_a_step_of_one_cell_is_no_missing_end() -> None:
+    assert list(missing_ends(Refit.of(grid(8, 0.1), 0))) == []
