@@ -50,7 +50,7 @@ def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     """
     obs, same = data.obs.numpy(), np.zeros(len(data), bool)
     same[1:] = data.episode.diff().numpy() == 0
-    for k, (name, column) in enumerate(zip(data.channels, obs.T, strict=True)):
+    for k, (name, column, after) in enumerate(zip(data.channels, obs.T, data.next_obs.numpy().T, strict=True)):
         distinct = np.unique(column)
         if len(distinct) == 1:
             yield Finding(
@@ -61,23 +61,34 @@ def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
                 "leave the column out of the schema, or find out why it was not recorded",
                 channels=(name,),
             )
-        elif (step := _step(column)) > COARSE:
-            yield Finding(
-                "coarse sensor",
-                "serious" if step > 10 * COARSE else "warning",
-                f"{name} is about {np.abs(column).max():.6g}, where float32 numbers lie {step:.2g} of its spread apart",
-                "all rows are kept in float32, which rounds the channel's changes away: a model sees steps, or nothing",
-                "subtract a constant from the column, in the log and where the policy is used, and import it again",
-                channels=(name,),
-            )
+        elif (coarse := _coarse(name, column, after)) is not None:
+            yield coarse
         elif len(distinct) > DISTINCT and k not in {*data.exogenous, *past.known}:
             yield from _saturated(name, column, distinct)
             yield from _stuck(name, column, same)
 
 
-def _step(column: NDArray[np.float32]) -> float:
-    """Between neighbouring float32 numbers as large as the channel's largest, in its standard deviations."""
-    return float(np.spacing(np.abs(column).max())) / float(column.std(dtype=np.float64))
+def spacing(column: NDArray[np.float32]) -> float:
+    """Between neighbouring float32 numbers as large as the channel's largest."""
+    return float(np.spacing(np.abs(column).max()))
+
+
+def _coarse(name: str, column: NDArray[np.float32], after: NDArray[np.float32]) -> Finding | None:
+    """A channel [N] that float32 rounds by much of its spread, or by more than it changes to what comes `after` it."""
+    apart, spread = spacing(column), float(column.std(dtype=np.float64))
+    change = float(np.sqrt(np.square(after - column.astype(np.float64)).mean()))
+    if apart <= COARSE * spread and not 0 < change < apart:
+        return None
+    return Finding(
+        "coarse sensor",
+        "serious" if apart > 10 * COARSE * spread else "warning",
+        f"{name} is about {np.abs(column).max():.6g}, where float32 numbers lie {apart:.3g} apart; its spread is"
+        f" {spread:.2g}, and its change from row to row {change:.2g}",
+        "all rows are kept in float32, which rounds the channel's changes away: a model sees steps, or nothing",
+        "subtract a constant from the column, in the log and where the policy is used, and import it again; of a time,"
+        " that of the episode's start",
+        channels=(name,),
+    )
 
 
 def _saturated(name: str, column: NDArray[np.float32], distinct: NDArray[np.float32]) -> Iterator[Finding]:

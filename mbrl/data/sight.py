@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mbrl.core import generator
+from mbrl.data.channels import spacing
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import Finding, Floats
 from mbrl.data.history import windowed
@@ -91,11 +92,15 @@ class _Some:
         self.tried = [k for k in long if k * width <= max(WIDEST, 2 * width)]
         full = age >= (self.tried or [1])[-1] - 1
         self.rows, self.group = self.rows[full], np.unique(episode[full], return_inverse=True)[1]
-        inside = [k for k in range(data.frame_dim) if k not in data.exogenous]
+        after = data.next_obs[:, : data.frame_dim].numpy()[self.rows].astype(np.float64)
+        change = after - self.obs[self.rows]
+        inside = [k for k in range(data.frame_dim) if k not in data.exogenous and self._moves(k, change[:, k])]
         self.names = (*(data.channels[k] for k in inside), "the reward")
-        after = data.next_obs[:, : data.frame_dim].numpy()[self.rows]
-        change = (after - self.obs[self.rows])[:, inside]
-        self.y = np.column_stack([change, data.reward.numpy()[self.rows]]).astype(np.float64)
+        self.y = np.column_stack([change[:, inside], data.reward.numpy()[self.rows]]).astype(np.float64)
+
+    def _moves(self, channel: int, change: Floats) -> bool:
+        """Whether its changes [n] differ by more than what rounding to float32 makes of them, which older rows tell."""
+        return not len(change) or float(change.std()) >= spacing(self.obs[:, channel])
 
     def left(self, history: int, network: bool = False) -> Floats:
         """Share of each column's variance that so many observations and actions leave, in typical rows, [k]."""

@@ -8,6 +8,7 @@ from audit_toys import logged
 
 from mbrl.core import generator
 from mbrl.data.audit import audit
+from mbrl.data.channels import Past, sensors
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.history import windowed
 from mbrl.data.sight import Sight, seen, sight
@@ -66,6 +67,19 @@ def test_a_late_answer_asks_for_the_rows_between(delay: int, history: int) -> No
 
 def test_what_is_exogenous_asks_for_nothing() -> None:
     assert asked(cart(2, exogenous=(1,))).channels == ("observation 0",)
+
+
+def test_the_rounding_of_a_time_is_no_hidden_state() -> None:
+    """Unix seconds, a minute from row to row: as float32 numbers they lie 128 apart, and stand still or leap."""
+    plain = cart()
+    seconds = 1.7e9 + 60.0 * torch.arange(ROWS + 1, dtype=torch.float64)[:, None]
+    obs = torch.cat([plain.obs, seconds[:-1].float()], 1)
+    next_obs = torch.cat([plain.next_obs, seconds[1:].float()], 1)
+    log = logged(obs, plain.action, plain.reward, next_obs, plain.episode)
+    assert asked(log).history == 1
+    (found,) = [f for f in sensors(log, Past.of(log)) if f.kind == "coarse sensor"]
+    assert (found.severity, found.channels) == ("warning", ("observation 2",))
+    assert "float32 numbers lie 128 apart" in found.found
 
 
 def test_episodes_that_are_too_short_for_it_say_nothing() -> None:
