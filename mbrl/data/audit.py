@@ -76,7 +76,14 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
         checks.equal_returns,
     ):
         found += check(data)
-    for look in channels.sensors, channels.outliers, channels.stacked_past, channels.clocks, channels.whole_actions:
+    for look in (
+        channels.sensors,
+        channels.outliers,
+        channels.stacked_past,
+        channels.clocks,
+        channels.whole_actions,
+        channels.untried_choices,
+    ):
         found += look(data, past)
     free = None
     if len(data) >= LEAST_ROWS:

@@ -187,6 +187,26 @@ def whole_actions(data: TransitionDataset, past: Past) -> Iterator[Finding]:
             )
 
 
+def untried_choices(data: TransitionDataset, past: Past) -> Iterator[Finding]:
+    """Choices of a discrete action that no row has taken, such as those between the labels 10 and 20."""
+    del past
+    tried: Flags = (data.action.numpy() > 0).any(0)
+    if not data.discrete or tried.all():
+        return
+    never = np.flatnonzero(~tried)
+    runs = np.split(never, np.flatnonzero(np.diff(never) > 1) + 1)
+    names = [data.action_channels[run[0]] + f" to {data.action_channels[run[-1]]}" * (len(run) > 1) for run in runs]
+    yield Finding(
+        "untried choices",
+        "warning",
+        f"{len(never)} of {len(tried)} choices were never taken: {', '.join(names[:5])}" + ", ..." * (len(names) > 5),
+        "policies may choose what nobody has tried, and what a simulator says of it is invented",
+        "number the choices from 0 without gaps before the import; of a choice that is real, log some rows, or leave it"
+        " out",
+        channels=tuple(data.action_channels[k] for k in never),
+    )
+
+
 def outliers(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     """Values far outside of what nearly all others span; not the reward of an episode's end, which often is."""
     columns = {**dict(zip(data.channels, data.obs.numpy().T, strict=True)), "reward": data.reward.numpy()}

@@ -189,11 +189,13 @@ def _out_of_bounds(rows: Rows, space: Box | Discrete) -> str | None:
     if not bad.any():
         return None
     row, channel = np.argwhere(bad)[0].tolist()
-    applied = "" if isinstance(space, Discrete) else "; `clip_action: true` in the schema: the actuator limited it"
+    remedy = "; `clip_action: true` in the schema: the actuator limited it"
+    if isinstance(space, Discrete):
+        remedy = "; number the choices from 0" if space.start == 0 and action[row, channel] < 0 else ""
     return (
         f"row {rows.first + row}, column {rows.columns['action'][channel]!r} is {action[row, channel]}, expected "
         f"{kind} within the declared bounds [{low[channel]}, {high[channel]}] (so are {int(bad.any(1).sum())} of "
-        f"{len(bad)} rows of this episode){applied}"
+        f"{len(bad)} rows of this episode){remedy}"
     )
 
 

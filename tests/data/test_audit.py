@@ -12,6 +12,7 @@ from torch import Tensor
 from mbrl import demonstration
 from mbrl.data import minari, suspicions
 from mbrl.data.audit import Audit, audit
+from mbrl.data.channels import Past, untried_choices
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.suspicions import Refit
 
@@ -270,3 +271,19 @@ def test_actions_that_are_whole_numbers_are_told(clean: TransitionDataset) -> No
     assert "from -2 to 2" in found.found
     switch = replace(clean, action=clean.action.sign())  # on and off are a matter of degree as well
     assert "whole actions" not in kinds(audit(switch))
+
+
+def test_choices_that_were_never_taken_are_told(clean: TransitionDataset) -> None:
+    """Labels 10 and 20 of an import are 21 choices, of which two were taken."""
+    taken = torch.nn.functional.one_hot(torch.where(clean.action[:, 0] > 0, 20, 10), 21).float()
+    names = tuple(f"valve={k}" for k in range(21))
+    choice = replace(clean, action=taken, discrete=True, action_channels=names)
+    (found,) = untried_choices(choice, Past((), (), {}))
+    assert found.severity == "warning"
+    assert found.found == "19 of 21 choices were never taken: valve=0 to valve=9, valve=11 to valve=19"
+    assert found.channels == (*names[:10], *names[11:20])
+    both = replace(choice, action=taken[:, [10, 20]], action_channels=("close", "open"))
+    for data in (both, clean):
+        assert list(untried_choices(data, Past((), (), {}))) == []
+    only = replace(both, action=taken[:, [10, 11]])
+    assert [f.found for f in untried_choices(only, Past((), (), {}))] == ["1 of 2 choices were never taken: open"]
