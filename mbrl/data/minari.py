@@ -120,8 +120,10 @@ def _from_episodes(id: str, folder: Path, place: Path | None) -> TransitionDatas
     except OSError as error:
         raise _damaged(id, folder, error) from error
     space = source.action_space
-    if isinstance(space, Discrete):
+    names: dict[str, Any] = {}
+    if isinstance(space, Discrete):  # a policy answers 0, 1, ...: which choices of the log these are, the names say
         low, high = [0.0] * int(space.n), [1.0] * int(space.n)
+        names = {"action_channels": [f"action={k}" for k in range(int(space.start), int(space.start + space.n))]}
     else:
         low, high = space.low.ravel().tolist(), space.high.ravel().tolist()
     about, spec = source.storage.metadata, source.env_spec
@@ -134,7 +136,7 @@ def _from_episodes(id: str, folder: Path, place: Path | None) -> TransitionDatas
         action_high=high,
         env_id=about.get(_ENV_ID) or (spec.id if spec else None),
         time_limit=about.get(_TIME_LIMIT) or (spec.max_episode_steps if spec else None),
-        **about.get(_NAMES, {}),
+        **names | about.get(_NAMES, {}),
     )
 
 

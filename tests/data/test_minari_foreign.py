@@ -26,7 +26,9 @@ def test_nested_observations_are_flattened_as_gymnasium_does() -> None:
 
 def test_discrete_actions_become_one_hot_rows_from_their_start() -> None:
     store("toy/choice-v0", LINE, spaces.Discrete(3, start=-1), buffer(np.zeros((3, 1), np.float32), [1, -1]))
-    assert minari.load("toy/choice-v0").action.tolist() == [[0, 0, 1], [1, 0, 0]]
+    data = minari.load("toy/choice-v0")
+    assert data.action.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert data.action_channels == ("action=-1", "action=0", "action=1")
 
 
 def test_flags_in_the_middle_stay_and_an_unfinished_end_is_a_truncation() -> None:
