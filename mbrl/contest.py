@@ -17,7 +17,7 @@ from mbrl.assessment import plain, shown, small
 from mbrl.core import Learner, build, seeded
 from mbrl.data import minari
 from mbrl.data.sight import seen
-from mbrl.engines import Ended, Engine, Member, complaint, lost
+from mbrl.engines import Ended, Engine, Member, complaint, lost, write
 from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.intervals import over_seeds
 from mbrl.limits import check_seeds
@@ -55,8 +55,31 @@ class Cell(NamedTuple):
 
     member: Member
     arena: Arena
+    seed: int
     learners: Sequence[str]
-    first: bool  # of the runs of its log and seed: the one whose behaviour cloning is shown
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def made(cls, name: str, folder: Path, arena: Arena, learners: Sequence[str], settings: Mapping[str, Any]) -> Cell:
+        """The run of this name in a folder."""
+        whole = {**settings, "name": name}
+        return cls(Member.of(name, folder), arena, settings["seed"], learners, whole)
+
+    @property
+    def apart(self) -> list[Cell]:
+        """A run for each of its learners."""
+        name, folder, several = self.member.name, self.member.path.parent, self.settings["candidates"]
+        return [
+            Cell.made(f"{name}-{one}", folder, self.arena, [one], {**self.settings, "candidates": {one: several[one]}})
+            for one in self.learners
+        ]
+
+    @property
+    def parted(self) -> bool:
+        """Whether an earlier call has begun to run its learners one by one."""
+        if len(self.learners) == 1 or self.member.result.exists():
+            return False
+        return any(cell.member.path.exists() for cell in self.apart)
 
 
 class Contest(NamedTuple):
@@ -132,10 +155,10 @@ def configurations(setting: str, names: str) -> dict[str, Path]:
 def hold(asked: Contest, engine: Engine) -> dict[str, Any]:
     """Run every cell that has not been run, and tell, draw and write what all of them say.
 
-    A cell that fails leaves the others alone, and the same call goes on with it.
+    A learner that fails leaves the others alone, and the same call goes on with it.
 
     Raises:
-        ValueError: no learner can learn from any of the logs.
+        ValueError: no learner can learn from any of the logs, or as `engines.write`.
     """
     failed: dict[str, dict[str, str]] = {arena.name: {} for arena in asked.arenas}
     groups = {arena.name: list(_groups(asked, arena, failed[arena.name])) for arena in asked.arenas}
@@ -143,31 +166,53 @@ def hold(asked: Contest, engine: Engine) -> dict[str, Any]:
         reasons = "; ".join(f"{name} on {arena}: {why}" for arena, of in failed.items() for name, why in of.items())
         raise ValueError(f"there is nothing to compare: {reasons}")
     asked.folder.mkdir(parents=True, exist_ok=True)
-    cells = [cell for arena in asked.arenas for cell in _cells(asked, arena, groups[arena.name])]
+    cells, ended = _held([cell for arena in asked.arenas for cell in _cells(asked, arena, groups[arena.name])], engine)
+    scores: dict[str, dict[str, list[Score]]] = {arena.name: {} for arena in asked.arenas}
+    logged: dict[str, Estimate] = {}
+    cloned = set[tuple[str, int]]()  # logs and seeds whose behaviour cloning has its row
+    for cell in cells:
+        one, arena = ended[cell.member.name], cell.arena
+        if one.failure is not None:
+            failed[arena.name] |= dict.fromkeys(cell.learners, f"{cell.member.name} {one.failure}")
+            continue
+        logged[arena.name] = Estimate(**one.answer["logged_return"])
+        for name, score in _scores(one.answer, cell.learners, arena, (arena.name, cell.seed) not in cloned):
+            scores[arena.name].setdefault(name, []).append(score)
+        cloned.add((arena.name, cell.seed))
+    died = lost([ended[cell.member.name] for cell in cells])
+    return _told(asked, scores, logged, failed) | ({"error": complaint(died, len(cells))} if died else {})
+
+
+def _held(cells: Sequence[Cell], engine: Engine) -> tuple[list[Cell], dict[str, Ended]]:
+    """All cells, and what became of their runs by name.
+
+    Where several learners share a run that fails, each has a run of its own in its place: only the guilty one is lost.
+    """
+    ended = _made(cells, engine)
+    failed = [cell for cell in cells if (one := ended[cell.member.name]).failure is not None and not one.stopped]
+    apart = {cell.member.name: cell.apart for cell in failed if len(cell.learners) > 1}
+    for name, singles in apart.items():
+        tell(name, f"its learners have runs of their own: {', '.join(cell.member.name for cell in singles)}")
+    if apart:
+        ended |= _made([cell for singles in apart.values() for cell in singles], engine)
+    return [one for cell in cells for one in apart.get(cell.member.name, [cell])], ended
+
+
+def _made(cells: Sequence[Cell], engine: Engine) -> dict[str, Ended]:
     ended: dict[str, Ended] = {}
+    write([(cell.member, cell.settings) for cell in cells])
     for one in engine([cell.member for cell in cells]):
         ended[one.member.name] = one
         tell(one.member.name, one.failure or "done")
-    scores: dict[str, dict[str, list[Score]]] = {arena.name: {} for arena in asked.arenas}
-    logged: dict[str, Estimate] = {}
-    for cell in cells:
-        (_, answer, failure), arena = ended[cell.member.name], cell.arena
-        if failure is not None:
-            failed[arena.name] |= dict.fromkeys(cell.learners, f"{cell.member.name} {failure}")
-            continue
-        logged[arena.name] = Estimate(**answer["logged_return"])
-        for name, score in _scores(answer, cell.learners, arena, cell.first):
-            scores[arena.name].setdefault(name, []).append(score)
-    died = lost([ended[cell.member.name] for cell in cells])
-    return _told(asked, scores, logged, failed) | ({"error": complaint(died, len(cells))} if died else {})
+    return ended
 
 
 def _cells(asked: Contest, arena: Arena, groups: Sequence[tuple[dict[str, Any], list[str]]]) -> Iterator[Cell]:
     for seed in asked.seeds:
         for number, (settings, learners) in enumerate(groups):
-            name = f"{arena.name}-{seed}-{number}"
-            own = {"seed": seed, "env": arena.env, "name": name}
-            yield Cell(Member.written(name, asked.folder, settings | own), arena, learners, number == 0)
+            own = {**settings, "seed": seed, "env": arena.env}
+            cell = Cell.made(f"{arena.name}-{seed}-{number}", asked.folder, arena, learners, own)
+            yield from cell.apart if cell.parted else [cell]
 
 
 def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tuple[dict[str, Any], list[str]]]:
@@ -178,6 +223,11 @@ def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tu
     shared: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for name, path in asked.learners.items():
         settings = run_settings(path, arena, asked.more)
+        if settings["seeds"] is not None:
+            raise ValueError(
+                f"{path} has seeds {settings['seeds']}, and a comparison gives every run a seed of its own: take them"
+                " out of it, and give compare's --seeds"
+            )
         reason = unfit(settings, arena)
         if reason is not None:
             failed[name] = reason
@@ -225,7 +275,7 @@ def unfit(settings: Mapping[str, Any], arena: Arena) -> str | None:
 def _scores(
     answer: Mapping[str, Any], members: Sequence[str], arena: Arena, first: bool
 ) -> Iterator[tuple[str, Score]]:
-    """Of the learners of a run; of the first run of a log also that of behaviour cloning."""
+    """Of the learners of a run; of the first run of a log and a seed also that of behaviour cloning."""
     rows, seconds = answer["candidates"], answer["seconds"]
     fit = seconds.get("simulator", 0.0)
     shared = set(members) == set(rows)  # else they are one configuration's own: its score is that of the chosen one

@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +18,15 @@ import torch
 import yaml
 
 from mbrl import files
+from mbrl.report.console import tell
+from mbrl.runfolder import aside, differences
 from mbrl.training.room import check_room
 
 RUN = (sys.executable, "-m", "mbrl", "run", "--config")
 HANDED_ON = ("MBRL_", "MLFLOW_", "MINARI_", "PYTHON")  # beginnings of the variables that a member's machine is told
 RUN_BYTES = 2**30  # of memory that a run takes: `configs/auto.yaml` on 20,000 rows, at its most
 PATIENCE = 5.0  # seconds until an address that does not answer counts as unreachable
+INTERRUPTED = 130  # exit status of a run that heard Ctrl-C
 LINES = 3  # of a failed member's log that are told
 
 
@@ -35,17 +38,46 @@ class Member(NamedTuple):
     command: Sequence[str]  # what makes the run, but for this path
 
     @classmethod
-    def written(cls, name: str, parent: Path, settings: Mapping[str, Any]) -> Member:
+    def of(cls, name: str, parent: Path) -> Member:
         """A member whose configuration is `parent`/`name`.yaml, and whose folder is beside it."""
-        member = cls(name, parent / f"{name}.yaml", RUN)
-        with files.replacing(member.path) as beside:
-            beside.write_text(yaml.safe_dump({**settings, "folder": str(member.folder)}, sort_keys=False))
-        return member
+        return cls(name, parent / f"{name}.yaml", RUN)
 
     @property
     def folder(self) -> Path:
         """Of the run."""
         return self.path.with_suffix("")
+
+    @property
+    def result(self) -> Path:
+        """What the run leaves in its folder when it is done."""
+        return self.folder / "result.json"
+
+
+def write(members: Iterable[tuple[Member, Mapping[str, Any]]]) -> None:
+    """Write the whole configurations of members; what was begun with another one is put aside, and begun anew.
+
+    Raises:
+        ValueError: one that was begun with another configuration is done, or in work.
+    """
+    whole = [(member, {**settings, "folder": str(member.folder)}) for member, settings in members]
+    changed = {member: odd for member, settings in whole if (odd := _changed(member, settings))}
+    for member, odd in changed.items():
+        if member.result.exists():
+            raise ValueError(
+                f"{member.folder} holds a finished run with other settings: {odd}. Delete that folder to make the run"
+                " anew, or give another --folder"
+            )
+    for member, odd in changed.items():
+        if member.folder.exists():
+            tell(member.name, f"begins anew, as its settings changed: {odd}. What there was is {aside(member.folder)}")
+    for member, settings in whole:
+        with files.replacing(member.path) as beside:
+            beside.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def _changed(member: Member, settings: Mapping[str, Any]) -> str:
+    """How these settings differ from those that the member was written with; empty where they do not."""
+    return differences(yaml.safe_load(member.path.read_text()), settings) if member.path.exists() else ""
 
 
 class Ended(NamedTuple):
@@ -54,6 +86,7 @@ class Ended(NamedTuple):
     member: Member
     answer: dict[str, Any]  # the result of the run; empty where it failed
     failure: str | None = None
+    stopped: bool = False  # from outside, as by a signal: it says nothing of the run, which goes on from there
 
 
 Run = Callable[[Sequence[Member], Mapping[str, str], int], Iterator[Ended]]
@@ -138,7 +171,7 @@ def on_ray(address: str | None) -> Run:
                 try:
                     yield ray.get(done)
                 except ray.exceptions.RayError as error:
-                    yield Ended(member, {}, f"its Ray worker died: {str(error).splitlines()[0]}")
+                    yield Ended(member, {}, f"its Ray worker died: {str(error).splitlines()[0]}", stopped=True)
         finally:
             ray.shutdown()
 
@@ -161,16 +194,16 @@ def _reachable(address: str) -> None:
 
 def run_member(member: Member, told: Mapping[str, str]) -> Ended:
     """One `mbrl run`, in a process of its own, which goes on where an earlier one ended."""
-    log, result = member.path.with_suffix(".log"), member.folder / "result.json"
+    log = member.path.with_suffix(".log")
     with log.open("w") as out:
         status = subprocess.run(
             [*member.command, str(member.path)], stdout=out, stderr=out, env={**os.environ, **told}, check=False
         ).returncode
-    if status == 0 and result.exists():
-        return Ended(member, json.loads(result.read_text()))
+    if status == 0 and member.result.exists():
+        return Ended(member, json.loads(member.result.read_text()))
     last = " / ".join(log.read_text().strip().splitlines()[-LINES:])
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    return Ended(member, {}, f"{how}; its log {log} ends: {last}")
+    return Ended(member, {}, f"{how}; its log {log} ends: {last}", stopped=status < 0 or status == INTERRUPTED)
 
 
 def lost(ended: Sequence[Ended]) -> dict[str, str]:

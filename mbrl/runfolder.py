@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, final
 
@@ -82,9 +83,9 @@ class RunFolder:
         path, self.settings = self.path / "config.yaml", settings
         if not path.exists():
             self.write(path.name, yaml.safe_dump(settings, sort_keys=False))
-        elif odd := sorted(_differences(yaml.safe_load(path.read_text()) | ANYHOW, settings | ANYHOW)):
+        elif odd := differences(yaml.safe_load(path.read_text()), settings):
             raise ValueError(
-                f"{self.path} holds a run with other settings: {'; '.join(odd)}. Continue it with"
+                f"{self.path} holds a run with other settings: {odd}. Continue it with"
                 f" `mbrl run --config {path}`, or start a new run without --folder"
             )
 
@@ -108,6 +109,22 @@ class RunFolder:
         """Write a text file of the folder, whole or not at all."""
         with files.replacing(self.path / name) as beside:
             beside.write_text(text)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """In what a run's configurations differ, but for what may change while it is made; empty where they do not."""
+    return "; ".join(sorted(_differences({**old, **ANYHOW}, {**new, **ANYHOW})))
+
+
+def aside(path: Path) -> Path:
+    """Make room for a run that begins anew: the folder gets a name of its own, which is returned.
+
+    Raises:
+        ValueError: another process works in it.
+    """
+    place = next(free for k in count(1) if not (free := path.with_name(f"{path.name}.old-{k}")).exists())
+    with _taken(path / RUN, 0, f"{path} belongs to a run that another process is working on: wait, or end it"):
+        return path.rename(place)
 
 
 @contextmanager

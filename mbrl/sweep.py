@@ -10,7 +10,7 @@ from typing import Any
 from mbrl import files
 from mbrl.assessment import shown, small
 from mbrl.contest import Arena, run_settings
-from mbrl.engines import Ended, Engine, Member, complaint, lost
+from mbrl.engines import Ended, Engine, Member, complaint, lost, write
 from mbrl.evaluation.estimates import Estimate
 from mbrl.inspection import EXPERIMENT
 from mbrl.registry.runs import RunLog
@@ -24,9 +24,14 @@ def sweep(
 
     The runs become children of one MLflow run. A member that fails leaves the others alone, and the same call goes on
     with it.
+
+    Raises:
+        ValueError: as `engines.write`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    members = list(_members(name, arena, configurations, seeds, folder))
+    runs = list(_runs(name, arena, configurations, seeds, folder))
+    write(runs)
+    members = [member for member, _ in runs]
     notes = folder / "sweep.json"
     known = json.loads(notes.read_text())["run_id"] if notes.exists() else None
     ended: dict[str, Ended] = {}
@@ -42,14 +47,15 @@ def sweep(
         return _told(folder, arena, [ended[member.name] for member in members], record.run_id)
 
 
-def _members(
+def _runs(
     name: str, arena: Arena, configurations: Mapping[str, Path], seeds: Sequence[int], folder: Path
-) -> Iterator[Member]:
+) -> Iterator[tuple[Member, dict[str, Any]]]:
+    """All members, with their settings."""
     for label, path in configurations.items():
         settings = run_settings(path, arena, ())
         for seed in seeds:
             own = f"{label}-{seed}"
-            yield Member.written(own, folder, settings | {"seed": seed, "env": arena.env, "name": f"{name}-{own}"})
+            yield Member.of(own, folder), settings | {"seed": seed, "env": arena.env, "name": f"{name}-{own}"}
 
 
 def _run_id(member: Member) -> str | None:

@@ -68,6 +68,18 @@ def test_only_one_process_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
         assert folder.path == tmp_path
 
 
+def test_a_folder_is_put_aside_under_a_name_of_its_own_unless_someone_works_in_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with RunFolder.open(run, LOG) as folder:
+        folder.remember(run_id="r1")
+        with pytest.raises(ValueError, match="run belongs to a run that another process is working on"):
+            runfolder.aside(run)
+    (tmp_path / "run.old-1").mkdir()
+    assert runfolder.aside(run) == tmp_path / "run.old-2"
+    assert json.loads((tmp_path / "run.old-2" / "run.json").read_text())["run_id"] == "r1"
+    assert not run.exists()
+
+
 @pytest.mark.parametrize("content", ["{", json.dumps([1]), json.dumps({"run_id": "r1"})])
 def test_a_damaged_note_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)

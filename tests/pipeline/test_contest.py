@@ -76,6 +76,31 @@ def test_learners_that_are_not_together_have_runs_of_their_own(tmp_path: Path) -
     assert not (tmp_path / "out" / "toy-pendulum-0-2.yaml").exists()
 
 
+@pytest.mark.usefixtures("sketched")
+def test_a_learner_that_diverges_leaves_those_of_its_run_alone(tmp_path: Path) -> None:
+    good = learner(tmp_path, "good", "policies.BC")
+    command = ["compare", "--data", "toy/pendulum-v0", "--env", "Pendulum-v1", "--seeds", "[0]", "--episodes", "2"]
+    command += ["--learners", f"{learner(tmp_path, 'wild', 'policies.BC', lr=1e300)},{good}"]
+    out = tmp_path / "out"
+    status, answer, told = spoken([*command, "--folder", str(out)])
+    assert (status, list(answer["failed"]["toy-pendulum"])) == (1, ["wild"])
+    assert answer["failed"]["toy-pendulum"]["wild"].startswith("toy-pendulum-0-0-wild ended with status 1; its log")
+    assert "FloatingPointError" in answer["failed"]["toy-pendulum"]["wild"]
+    assert answer["error"].startswith("1 of 2 runs failed; ")
+    assert "its learners have runs of their own: toy-pendulum-0-0-wild, toy-pendulum-0-0-good" in told
+    scores = answer["scores"]["toy-pendulum"]
+    assert {name: len(score["seeds"]) for name, score in scores.items()} == {"good": 1, "behaviour cloning": 1}
+    shared = (out / "toy-pendulum-0-0.log").read_text()
+    learner(tmp_path, "wild", "policies.BC", lr=1e-3)
+    status, again, told = spoken([*command, "--folder", str(out)])
+    assert (status, again["failed"]) == (0, {"toy-pendulum": {}})
+    assert "candidates.wild.learner.init_args.lr was 1e+300, is 0.001. What there was is" in told
+    assert (out / "toy-pendulum-0-0-wild.old-1" / "config.yaml").exists()
+    assert "nothing is repeated" in (out / "toy-pendulum-0-0-good.log").read_text()
+    assert (out / "toy-pendulum-0-0.log").read_text() == shared  # the run of both was not tried again
+    assert set(again["scores"]["toy-pendulum"]) == {"wild", "good", "behaviour cloning"}
+
+
 def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tmp_path: Path) -> None:
     both = learner(tmp_path, "cloning", "policies.BC"), learner(tmp_path, "bcq", "policies.BCQ")
     command = ["compare", "--data", "toy/cartpole-v0", "--learners", ",".join(both), "--seeds", "[0,1]"]
@@ -128,6 +153,17 @@ def test_what_cannot_be_compared_is_refused_before_any_work(arguments: list[str]
     status, answer, _ = spoken(["compare", "--data", "toy/pendulum-v0", *arguments, "--folder", str(folder)])
     assert status == 1
     assert part in answer["error"]
+    assert not folder.exists()
+
+
+def test_seeds_within_a_configuration_are_refused(tmp_path: Path) -> None:
+    path = learner(tmp_path, "several", "policies.BC")
+    Path(path).write_text(Path(path).read_text() + "seeds: [0, 1]\n")
+    folder = tmp_path / "out"
+    command = ["compare", "--data", "toy/pendulum-v0", "--learners", path, "--folder", str(folder)]
+    status, answer, _ = spoken(command)
+    assert status == 1
+    assert f"{path} has seeds [0, 1], and a comparison gives every run a seed of its own" in answer["error"]
     assert not folder.exists()
 
 

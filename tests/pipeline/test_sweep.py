@@ -74,6 +74,34 @@ def test_a_member_that_is_killed_is_named_and_goes_on(engine: str, members: dict
     assert (tmp_path / "out" / "bc-1" / "times").read_text() == "33"
 
 
+@pytest.mark.usefixtures("members")
+def test_what_failed_begins_anew_with_other_settings_and_what_is_done_is_refused(tmp_path: Path) -> None:
+    own, out = tmp_path / "bc.yaml", tmp_path / "out"
+    settings = yaml.safe_load((ROOT / "configs" / "bc.yaml").read_text())
+    own.write_text(yaml.safe_dump(settings))
+    command = ["sweep", "--data", "toy/pendulum-v0", "--configs", str(own), "--name", "both", "--folder", str(out)]
+    assert spoken([*command, "--seeds", "[1]"])[0] == 1  # which the stub kills
+    settings["fit"]["lr"] = 0.5
+    own.write_text(yaml.safe_dump(settings))
+    status, answer, told = spoken([*command, "--seeds", "[1]"])
+    assert (status, list(answer["failed"])) == (1, ["bc-1"])  # begun anew, so killed anew
+    assert "begins anew, as its settings changed: fit.lr was " in told
+    assert f"is 0.5. What there was is {out / 'bc-1.old-1'}" in told
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"bc-1", "bc-1.old-1"}
+    assert (out / "bc-1" / "times").read_text() == "1"
+    assert spoken([*command, "--seeds", "[1]"])[0] == 0
+    settings["fit"]["lr"] = 0.25
+    own.write_text(yaml.safe_dump(settings))
+    written = (out / "bc-1.yaml").read_text()
+    status, answer, _ = spoken([*command, "--seeds", "[0,1]"])
+    assert status == 1
+    assert (
+        f"{out / 'bc-1'} holds a finished run with other settings: fit.lr was 0.5, is 0.25. Delete" in answer["error"]
+    )
+    assert (out / "bc-1.yaml").read_text() == written
+    assert not (out / "bc-0.yaml").exists()
+
+
 def test_more_runs_than_fit_into_memory_are_not_begun(
     members: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
