@@ -34,6 +34,7 @@ FLAGS = {  # the settings of a command that are set by their name alone, and the
 
 SEVERAL = re.compile(r"-?[\d.]+(,-?[\d.]+)+")  # numbers with commas between them
 ALONE = re.compile(r"-?[\d.]+")
+POWER = re.compile(r"-[\d.]+[eE][-+]?\d+")  # a negative number that argparse takes for an option
 
 
 def spelt(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
@@ -41,7 +42,7 @@ def spelt(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
 
     `--data ID` and `--data.id ID` are both understood, by commands that only name a log and by those that have more to
     say of it. A file (`--data log.yaml`) or a dictionary of these settings stays what it is. `--seeds 0,1` is `--seeds
-    [0,1]`, whose brackets some shells take for a pattern of file names.
+    [0,1]`, whose brackets some shells take for a pattern of file names. `--floor -1e9` is `--floor=-1e9`.
     """
     settings = signature(function).parameters
     wanted = settings.get("data")
@@ -57,7 +58,7 @@ def spelt(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
             name = "--data" if plain or (name == "--data" and whole) else "--data.id"
         found.append(f"{name}{equals}{value}")
     lists = {f"--{name}" for name, setting in settings.items() if str(setting.annotation).startswith("list[")}
-    return [_bracketed(before, word, lists) for before, word in zip(["", *found], found, strict=False)]
+    return _joined([_bracketed(before, word, lists) for before, word in zip(["", *found], found, strict=False)])
 
 
 def _bracketed(before: str, word: str, lists: Collection[str]) -> str:
@@ -66,6 +67,17 @@ def _bracketed(before: str, word: str, lists: Collection[str]) -> str:
     if not name.startswith("--") or not (SEVERAL.fullmatch(value) or (name in lists and ALONE.fullmatch(value))):
         return word
     return f"{name}=[{value}]" if equals else f"[{value}]"
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """The words, where a setting and a negative number with an exponent are one."""
+    found: list[str] = []
+    for word in words:
+        if POWER.fullmatch(word) and found and found[-1].startswith("--") and "=" not in found[-1]:
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
 
 
 class _Formatter(DefaultHelpFormatter):

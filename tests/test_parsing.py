@@ -42,6 +42,27 @@ def test_numbers_with_commas_are_a_list(command: str, typed: list[str], understo
     assert parsing.spelt(getattr(stages, command), typed) == understood
 
 
+@pytest.mark.parametrize(
+    ("typed", "understood"),
+    [
+        (["mill", "--floor", "-1e9"], ["mill", "--floor=-1e9"]),
+        (["mill", "--floor", "-1.5E-3", "--steps", "10"], ["mill", "--floor=-1.5E-3", "--steps", "10"]),
+        (["mill", "--floor", "-.5e+2"], ["mill", "--floor=-.5e+2"]),
+        (["mill", "--floor=-1e9", "-1e9"], ["mill", "--floor=-1e9", "-1e9"]),
+        (["mill", "--floor", "-10"], ["mill", "--floor", "-10"]),
+        (["mill", "--floor", "1e9"], ["mill", "--floor", "1e9"]),
+    ],
+)
+def test_a_negative_number_with_an_exponent_is_a_value(typed: list[str], understood: list[str]) -> None:
+    assert parsing.spelt(stages.finetune, typed) == understood
+
+
+def test_a_floor_with_an_exponent_reaches_the_setting() -> None:
+    arguments = parsing.spelt(stages.finetune, ["mill", "--env", "Pendulum-v1", "--steps", "9", "--floor", "-1e9"])
+    config = parsing.parser(stages.finetune, "finetune", None, arguments).parse_args(arguments)
+    assert config.floor == -1e9
+
+
 @pytest.mark.parametrize("spelling", ["--data", "--data.id"])
 def test_both_spellings_reach_the_setting(spelling: str) -> None:
     arguments = parsing.spelt(stages.run, [spelling, "acme/mill-v0", "--data.history", "2"])
