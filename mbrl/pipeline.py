@@ -5,6 +5,7 @@ Every stage leaves its result in the run's folder, and is skipped or continued w
 
 from __future__ import annotations
 
+import copy
 import datetime
 import secrets
 import time
@@ -34,7 +35,7 @@ from mbrl.report.dossier import draw_evidence, draw_returns, sample_rollouts
 from mbrl.runfolder import ANYHOW, RunFolder
 from mbrl.settings import Candidate, Data, Fit, Imitation, Rehearsal, Trial, World
 from mbrl.simulator.simulator import Simulator
-from mbrl.training.policy import PolicyReport, fit_policy
+from mbrl.training.policy import PolicyReport, check_fits, fit_policy
 from mbrl.training.population import Population
 from mbrl.worlds import Desk, Log, Model, Rehearsed, Worlds, built
 
@@ -77,7 +78,8 @@ class Pipeline:
         learners = {name: one.learner(spec) for name, one in makings.items()}
         cloning = built("baseline", baseline, spec, self.seed)
         for name, learner in learners.items():
-            self._check_penalty(learner, makings[name].rehearsal)
+            self._check(learner, makings[name].rehearsal, worlds, model)
+        check_fits(cloning, worlds.few, None, self.accelerator, {"real_ratio": 1.0, **vars(self.imitation)})
         stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         path = (self.folder or files.home() / "runs" / f"{self.name}-{stamp}").absolute()
         with RunFolder.open(path, log.plain.fingerprint) as folder:
@@ -201,8 +203,13 @@ class Pipeline:
         """Whether there has to be a simulator."""
         return learner.plans or (learner.imagines and rehearsal.real_ratio < 1)
 
-    def _check_penalty(self, learner: Learner, rehearsal: Rehearsal) -> None:
+    def _check(self, learner: Learner, rehearsal: Rehearsal, worlds: Worlds, model: Dynamics) -> None:
+        """Refuse a learner that could not be rehearsed, asking a copy of it in a world that nothing is fitted to."""
         rehearsal.check(type(_one(learner)).__name__, learner.imagines, self.world.uncertainty is not None)
+        world = worlds.unfitted(model) if self._rehearses(learner, rehearsal) else None
+        if world is not None:
+            copy.deepcopy(learner).enter(world)
+        check_fits(learner, worlds.few, world, self.accelerator, rehearsal.settled(1, 1))
 
     # ------------------------------------------------------------------ stages
 

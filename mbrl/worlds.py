@@ -103,6 +103,18 @@ class Worlds:
         check_memory(model, self.fit.judge_multistep or 1, "fit.judge_multistep")
         return model
 
+    @property
+    def few(self) -> Streamed:
+        """Rows of one episode, which say how much memory a row takes."""
+        return Streamed(self.log.data, self.log.episodes.learn[:1], self.resident, self.seed)
+
+    def unfitted(self, model: Dynamics) -> Simulator:
+        """A simulator of the model as it is, over the episode of `few`: for what can be asked before any training."""
+        learn = self.log.episodes.learn[:1]
+        world = self._simulator("simulator", model, learn, self.seed).replaying(self.log.data, learn)
+        world.calibrated, world.trusted_horizon = True, 1  # which no learner may ask for in an earnest world
+        return world
+
     def own(self, model: Dynamics, desk: Desk) -> Rehearsed:
         """The simulator to rehearse in, registered with its report card."""
         data, held = self.log.data, few(self.log.data, self.log.episodes.held, self.seed)

@@ -68,7 +68,8 @@ class Outlook(Described):
         """
         if penalty and world.uncertainty is None:
             raise ValueError(
-                f"penalty is {penalty} but the simulator has no uncertainty: name one, or set penalty to 0"
+                f"penalty is {penalty} but the simulator has no uncertainty: set simulator.uncertainty to one, such as"
+                " dynamics.uncertainty.max_aleatoric, or learner.init_args.penalty to 0"
             )
         foresight = (world if penalty else world.plain()).foresight()
         made = cls(prior.spec, foresight.config, prior.config, critics.sizes, discount, horizon, penalty)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -169,6 +171,38 @@ def fit_policy(
         if used is not None:
             used.cpu()
     return PolicyReport(learner.policy if mean is None else mean.module, updates, ring.written, pace)
+
+
+def check_fits(
+    learner: Learner, few: Source, simulator: Simulator | None, accelerator: str, settings: Mapping[str, Any]
+) -> None:
+    """Refuse a batch that `fit_policy` would refuse with these settings, by copies, before there is a simulator.
+
+    Args:
+        learner: as there.
+        few: some of the logged rows.
+        simulator: one that nothing was fitted to yet, over these rows; None where the learner needs none.
+        accelerator: as there.
+        settings: of `fit_policy`.
+
+    Raises:
+        ValueError: the batch does not fit into memory, or has no room for an imagined row.
+    """
+    size, ratio, precision = settings["batch_size"], settings["real_ratio"], settings.get("precision", "32-true")
+    check(learner, False, {"batch_size": size}, ratio, precision, few.rows)
+    if learner.members * size <= ASKED:
+        return
+    learner, simulator = copy.deepcopy((learner, simulator))
+    imagining = simulator if learner.imagines and ratio < 1 else None
+    with quiet():
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=settled(precision, accelerator))
+    learner.to(fabric.device)
+    logged = Logged(few, learner, settings.get("best", 1.0), 1, 0.0, True, fabric.device)
+    logged.reach(0)
+    world = _entered(learner, simulator, logged)
+    rollout = pessimistic(imagining, *(settings.get(name) for name in ("penalty", "halt", "halt_cost")))
+    real_rows = size if imagining is None else round(size * ratio)
+    check_batch(learner, world, logged, size, real_rows, fabric.autocast, rollout | {"horizon": 1})
 
 
 def _entered(learner: Learner, used: Simulator | None, logged: Logged) -> World | None:

@@ -143,6 +143,14 @@ def test_a_log_that_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.M
     assert str(folder) in answer["error"]
 
 
+PLANNING = json.dumps(
+    {
+        "class_path": "policies.Planning",
+        "init_args": {"learner": {"class_path": "policies.SAC"}, "planner": {"class_path": "policies.CEM"}},
+    }
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -181,6 +189,21 @@ def test_a_log_that_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.M
             ["--dynamics", "dynamics.RecurrentEnsemble", "--fit.multistep", "1", "--fit.judge_multistep", "3"],
             "fit.judge_multistep is 3, and RecurrentEnsemble remembers: it is fitted one step ahead. Set",
         ),
+        (
+            ["--learner", PLANNING, "--simulator.uncertainty", "null"],
+            "dynamics.uncertainty.max_aleatoric, or learner.init_args.penalty to 0",
+        ),
+        (
+            ["--learner", "policies.RAMBO", "--dynamics", "dynamics.DeterministicEnsemble"],
+            "DeterministicEnsemble states no spread of its predictions: use dynamics.ProbabilisticEnsemble",
+        ),
+        (
+            ["--learner", "policies.MOBILE", "--dynamics", "dynamics.RecurrentEnsemble"],
+            "MOBILE asks the simulator for other successors of single rows, and RecurrentEnsemble remembers",
+        ),
+        (["--rehearsal.batch_size", "2000000000"], "batch_size is 2,000,000,000, and a row takes about"),
+        (["--imitation.batch_size", "2000000000"], "batch_size is 2,000,000,000, and a row takes about"),
+        (["--rehearsal.real_ratio", "0.999"], "no row of an update would be an imagined one"),
         (["--fit.multistep_weight", "0"], "fit.multistep_weight is 0.0, expected a number above 0"),
         (["--dynamics.init_args.elites", "9"], "elites"),
     ],
