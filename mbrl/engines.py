@@ -26,6 +26,9 @@ RUN = (sys.executable, "-m", "mbrl", "run", "--config")
 HANDED_ON = ("MBRL_", "MLFLOW_", "MINARI_", "PYTHON")  # beginnings of the variables that a member's machine is told
 RUN_BYTES = 2**30  # of memory that a run takes: `configs/auto.yaml` on 20,000 rows, at its most
 PATIENCE = 5.0  # seconds until an address that does not answer counts as unreachable
+JOINING = 60.0  # seconds until one that answers, and lets nobody join a cluster, counts as no Ray head
+HEAD = "HOST:PORT of a Ray head, as in 10.0.0.1:6379; leave it out to use this machine"
+JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 INTERRUPTED = 130  # exit status of a run that heard Ctrl-C
 LINES = 3  # of a failed member's log that are told
 
@@ -105,7 +108,7 @@ class Engine(NamedTuple):
         """The engine that a command line asks for.
 
         Raises:
-            ValueError: a number is below 1, there is an address and no Ray, or nothing answers there.
+            ValueError: a number is below 1, there is an address and no Ray, or no Ray head answers there.
         """
         for setting, value in ("workers", workers), ("threads", threads):
             if value < 1:
@@ -147,7 +150,7 @@ def on_ray(address: str | None) -> Run:
     have this package.
 
     Raises:
-        ValueError: Ray is not installed, or nothing answers at the address.
+        ValueError: Ray is not installed, or no Ray head answers at the address.
     """
     try:
         import ray
@@ -155,11 +158,11 @@ def on_ray(address: str | None) -> Run:
         raise ValueError(
             "engine is ray, which is not installed: pip install 'offline-mbrl[ray]', or engine processes"
         ) from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray's reports to its makers, which nobody asked for
     if address is not None:
         _reachable(address)
 
     def run(members: Sequence[Member], told: Mapping[str, str], workers: int) -> Iterator[Ended]:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray's reports to its makers, which nobody asked for
         local = {"num_cpus": workers} if address is None else {"address": address}
         ray.init(**local, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         try:
@@ -179,16 +182,27 @@ def on_ray(address: str | None) -> Run:
 
 
 def _reachable(address: str) -> None:
-    """Ask before Ray does, which tries for many minutes."""
+    """Ask before Ray does, which tries for many minutes; and join the cluster for once, in a process that can end."""
     parts = urlsplit(address if "//" in address else f"//{address}")
     try:
         if not parts.hostname or not parts.port:
             raise OSError("not HOST:PORT")
         socket.create_connection((parts.hostname, parts.port), PATIENCE).close()
     except (OSError, ValueError) as error:
+        raise ValueError(f"ray_address is {address!r}, and nothing answers there ({error}): expected {HEAD}") from error
+    try:
+        subprocess.run(
+            [sys.executable, "-c", JOIN, address], capture_output=True, text=True, timeout=JOINING, check=True
+        )
+    except subprocess.TimeoutExpired as error:
         raise ValueError(
-            f"ray_address is {address!r}, and nothing answers there ({error}): expected HOST:PORT of a Ray head, as in"
-            " 10.0.0.1:6379; leave it out to use this machine"
+            f"ray_address is {address!r}, and what answers there is no Ray head, or lets nobody join within"
+            f" {JOINING:.0f} s: expected {HEAD}"
+        ) from error
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or ["it died without a word"])[-1]
+        raise ValueError(
+            f"ray_address is {address!r}, and its cluster cannot be joined ({last}): expected {HEAD}"
         ) from error
 
 

@@ -168,3 +168,30 @@ def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ValueError, match=f"ray_address is '{address}', and nothing answers there"):
             engines.on_ray(address)
+
+
+def test_an_address_where_no_ray_head_listens_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "JOINING", 2.0)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()  # and never says a word
+        address, out = f"127.0.0.1:{other.getsockname()[1]}", tmp_path / "out"
+        command = ["sweep", "--data", "toy/pendulum-v0", "--configs", "bc", "--engine", "ray", "--folder", str(out)]
+        status, answer, _ = spoken([*command, "--ray_address", address])
+    assert status == 1
+    assert f"ray_address is '{address}', and what answers there is no Ray head" in answer["error"]
+    assert not out.exists()
+
+
+def test_a_cluster_that_cannot_be_joined_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "JOIN", "raise RuntimeError('another version of Ray')")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(
+            ValueError, match=r"cannot be joined \(RuntimeError: another version of Ray\): expected HOST"
+        ):
+            engines.on_ray(address)
