@@ -190,7 +190,7 @@ def whole_actions(data: TransitionDataset, past: Past) -> Iterator[Finding]:
 def untried_choices(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     """Choices of a discrete action that no row has taken, such as those between the labels 10 and 20."""
     del past
-    tried: Flags = (data.action.numpy() > 0).any(0)
+    tried = (data.action > 0).any(0).numpy()
     if not data.discrete or tried.all():
         return
     never = np.flatnonzero(~tried)
