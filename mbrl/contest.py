@@ -7,47 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import yaml
 
 from mbrl import files
 from mbrl.__main__ import config_file
-from mbrl.assessment import plain, shown, small
 from mbrl.core import Learner, build, seeded
 from mbrl.data import minari
 from mbrl.data.sight import seen
 from mbrl.engines import Ended, Engine, Member, complaint, lost, write
 from mbrl.evaluation.estimates import Estimate
-from mbrl.evaluation.intervals import over_seeds
 from mbrl.limits import check_seeds
-from mbrl.registry.gates import CLONING, LOG
 from mbrl.report.console import tell
-from mbrl.report.dossier import PARTIES, intervals
-from mbrl.report.forest import Stand, plot_forest
+from mbrl.standings import Arena, Contest, Score, scores_of, told
 
 LONGEST = 100  # characters of a folder's name
 OWN = ("learner", "rehearsal", "candidates")  # settings that are a learner's; the others are of the run that it is in
-
-
-class Arena(NamedTuple):
-    """A log to learn from, and where the truth can be had."""
-
-    data_id: str
-    env: str | None
-
-    @property
-    def name(self) -> str:
-        """For registered models and files."""
-        return self.data_id.rpartition("-v")[0].replace("/", "-")
-
-
-class Score(NamedTuple):
-    """What one learner got on one log with one seed."""
-
-    value: Estimate  # true return; without an environment the combined gain over the log, in spreads
-    verdict: str
-    seconds: float  # of its rehearsal, and of the fit of the simulator where it has one
 
 
 class Cell(NamedTuple):
@@ -80,17 +55,6 @@ class Cell(NamedTuple):
         if len(self.learners) == 1 or self.member.result.exists():
             return False
         return any(cell.member.path.exists() for cell in self.apart)
-
-
-class Contest(NamedTuple):
-    """What is compared."""
-
-    arenas: Sequence[Arena]
-    learners: Mapping[str, Path]  # by name: its configuration
-    seeds: Sequence[int]
-    more: Sequence[str]  # settings of `mbrl run` that hold for all, as on a command line
-    together: int | None  # learners that share a run, at most
-    folder: Path
 
 
 def contest(
@@ -176,11 +140,11 @@ def hold(asked: Contest, engine: Engine) -> dict[str, Any]:
             failed[arena.name] |= dict.fromkeys(cell.learners, f"{cell.member.name} {one.failure}")
             continue
         logged[arena.name] = Estimate(**one.answer["logged_return"])
-        for name, score in _scores(one.answer, cell.learners, arena, (arena.name, cell.seed) not in cloned):
+        for name, score in scores_of(one.answer, cell.learners, arena, (arena.name, cell.seed) not in cloned):
             scores[arena.name].setdefault(name, []).append(score)
         cloned.add((arena.name, cell.seed))
     died = lost([ended[cell.member.name] for cell in cells])
-    return _told(asked, scores, logged, failed) | ({"error": complaint(died, len(cells))} if died else {})
+    return told(asked, scores, logged, failed) | ({"error": complaint(died, len(cells))} if died else {})
 
 
 def _held(cells: Sequence[Cell], engine: Engine) -> tuple[list[Cell], dict[str, Ended]]:
@@ -270,100 +234,3 @@ def unfit(settings: Mapping[str, Any], arena: Arena) -> str | None:
     except ValueError as error:
         return str(error)
     return None
-
-
-def _scores(
-    answer: Mapping[str, Any], members: Sequence[str], arena: Arena, first: bool
-) -> Iterator[tuple[str, Score]]:
-    """Of the learners of a run; of the first run of a log and a seed also that of behaviour cloning."""
-    rows, seconds = answer["candidates"], answer["seconds"]
-    fit = seconds.get("simulator", 0.0)
-    shared = set(members) == set(rows)  # else they are one configuration's own: its score is that of the chosen one
-    for name, row in rows.items() if shared else [(members[0], rows[answer["chosen"]])]:
-        measured = row["true_return"] if arena.env else row["gain_in_spreads"]
-        value = Estimate(**measured) if measured else Estimate(np.nan, np.nan, np.nan, 0)
-        counted = {name: row} if shared else rows
-        took = sum(seconds[f"policy-{key}"] for key in counted)
-        simulated = fit if any(one["rehearsed"] for one in counted.values()) else 0.0
-        yield name, Score(value, row["verdict"], took + simulated)
-    if first and arena.env:
-        yield CLONING, Score(Estimate(**answer["true_environment"][CLONING]), "", seconds["baseline"])
-
-
-def _told(
-    asked: Contest,
-    scores: Mapping[str, Mapping[str, list[Score]]],
-    logged: Mapping[str, Estimate],
-    failed: Mapping[str, Mapping[str, str]],
-) -> dict[str, Any]:
-    means = {arena: {name: _mean(cells) for name, cells in table.items()} for arena, table in scores.items() if table}
-    text = markdown(asked, means, scores, logged, failed)
-    print(text)
-    for arena, reasons in failed.items():
-        for name, reason in reasons.items():
-            print(f"{name} on {arena}: {reason}")
-    answer = {
-        "folder": str(asked.folder),
-        "table": text,
-        "scores": {
-            arena: {
-                name: {"mean": plain(means[arena][name]), "seeds": [plain(cell._asdict()) for cell in cells]}
-                for name, cells in table.items()
-            }
-            for arena, table in scores.items()
-        },
-        "logged": plain(dict(logged)),
-        "failed": failed,
-    }
-    for file, content in ("table.md", text), ("comparison.json", json.dumps(answer, indent=2, default=str)):
-        with files.replacing(asked.folder / file) as beside:
-            beside.write_text(content)
-    (asked.folder / "comparison.png").unlink(missing_ok=True)  # of an earlier call
-    if panels := [_stand(arena, means, logged) for arena in asked.arenas if arena.name in means]:
-        plot_forest(asked.folder / "comparison.png", panels, "Learners by log", PARTIES)
-    return answer
-
-
-def _mean(cells: Sequence[Score]) -> Estimate:
-    """Over seeds, with the bootstrap's interval for their mean; a single seed has that of its own episodes."""
-    if len(cells) == 1:
-        return cells[0].value
-    return over_seeds([cell.value.value for cell in cells], statistic=np.mean)
-
-
-def _stand(arena: Arena, means: Mapping[str, Mapping[str, Estimate]], logged: Mapping[str, Estimate]) -> Stand:
-    rows = {name: value for name, value in means[arena.name].items() if np.isfinite(value[:3]).all()}
-    if arena.env is None:
-        return Stand(arena.data_id, "gain over the log, in spreads", intervals(rows), 0.0)
-    rows = {LOG: logged[arena.name], **rows}
-    return Stand(f"{arena.data_id}, in {arena.env}", "true return", intervals(rows), logged[arena.name].value)
-
-
-def markdown(
-    asked: Contest,
-    means: Mapping[str, Mapping[str, Estimate]],
-    scores: Mapping[str, Mapping[str, list[Score]]],
-    logged: Mapping[str, Estimate],
-    failed: Mapping[str, Mapping[str, str]],
-) -> str:
-    """The table: a row for the log itself, for behaviour cloning and for each learner; a column for each log."""
-    heads = [f"{a.data_id}{'' if a.env else ' (gain in spreads)'}" for a in asked.arenas]
-    lines = [f"| | {' | '.join(heads)} | minutes |", "|---" * (len(heads) + 2) + "|"]
-    own = [shown(logged[a.name]) if a.env and a.name in logged else "" for a in asked.arenas]
-    lines.append(f"| {LOG} | {' | '.join(own)} | |")
-    for name in [CLONING, *asked.learners]:
-        cells, minutes = [], []
-        for arena in asked.arenas:
-            found = scores[arena.name].get(name, [])
-            minutes += [cell.seconds / 60 for cell in found]
-            if found:
-                value = means[arena.name][name]
-                lacking = f" ({len(found)} of {len(asked.seeds)} seeds)" if len(found) < len(asked.seeds) else ""
-                cells.append((shown(value) if arena.env else small(value)) + lacking)
-            else:
-                cells.append("-" if name in failed[arena.name] else "")
-        if minutes:
-            lines.append(f"| {name} | {' | '.join(cells)} | {np.mean(minutes):.1f} |")
-        elif any(cells):
-            lines.append(f"| {name} | {' | '.join(cells)} | |")
-    return "\n".join(lines) + "\n"

@@ -9,12 +9,13 @@ from typing import Any
 
 from mbrl import files
 from mbrl.assessment import shown, small
-from mbrl.contest import Arena, run_settings
+from mbrl.contest import run_settings
 from mbrl.engines import Ended, Engine, Member, complaint, lost, write
 from mbrl.evaluation.estimates import Estimate
 from mbrl.inspection import EXPERIMENT
 from mbrl.registry.runs import RunLog
 from mbrl.report.console import tell
+from mbrl.standings import Arena
 
 
 def sweep(

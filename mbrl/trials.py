@@ -149,10 +149,11 @@ def sweep(
     """
     from mbrl import files
     from mbrl import sweep as sweeping
-    from mbrl.contest import Arena, configurations, run_settings, unfit
+    from mbrl.contest import configurations, run_settings, unfit
     from mbrl.data import minari
     from mbrl.engines import Engine
     from mbrl.registry import models
+    from mbrl.standings import Arena
 
     minari.check_id(data)
     check_seeds(seeds)
