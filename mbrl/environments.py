@@ -154,7 +154,10 @@ def _check_observation(space: Space) -> None:
             _check_observation(part)
         return
     if not isinstance(space, Box):
-        raise ValueError(f"the observation space {space} is not supported: expected Boxes, or a Dict or Tuple of Boxes")
+        raise ValueError(
+            f"the observation space {space} is not supported: expected Boxes, or a Dict or Tuple of Boxes; encode other"
+            " kinds as a Box (a category as one channel for each of its values) in the log and in a wrapper"
+        )
     if len(space.shape) >= 3 or (space.dtype == np.uint8 and len(space.shape) == 2):
         raise ValueError(
             f"the observation space holds images (Box {space.shape} {space.dtype}), from which mbrl does not learn: "

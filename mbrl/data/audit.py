@@ -72,6 +72,7 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
         checks.broken_sequence,
         checks.flags_inside,
         checks.uneven_cuts,
+        checks.ends_at_a_limit,
         checks.constant_cost,
         checks.equal_returns,
     ):

@@ -203,6 +203,24 @@ def uneven_cuts(data: TransitionDataset) -> Iterator[Finding]:
     )
 
 
+def ends_at_a_limit(data: TransitionDataset) -> Iterator[Finding]:
+    """Terminals that mostly come with the last row of the very longest episodes, as old loggers flag a time limit."""
+    longest, ended = int(data.lengths.max()), data.sums(data.terminated) > 0
+    at = ended & (data.lengths == longest)
+    if longest < 2 or int(at.sum()) < max(3, int(ended.sum()) / 2):
+        return
+    yield Finding(
+        "ends at a limit",
+        "warning",
+        f"{int(at.sum())} of {int(ended.sum())} episodes that end in a terminal are exactly {longest} rows long, and"
+        " none is longer",
+        "if a time limit cut them, the simulator learns ends that have no cause, and no value of what would come next",
+        "flag such rows as `truncated`; if the task itself is over after so many steps, add their number to the"
+        " observation",
+        **named((data.first + data.lengths - 1)[at].numpy()),
+    )
+
+
 def constant_cost(data: TransitionDataset) -> Iterator[Finding]:
     """A cost column that never changes says nothing of what would cost more."""
     if data.cost is not None and float(data.cost.min()) == float(data.cost.max()):

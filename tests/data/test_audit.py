@@ -206,6 +206,18 @@ def test_ends_that_a_clock_does_not_explain_are_a_warning(clean: TransitionDatas
     assert "20 to 60 rows" in finding.found
 
 
+def test_time_limits_that_are_flagged_as_terminals_are_a_warning(clean: TransitionDataset) -> None:
+    """All episodes of `clean` are cut after 60 rows; here a row of half of them is said to be the end of the world."""
+    last = clean.first + clean.lengths - 1
+    flagged, few = clean.terminated.clone(), clean.terminated.clone()
+    flagged[last[::2]], few[last[:2]] = True, True
+    (finding,) = [f for f in audit(replace(clean, terminated=flagged)).findings if f.kind == "ends at a limit"]
+    assert finding.severity == "warning"
+    assert "20 of 20 episodes that end in a terminal are exactly 60 rows long" in finding.found
+    assert "ends at a limit" not in kinds(audit(replace(clean, terminated=few)))
+    assert "ends at a limit" not in kinds(audit(clean))
+
+
 def test_an_action_that_never_changes_is_serious(clean: TransitionDataset) -> None:
     finding = next(
         f for f in audit(replace(clean, action=clean.action * torch.tensor([1.0, 0.0]))).findings if "action" in f.kind
