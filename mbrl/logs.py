@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from mbrl.assessment import figure
 from mbrl.data import minari
 from mbrl.data.audit import audit
@@ -46,9 +44,7 @@ def audited(log: Log, desk: Desk, seed: int, strict: bool) -> None:
     if desk.folder.facts.get("audited"):
         return
     with desk.record.stage("audit") as stage:
-        divided = log.episodes
-        sides = (divided.learn, divided.held, torch.cat([divided.judge, divided.judge_held]))
-        found = audit(log.plain, sides=sides, seed=seed, history=log.data.history)
+        found = audit(log.plain, sides=log.episodes.sides, seed=seed, history=log.data.history)
         page = desk.folder.path / "audit.html"
         write_page(page, found)
         stage.dict(found.to_dict(), "audit.json")

@@ -197,6 +197,7 @@ def audit(
     from mbrl import files
     from mbrl.data import minari
     from mbrl.data.audit import audit as look
+    from mbrl.data.division import LEAST, divide
     from mbrl.report.audit_page import write_page
     from mbrl.settings import Data
 
@@ -205,7 +206,8 @@ def audit(
     if page.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"html is {str(html)!r}, expected the name of a page to write, such as audit.html")
     data = minari.load(Data(id, split).id)
-    found = look(data, sides=data.split(split, seed) if data.episodes >= len(split) else (), seed=seed)
+    enough = data.episodes >= LEAST
+    found = look(data, sides=divide(data, split, seed, needs_terminals=False).sides if enough else (), seed=seed)
     write_page(page, found)
     for finding in found.findings:
         print(f"{finding.line()}\n    what it does: {finding.effect}\n    what to change: {finding.remedy}")

@@ -23,6 +23,11 @@ class Division(NamedTuple):
     judge: Tensor  # for the second simulator
     judge_held: Tensor  # stop its training, and measure it
 
+    @property
+    def sides(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What was learned from, measured on and judged by, of which none may know another's episodes."""
+        return self.learn, self.held, torch.cat([self.judge, self.judge_held])
+
 
 def divide(data: TransitionDataset, split: Sequence[float], seed: int, needs_terminals: bool = True) -> Division:
     """Divide the episodes, at random, into shares for learning, measuring and judging.
