@@ -35,7 +35,7 @@ from mbrl.report.dossier import draw_evidence, draw_returns, sample_rollouts
 from mbrl.runfolder import ANYHOW, RunFolder
 from mbrl.settings import Candidate, Data, Fit, Imitation, Rehearsal, Trial, World
 from mbrl.simulator.simulator import Simulator
-from mbrl.training.policy import PolicyReport, check_fits, fit_policy
+from mbrl.training.policy import PolicyReport, check_memory, fit_policy
 from mbrl.training.population import Population
 from mbrl.worlds import Desk, Log, Model, Rehearsed, Worlds, built
 
@@ -79,7 +79,7 @@ class Pipeline:
         cloning = built("baseline", baseline, spec, self.seed)
         for name, learner in learners.items():
             self._check(learner, makings[name].rehearsal, worlds, model)
-        check_fits(cloning, worlds.few, None, self.accelerator, {"real_ratio": 1.0, **vars(self.imitation)})
+        check_memory(cloning, worlds.few, None, self.accelerator, {"real_ratio": 1.0, **vars(self.imitation)})
         stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         path = (self.folder or files.home() / "runs" / f"{self.name}-{stamp}").absolute()
         with RunFolder.open(path, log.plain.fingerprint) as folder:
@@ -209,7 +209,7 @@ class Pipeline:
         world = worlds.unfitted(model) if self._rehearses(learner, rehearsal) else None
         if world is not None:
             copy.deepcopy(learner).enter(world)
-        check_fits(learner, worlds.few, world, self.accelerator, rehearsal.settled(1, 1))
+        check_memory(learner, worlds.few, world, self.accelerator, rehearsal.settled(1, 1))
 
     # ------------------------------------------------------------------ stages
 

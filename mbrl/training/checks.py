@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -77,6 +79,18 @@ def check_batch(
 
     each = row_taken(update) + 2 * crowd * row_bytes(logged.lessons)
     check_room("batch_size", batch_size, each, device, "a row" if crowd == 1 else f"a row of each of the {crowd} seeds")
+
+
+def check_ring(crowd: int, settings: Mapping[str, Any], each: float, device: torch.device) -> int:
+    """The rows of a ring for `crowd` learners, refused if so many of `each` bytes do not fit.
+
+    Raises:
+        ValueError: so it is; the message says how many do.
+    """
+    factors = "rollout_starts", "horizon", "keep_rollouts"
+    rows: int = math.prod(settings[name] for name in factors)
+    check_room(" x ".join(factors), rows, crowd * each, device, "a row" if crowd == 1 else f"a row of {crowd} seeds")
+    return crowd * rows
 
 
 def _first(rows: Batch, count: int) -> Batch:

@@ -18,7 +18,7 @@ from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
 from mbrl.training.capture import recorder
 from mbrl.training.checkpoint import Checkpoint
-from mbrl.training.checks import STREAMS, check, check_batch, pessimistic
+from mbrl.training.checks import STREAMS, check, check_batch, check_ring, pessimistic
 from mbrl.training.drawing import Logged
 from mbrl.training.loop import Log, Loop, Pace
 from mbrl.training.room import ASKED, check_room, row_bytes, weight_bytes
@@ -135,8 +135,7 @@ def fit_policy(
         check_room("seeds", crowd, weight_bytes(learner) / crowd + ahead, device, "one of them")
     if crowd * batch_size > ASKED:
         check_batch(learner, world, logged, batch_size, real_rows, fabric.autocast, rollout)
-    capacity = crowd * (rollout_starts * horizon * keep_rollouts if imagines else 1)
-    check_room("rollout_starts x horizon x keep_rollouts", capacity, row_bytes(logged.real), device)
+    capacity = check_ring(crowd, counts, row_bytes(logged.real), device) if imagines else crowd
     ring = Ring(learner.spec, capacity, device, crowd)
     rngs = {name: generator(seed, f"{label}/{name}", device) for name in STREAMS}
     mean = None if average is None else Average(learner.policy, average)
@@ -173,10 +172,10 @@ def fit_policy(
     return PolicyReport(learner.policy if mean is None else mean.module, updates, ring.written, pace)
 
 
-def check_fits(
+def check_memory(
     learner: Learner, few: Source, simulator: Simulator | None, accelerator: str, settings: Mapping[str, Any]
 ) -> None:
-    """Refuse a batch that `fit_policy` would refuse with these settings, by copies, before there is a simulator.
+    """Refuse a batch or a ring that `fit_policy` would refuse with these settings, before there is a simulator.
 
     Args:
         learner: as there.
@@ -186,16 +185,18 @@ def check_fits(
         settings: of `fit_policy`.
 
     Raises:
-        ValueError: the batch does not fit into memory, or has no room for an imagined row.
+        ValueError: one of them does not fit into memory, or the batch has no room for an imagined row.
     """
     size, ratio, precision = settings["batch_size"], settings["real_ratio"], settings.get("precision", "32-true")
     check(learner, False, {"batch_size": size}, ratio, precision, few.rows)
-    if learner.members * size <= ASKED:
-        return
-    learner, simulator = copy.deepcopy((learner, simulator))
-    imagining = simulator if learner.imagines and ratio < 1 else None
     with quiet():
         fabric = Fabric(accelerator=accelerator, devices=1, precision=settled(precision, accelerator))
+    imagining = simulator if learner.imagines and ratio < 1 else None
+    if imagining is not None:
+        check_ring(learner.members, settings, row_bytes(few.whole().rows), fabric.device)
+    if learner.members * size <= ASKED:
+        return
+    learner, simulator, imagining = copy.deepcopy((learner, simulator, imagining))
     learner.to(fabric.device)
     logged = Logged(few, learner, settings.get("best", 1.0), 1, 0.0, True, fabric.device)
     logged.reach(0)
