@@ -172,7 +172,7 @@ def truth(found: Sequence[Case], env: str, episodes: int, seed: int, level: floa
     gammas = sorted({opinion.gamma for case in found for opinion in case.heard.opinions.values()} | {1.0}, reverse=True)
     policies = {CLONING: found[0].seen.cloning} | {label: p for case in found for label, p in case.policies.items()}
     for label, policy in policies.items():
-        environments.check_fits(env, policy.spec.frame_dim, policy.spec.action_dim, policy.spec.discrete, label)
+        environments.check_fits(env, policy.spec, label)
     values: dict[float, dict[str, Estimate]] = {gamma: {} for gamma in gammas}
     for label, policy in policies.items():
         for gamma in gammas:

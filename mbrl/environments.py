@@ -14,7 +14,11 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Discrete, Space
 
+from mbrl.core import Spec
+from mbrl.report.console import tell
+
 LOCKSTEP = 16  # environments played side by side, so that the policy is called on batches
+SLACK = 1e-3  # of a range, by which actions of a log may lie outside of an environment's and nobody tells
 MAX_STEPS = 100_000  # an episode longer than this is taken for one that never ends
 
 
@@ -66,18 +70,30 @@ def spaces(env_id: str) -> tuple[Box, Box | Discrete]:
         env.close()
 
 
-def check_fits(env_id: str, obs_dim: int, action_dim: int, discrete: bool, whose: str) -> None:
+def check_fits(env_id: str, spec: Spec, whose: str) -> None:
     """Refuse an environment whose flat spaces are not those of a log or a policy, which `whose` names.
 
+    Where it takes less of a Box action than they have, that is told.
+
     Raises:
-        ValueError: they differ, or as `spaces` does.
+        ValueError: they differ in number or in kind, or as `spaces` does.
     """
     observation, action = spaces(env_id)
     choices = isinstance(action, Discrete)
     width = int(action.n) if isinstance(action, Discrete) else action.shape[0]
-    here, there = (observation.shape[0], width, choices), (obs_dim, action_dim, discrete)
+    here, there = (observation.shape[0], width, choices), (spec.frame_dim, spec.action_dim, spec.discrete)
     if here != there:
         raise ValueError(f"the environment {env_id!r} has {_dims(*here)}, and {whose} has {_dims(*there)}")
+    if isinstance(action, Box):
+        low, high = np.array(spec.action_low), np.array(spec.action_high)
+        slack = SLACK * (high - low)
+        if (beyond := (low < action.low - slack) | (high > action.high + slack)).any():
+            k = int(beyond.argmax())
+            tell(
+                "bounds",
+                f"{env_id} takes action[{k}] from {action.low[k]:g} to {action.high[k]:g}, and {whose} has it from"
+                f" {low[k]:g} to {high[k]:g}: what is beyond will be clipped. Are they in one unit?",
+            )
 
 
 def longest(env_id: str) -> int:

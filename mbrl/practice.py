@@ -81,8 +81,8 @@ class Practice:
     def run(self) -> dict[str, Any]:
         """All of it; returns what `mbrl finetune --json` prints."""
         left = inherit(self.name, self.version)
-        spec, label = left.policy.spec, left.origin.label
-        environments.check_fits(self.env, spec.frame_dim, spec.action_dim, spec.discrete, label)
+        label = left.origin.label
+        environments.check_fits(self.env, left.policy.spec, label)
         probation = Probation(self.env, self.steps, self.episodes, self.seed)
         old = probation.measure(left.policy)
         worth = bootstrap(old, LEVEL, self.seed)

@@ -1,9 +1,11 @@
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from dynamics_toys import unit_spec
 from gymnasium import spaces
 
 from mbrl import environments
@@ -105,6 +107,25 @@ def test_what_cannot_be_learned_from_is_refused(obs: spaces.Space, action: space
 def test_an_environment_that_cannot_be_made_says_why(env_id: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         environments.make(env_id)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (-2.0, 2.0, ""),
+        (-1.0, 2.001, ""),  # a rounded bound
+        (-1.0, 3.0, "takes action[0] from -2 to 2, and the log has it from -1 to 3: what is beyond will be clipped"),
+        (-200.0, 200.0, "from -200 to 200: what is beyond will be clipped. Are they in one unit?"),
+    ],
+)
+def test_actions_that_an_environment_will_clip_are_told(
+    low: float, high: float, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = replace(unit_spec(), action_low=(low,), action_high=(high,))
+    environments.check_fits("mbrltest/Count-v0", spec, "the log")
+    said = " ".join(capsys.readouterr().out.split())
+    assert told in said
+    assert bool(said) == bool(told)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
