@@ -46,7 +46,8 @@ def measure(
         everyone = dynamics.predict(batch.obs, batch.action, None, hidden)
         settled = ends.settled(everyone, batch.obs, batch.action, batch.next_obs, None, hidden)
         stated = Stated.of(settled, targets).each(lambda column: column[dynamics.elites])
-        parts.append(residuals(stated, outcome(batch, targets), unit(everyone, targets)))
+        found = residuals(stated, outcome(batch, targets), unit(everyone, targets))
+        parts.append(_going_on(found, everyone.of(dynamics.elites), batch) if dynamics.ends_apart else found)
         if uncertainty is not None:
             raw.append(uncertainty(everyone))
     held = Residuals(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -64,6 +65,17 @@ def residuals(stated: Stated, target: Tensor, unit: Tensor) -> Residuals:
     squares = ((target - mean) / (known if rests is None else known.masked_fill(rests, torch.nan))).square().mean(0)
     epistemic = stated.mean.var(0, correction=0)
     return Residuals(stated.mean.mean(0), stated.std.square().mean(0), epistemic, squares, target)
+
+
+def _going_on(found: Residuals, said: Prediction, batch: Batch) -> Residuals:
+    """The same, with squares of the reward about what the elites say of a step after which the world goes on.
+
+    It is their std that a simulated step multiplies by the scale. When the world ends is another matter: an end that
+    was not foreseen made every reward tremble, and the share of those that did not come kept all of them too still.
+    """
+    known = torch.where(said.reward_std > FLOOR * said.scale[-1], said.reward_std, torch.nan)
+    squares = ((batch.reward - said.reward) / known).square().mean(0).masked_fill(batch.terminated, torch.nan)
+    return found._replace(squares=torch.cat([found.squares[:, :-1], squares.unsqueeze(-1)], -1))
 
 
 def check_structure(error: Callable[[Batch], Tensor | None], spec: Spec, holdout: Batch) -> None:

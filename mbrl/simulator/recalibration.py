@@ -34,7 +34,7 @@ class Residuals(NamedTuple):
     mean: Tensor  # of the mixture
     aleatoric: Tensor  # mean variance of the members
     epistemic: Tensor  # variance of the members' means
-    squares: Tensor  # mean over members of (target - mean)^2 / variance; NaN without a variance, or where it rested
+    squares: Tensor  # mean over members of (target - mean)^2 / variance; NaN without one, at rest or at an end
     target: Tensor
 
 

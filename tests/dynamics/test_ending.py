@@ -166,6 +166,16 @@ def test_the_density_of_a_reward_is_that_of_what_happened() -> None:
     assert (ended - went).item() == pytest.approx(math.log(0.5 / 1e-3))
 
 
+def test_the_scale_of_a_reward_is_that_of_steps_after_which_the_world_goes_on() -> None:
+    world, rows = Simulator(Trip(GOAL), GOAL), torch.zeros(4, 1)
+    after = torch.tensor([[0.5], [0.5], [1.5], [0.5]])  # of the two ends the head sees one
+    ended = torch.tensor([False, False, True, True])
+    world.calibrate(Batch(rows, rows, torch.tensor([3.0, 1.0, -100.0, -100.0]), after, ended))
+    assert world.recalibration.scale[-1].item() == pytest.approx(1 / 0.5)
+    never = Batch(rows[:2], rows[:2], torch.full((2,), -100.0), after[2:], ended[2:])
+    assert world.recalibrated(never).recalibration.scale[-1] == 1
+
+
 def test_a_step_ahead_counts_the_share_of_what_an_end_would_pay() -> None:
     world = Simulator(Trip(GOAL), GOAL)
     obs = torch.zeros(2, 1000, 1)
