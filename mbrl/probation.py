@@ -27,8 +27,9 @@ class Driver:
 
     Args:
         policy: may be exchanged between two episodes.
-        rng: of its noise; None for its mode. Where what it draws is its mode, as of a deterministic policy, this adds a
-            Gaussian within the bounds (Fujimoto et al. 2018, "TD3", algorithm 1), or now and then a choice at random.
+        rng: of its noise; None for its mode. Where what it draws is its mode, and not by chance (it has no `log_prob`),
+            this adds a Gaussian within the bounds (Fujimoto et al. 2018, "TD3", algorithm 1), or now and then a choice
+            at random.
     """
 
     def __init__(self, policy: Policy, rng: torch.Generator | None) -> None:
@@ -41,9 +42,10 @@ class Driver:
         del rng
         frame = torch.from_numpy(obs)
         seen = self.window.begin(frame) if self.last is None else self.window.shift(*self.last, frame)
-        action = self.policy.act(seen.unsqueeze(0), self.rng)[0]
-        if self.rng is not None and torch.equal(action, self.policy.act(seen.unsqueeze(0), None)[0]):
-            action = self._explored(action, self.rng)
+        rows = seen.unsqueeze(0)
+        drawn = self.policy.act(rows, self.rng)
+        bare = torch.equal(drawn, self.policy.act(rows, None)) and self.policy.log_prob(rows, drawn) is None
+        action = self._explored(drawn[0], self.rng) if self.rng is not None and bare else drawn[0]
         self.last = seen, action
         return np.asarray(action.argmax() if self.policy.spec.discrete else action)
 

@@ -8,7 +8,7 @@ from dynamics_toys import unit_spec
 
 from mbrl.core import Policy, Spec, generator, seeded
 from mbrl.probation import EXPLORE, Driver
-from policies.actors import Deterministic, TanhGaussian
+from policies.actors import Categorical, Deterministic, TanhGaussian
 from policies.discrete_bcq import ConstrainedChoice
 
 COUNT = 500
@@ -53,6 +53,14 @@ def test_a_policy_with_noise_of_its_own_has_that_alone() -> None:
     with torch.no_grad():
         own = policy.act(torch.zeros(1, 2), generator(0, "noise"))
     assert driven(policy, generator(0, "noise"))[0].tolist() == own[0].tolist()
+
+
+def test_a_policy_that_draws_its_likeliest_choice_by_chance_has_its_own_noise_alone() -> None:
+    policy = made(Categorical, replace(unit_spec(2), discrete=True, action_dim=4, **_choices(4)))
+    rng = generator(0, "noise")
+    with torch.no_grad():
+        own = [int(policy.act(torch.zeros(1, 2), rng).argmax()) for _ in range(COUNT)]
+    assert driven(policy, generator(0, "noise")).tolist() == own
 
 
 def _choices(count: int) -> dict[str, tuple[float, ...]]:
