@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from mbrl.data import exact
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import Finding, Flags, Floats, named, share
+from mbrl.data.refit import out_of_fold
 
 DISTINCT = 20  # a channel with fewer values is a flag or a level, not a measurement
 STUCK = 20  # consecutive equal values of a channel that otherwise moves with almost every row
@@ -19,6 +21,8 @@ RESTING = 0.5  # share of the rows at an end, from which on it is likely to be o
 COARSE = 0.05  # of a channel's spread, by which neighbouring float32 numbers of its size differ
 APART = 0.05  # of a channel's range, by which an end of rest lies off all other values
 FAR, ABSURD = 4.0, 1000.0  # spans between the 1 % and 99 % quantiles, beyond either of them
+FORETOLD = 0.95  # area under the ROC curve, from which on it is the plant that pays what is far
+LEAST_FAR, MOST_FAR = 10, 800  # rows that can say so, and that are asked
 FEW = 0.001  # share of the rows: so few that are far, but not absurd, may be a heavy tail, or a rare bonus
 
 
@@ -219,16 +223,31 @@ def outliers(data: TransitionDataset, past: Past) -> Iterator[Finding]:
         if far.any():
             worst = column[far][np.abs(column[far] - np.median(column)).argmax()]
             low, high = np.quantile(column, (0.01, 0.99))
+            paid = name == "reward" and _foretold(data, far)
             yield Finding(
                 "outliers",
-                "serious" if far.mean() > FEW or beyond.max() > ABSURD else "warning",
+                "note" if paid else "serious" if far.mean() > FEW or beyond.max() > ABSURD else "warning",
                 f"{name} is up to {worst:.6g} in {share(int(far.sum()), len(column))}, and 98 % of its values lie in "
-                f"[{low:.4g}, {high:.4g}]",
+                f"[{low:.4g}, {high:.4g}]{'; the rest of the row foretells in which' if paid else ''}",
                 "a squared error sees little else, they set the channel's scale, and imagined states may go there",
-                "correct or remove them; physical `bounds` in the schema find them at the import",
+                "nothing, where the plant pays a fine or a bonus"
+                if paid
+                else "correct or remove them; physical `bounds` in the schema find them at the import",
                 channels=(name,),
                 **named(far),
             )
+
+
+def _foretold(data: TransitionDataset, far: Flags) -> bool:
+    """Whether a refit tells these rows from others, in other episodes, by all that is logged beside the reward."""
+    if far.sum() < LEAST_FAR:
+        return False
+    rng = np.random.default_rng(0)
+    sides = (far, MOST_FAR), (~far, 5 * MOST_FAR)
+    rows = np.sort(np.concatenate([rng.permutation(np.flatnonzero(flags))[:most] for flags, most in sides]))
+    x = np.hstack([column[rows].numpy() for column in (data.obs, data.action, data.next_obs)]).astype(np.float64)
+    told = out_of_fold(x, far[rows, None].astype(np.float64), data.episode[rows].numpy(), seed=0)
+    return bool(roc_auc_score(far[rows], told[:, 0]) >= FORETOLD)
 
 
 def _beyond(column: Floats) -> Floats:

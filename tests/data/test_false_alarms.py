@@ -92,6 +92,16 @@ def test_few_rows_that_are_far_are_a_warning(
     assert severities(list(outliers(data, Past((), (), {})))) == [("outliers", severity)]
 
 
+@pytest.mark.parametrize("paid", [True, False])
+def test_a_fine_that_the_plant_pays_is_a_note(paid: bool, clean: TransitionDataset) -> None:
+    """Beyond a limit that one row in 120 passes, or at random."""
+    over = clean.next_obs[:, 0] > clean.next_obs[:, 0].quantile(0.992)
+    over = over if paid else over[torch.randperm(len(over), generator=torch.Generator().manual_seed(0))]
+    (found,) = outliers(replace(clean, reward=torch.where(over, -500.0, clean.reward)), Past((), (), {}))
+    assert (found.severity, found.channels) == ("note" if paid else "serious", ("reward",))
+    assert ("the rest of the row foretells" in found.found) == paid
+
+
 @pytest.mark.parametrize(("share", "severity"), [(0.3, "serious"), (0.6, "warning")])
 def test_an_end_that_holds_most_rows_is_likely_one_of_rest(
     clean: TransitionDataset, share: float, severity: str
