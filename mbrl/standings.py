@@ -17,6 +17,8 @@ from mbrl.registry.gates import CLONING, LOG
 from mbrl.report.dossier import PARTIES, intervals
 from mbrl.report.forest import Stand, plot_forest
 
+NOTHING = Estimate(np.nan, np.nan, np.nan, 0)  # of a run without an estimate
+
 
 class Arena(NamedTuple):
     """A log to learn from, and where the truth can be had."""
@@ -58,7 +60,7 @@ def scores_of(
     shared = set(members) == set(rows)  # else they are one configuration's own: its score is that of the chosen one
     for name, row in rows.items() if shared else [(members[0], rows[answer["chosen"]])]:
         measured = row["true_return"] if arena.env else row["gain_in_spreads"]
-        value = Estimate(**measured) if measured else Estimate(np.nan, np.nan, np.nan, 0)
+        value = Estimate(**measured) if measured else NOTHING
         counted = {name: row} if shared else rows
         took = sum(seconds[f"policy-{key}"] for key in counted)
         simulated = fit if any(one["rehearsed"] for one in counted.values()) else 0.0
@@ -109,11 +111,20 @@ def told(
     return answer
 
 
+def _known(cells: Sequence[Score]) -> list[Estimate]:
+    """The values of those seeds whose run gave one: without a truth, a kind of estimator may have refused."""
+    return [cell.value for cell in cells if np.isfinite(cell.value.value)]
+
+
 def _mean(cells: Sequence[Score]) -> Estimate:
-    """Over seeds, with the bootstrap's interval for their mean; a single seed has that of its own episodes."""
-    if len(cells) == 1:
-        return cells[0].value
-    return over_seeds([cell.value.value for cell in cells], statistic=np.mean)
+    """Over the seeds that gave a value, with the bootstrap's interval for their mean; NaN where none did.
+
+    A single seed has the interval of its own episodes.
+    """
+    found = _known(cells)
+    if len(found) < 2:
+        return found[0] if found else NOTHING
+    return over_seeds([one.value for one in found], statistic=np.mean)
 
 
 def _stand(arena: Arena, means: Mapping[str, Mapping[str, Estimate]], logged: Mapping[str, Estimate]) -> Stand:
@@ -141,12 +152,12 @@ def markdown(
         for arena in asked.arenas:
             found = scores[arena.name].get(name, [])
             minutes += [cell.seconds / 60 for cell in found]
-            if found:
+            if known := len(_known(found)):
                 value = means[arena.name][name]
-                lacking = f" ({len(found)} of {len(asked.seeds)} seeds)" if len(found) < len(asked.seeds) else ""
+                lacking = f" ({known} of {len(asked.seeds)} seeds)" if known < len(asked.seeds) else ""
                 cells.append((shown(value) if arena.env else small(value)) + lacking)
             else:
-                cells.append("-" if name in failed[arena.name] else "")
+                cells.append("-" if found or name in failed[arena.name] else "")
         if minutes:
             lines.append(f"| {name} | {' | '.join(cells)} | {np.mean(minutes):.1f} |")
         elif any(cells):

@@ -1,0 +1,30 @@
+"""The table of a comparison, from the scores of its runs."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from mbrl.evaluation.estimates import Estimate
+from mbrl.standings import NOTHING, Arena, Contest, Score, told
+
+
+def score(value: Estimate) -> Score:
+    return Score(value, "promote", 60.0)
+
+
+def test_a_seed_without_an_estimate_is_told_and_takes_no_other_with_it(tmp_path: Path) -> None:
+    asked = Contest([Arena("toy/mill-v0", None)], {"bold": Path("b"), "shy": Path("s")}, (0, 1, 2), (), None, tmp_path)
+    bold = [score(NOTHING), score(Estimate(1.0, 0.5, 1.5, 9)), score(Estimate(3.0, 2.5, 3.5, 9))]
+    scores = {"toy-mill": {"bold": bold, "shy": [score(NOTHING)] * 3}}
+    answer = told(asked, scores, {}, {"toy-mill": {}})
+    mean = answer["scores"]["toy-mill"]["bold"]["mean"]
+    assert (mean["value"], mean["low"], mean["high"]) == (pytest.approx(2.0), 1.0, 3.0)
+    assert "| bold | 2.00 [1.00, 3.00] (2 of 3 seeds) | 1.0 |" in answer["table"]
+    assert "| shy | - | 1.0 |" in answer["table"]
+    assert len(answer["scores"]["toy-mill"]["bold"]["seeds"]) == 3
+    assert math.isnan(answer["scores"]["toy-mill"]["shy"]["mean"]["value"])
+    assert (tmp_path / "table.md").read_text() == answer["table"]
+    assert json.loads((tmp_path / "comparison.json").read_text())["failed"] == {"toy-mill": {}}
+    assert (tmp_path / "comparison.png").exists()
