@@ -119,7 +119,7 @@ def _known(cells: Sequence[Score]) -> list[Estimate]:
 def _mean(cells: Sequence[Score]) -> Estimate:
     """Over the seeds that gave a value, with the bootstrap's interval for their mean; NaN where none did.
 
-    A single seed has the interval of its own episodes.
+    A single seed has the interval of its own episodes. Of few seeds it is too narrow: see `over_seeds`.
     """
     found = _known(cells)
     if len(found) < 2:

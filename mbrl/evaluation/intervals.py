@@ -166,7 +166,8 @@ def over_seeds(
     """A statistic of the scores of several seeds with a stratified bootstrap interval (rliable's).
 
     Each task is a stratum: its seeds are drawn with replacement from its own, so that no task is lost from a resample.
-    The interval is that of percentiles.
+    The interval is that of percentiles. Of the few seeds of one task it covers less than it says: what is called 95 %
+    holds 74 % of the time with three of them, 84 % with five and 89 % with ten, where values are normal.
 
     Args:
         scores: [seeds, tasks], or [seeds] of a single task.

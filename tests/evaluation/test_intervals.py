@@ -162,6 +162,11 @@ def test_seeds_are_drawn_within_their_task():
             over_seeds(bad)
 
 
+def test_the_interval_of_three_seeds_is_their_range():
+    """One in 27 resamples is three times the lowest: more than the 2.5 % that a bound may leave below it."""
+    assert over_seeds([1.0, 2.0, 6.0], 0.95, statistic=np.mean)[:4] == (3.0, 1.0, 6.0, 3)
+
+
 def test_the_iqm_over_seeds_covers_the_truth():
     rng, trials = np.random.default_rng(6), 60
     truth = 0.0  # of a symmetric distribution around 0 in each of 4 tasks
