@@ -271,10 +271,10 @@ def test_the_ui_says_why_it_cannot_open(monkeypatch: pytest.MonkeyPatch, capsys:
         status, err = failing(["ui", "--port", str(port)], capsys)
     assert status == 1
     assert f"port {port} of 127.0.0.1 cannot be listened on" in err
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:1")
     status, err = failing(["ui"], capsys)
     assert status == 1
-    assert "the runs are on the server http://127.0.0.1:1" in err
+    assert "the runs are on the server http://***@127.0.0.1:1" in err
 
 
 def test_the_ui_is_mlflows_on_loopback_without_job_execution(

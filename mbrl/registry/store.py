@@ -164,19 +164,19 @@ def get_or_create(name: str) -> str:
         raise StoreError(f"experiment {name!r} cannot be opened in {shown(uri)}: {reason(error)}") from error
     if found is None or found.lifecycle_stage != LifecycleStage.ACTIVE:
         raise StoreError(
-            f"experiment {name!r} in {uri} is deleted: restore it (`mlflow experiments restore`) or rename"
+            f"experiment {name!r} in {shown(uri)} is deleted: restore it (`mlflow experiments restore`) or rename"
         )
     return str(found.experiment_id)
 
 
 def shown(uri: str) -> str:
     """A URI as it may be printed: without the user and password that it carries."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+    return re.sub(r"//[^/\s]*@", "//***@", uri)
 
 
 def reason(error: Exception) -> str:
-    """The first line of MLflow's message; SQL statements follow it."""
-    return (str(error) or repr(error)).splitlines()[0]
+    """The first line of MLflow's message, which may name the server; SQL statements follow it."""
+    return shown((str(error) or repr(error)).splitlines()[0])
 
 
 def _uri(path: Path) -> str:

@@ -26,11 +26,12 @@ def serve(port: int) -> str:
     _check_port(port)
     uri = store.connect()
     if uri.startswith(("http://", "https://", "databricks")):
-        raise ValueError(f"the runs are on the server {uri} (MLFLOW_TRACKING_URI): open its own pages in a browser")
+        where = store.shown(uri)
+        raise ValueError(f"the runs are on the server {where} (MLFLOW_TRACKING_URI): open its own pages in a browser")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST, "--port", str(port)]
     command += ["--workers", "1"]  # there is one reader, and each worker takes a quarter of a gigabyte
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    print(f"MLflow shows {uri} at http://{HOST}:{port} until Ctrl-C", flush=True)
+    print(f"MLflow shows {store.shown(uri)} at http://{HOST}:{port} until Ctrl-C", flush=True)
     with subprocess.Popen(command, env=environment, stdout=2) as server:  # stdout belongs to results
         try:
             status = server.wait()
@@ -40,7 +41,7 @@ def serve(port: int) -> str:
             if server.poll() is None:  # a signal to this process alone does not
                 server.send_signal(signal.SIGINT)
             server.wait()
-            return uri
+            return store.shown(uri)
     raise RuntimeError(f"`mlflow ui` ended with status {status}: see its output above")
 
 

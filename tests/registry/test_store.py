@@ -152,6 +152,7 @@ def test_an_experiment_that_appears_meanwhile_is_used(home, monkeypatch):
     [
         ("https://ann:secret@mlflow.example:5000/x", "https://***@mlflow.example:5000/x"),
         ("postgresql://ann:secret@host/db", "postgresql://***@host/db"),
+        ("http://ann:se@cret@host:5000", "http://***@host:5000"),
         ("sqlite:////home/ann@work/mlflow.db", "sqlite:////home/ann@work/mlflow.db"),
         ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
     ],
@@ -163,6 +164,8 @@ def test_passwords_are_not_printed(uri, shown):
 def test_the_reason_is_one_line():
     assert store.reason(RuntimeError("database is locked\n[SQL: SELECT ...]")) == "database is locked"
     assert store.reason(KeyError()) == "KeyError()"
+    told = "API request to http://ann:secret@host:1/api/2.0/x failed: write to bob@host"
+    assert store.reason(RuntimeError(told)) == told.replace("ann:secret", "***")
 
 
 def test_mlflows_switches_are_set_where_the_user_has_not(home, monkeypatch):
