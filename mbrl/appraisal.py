@@ -139,22 +139,24 @@ def _champion(name: str, data: TransitionDataset, policies: dict[str, Policy]) -
 
 
 def table(found: Sequence[Case], rules: Rules) -> dict[str, Any]:
-    """What was heard, as plain values: estimates by kind and policy, gains in spreads, and who refused."""
-    first = found[0]
-    kinds = [*first.heard.opinions, *first.heard.refused]
+    """What was heard, as plain values: estimates by kind and policy, gains in spreads, and who refused.
+
+    A kind that has nothing to say in one run alone is refused for that run's policies; in all of them, for the log.
+    """
+    first, gammas = found[0], discounts(found)
+    kinds = dict.fromkeys([*gammas, *(kind for case in found for kind in case.heard.refused)])
     estimates: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
-    refused: dict[str, dict[str, str]] = {}
+    refused: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
     for kind in kinds:
         for case in found:
             opinion = case.heard.opinions.get(kind)
             if opinion is None:
-                refused.setdefault(kind, {})[LOG] = case.heard.refused[kind]
+                refused[kind] |= dict.fromkeys(case.policies if kind in gammas else [LOG], _silence(case, kind))
                 continue
             answers = {LOG: opinion.log, **opinion.answers}
             estimates[kind] = {name: plain(answer.estimate) for name, answer in answers.items()} | estimates[kind]
-            refused.setdefault(kind, {}).update(opinion.refused)
+            refused[kind] |= opinion.refused
     gains = {label: case.score(label, rules) for case in found for label in case.policies}
-    gammas = {kind: opinion.gamma for kind, opinion in first.heard.opinions.items()}
     return {
         "data": {"id": first.bench.data.id, "fingerprint": first.bench.data.fingerprint},
         "level": rules.level,
@@ -167,9 +169,26 @@ def table(found: Sequence[Case], rules: Rules) -> dict[str, Any]:
     }
 
 
+def discounts(found: Sequence[Case]) -> dict[str, float]:
+    """The kinds that have an opinion in at least one case, and its discount."""
+    return {kind: opinion.gamma for case in found for kind, opinion in case.heard.opinions.items()}
+
+
+def said(found: Sequence[Case], kind: str) -> dict[str, Estimate]:
+    """A kind's estimates of all policies that it has one of, by label."""
+    heard = [(case.policies, case.heard.opinions[kind].answers) for case in found if kind in case.heard.opinions]
+    return {label: answers[label].estimate for policies, answers in heard for label in policies if label in answers}
+
+
+def _silence(case: Case, kind: str) -> str:
+    """Why a kind has no opinion in a case."""
+    other = case.heard.repeats.get(kind)
+    return case.heard.refused[kind] if other is None else f"no step is trusted, so it would repeat {other}"
+
+
 def truth(found: Sequence[Case], env: str, episodes: int, seed: int, level: float) -> dict[float, dict[str, Estimate]]:
     """True values by discount and policy, of every policy and of behaviour cloning, from the same seeds."""
-    gammas = sorted({opinion.gamma for case in found for opinion in case.heard.opinions.values()} | {1.0}, reverse=True)
+    gammas = sorted({*discounts(found).values(), 1.0}, reverse=True)
     policies = {CLONING: found[0].seen.cloning} | {label: p for case in found for label, p in case.policies.items()}
     for label, policy in policies.items():
         environments.check_fits(env, policy.spec, label)
@@ -188,15 +207,10 @@ def scores(found: Sequence[Case], true: Mapping[float, Mapping[str, Estimate]], 
         ValueError: there are fewer than two policies.
     """
     labels = [label for case in found for label in case.policies]
-    table = {}
-    for kind, opinion in found[0].heard.opinions.items():
-        said = {
-            label: case.heard.opinions[kind].answers[label].estimate
-            for case in found
-            for label in case.policies
-            if kind in case.heard.opinions and label in case.heard.opinions[kind].answers
-        }
-        table[kind] = score({label: true[opinion.gamma][label].value for label in labels}, said)
+    table = {
+        kind: score({label: true[gamma][label].value for label in labels}, said(found, kind))
+        for kind, gamma in discounts(found).items()
+    }
     gains, gained = combined(found, true, rules)
     return {**table, COMBINED: score(gained, gains)}
 

@@ -118,6 +118,9 @@ def _tell(answer: Mapping[str, Any], true: Mapping[float, Mapping[str, Estimate]
             print(f"  {name:<28} {shown(value)}{truth}")
         for name, reason in refused.items():
             print(f"  {name:<28} no estimate: {reason}")
+    for kind, other in answer["repeats"].items():
+        if kind not in answer["estimates"]:
+            print(f"{kind}: not counted: no step is trusted, so it would repeat {other}")
 
 
 def _tell_scores(worth: Mapping[str, Score]) -> None:
@@ -133,20 +136,14 @@ def _stands(found: Sequence[Case], true: Mapping[str, Estimate]) -> list[Stand]:
     return [*panels, *stands({}, true)]
 
 
-def _clouds(found: Sequence[Case], true: Mapping[float, Mapping[str, Estimate]], said: Rules) -> list[Cloud]:
+def _clouds(found: Sequence[Case], true: Mapping[float, Mapping[str, Estimate]], rules: Rules) -> list[Cloud]:
     clouds = []
-    for kind, opinion in found[0].heard.opinions.items():
-        said_of = {
-            label: case.heard.opinions[kind].answers[label].estimate
-            for case in found
-            for label in case.policies
-            if kind in case.heard.opinions and label in case.heard.opinions[kind].answers
-        }
-        if said_of:
-            discount = "undiscounted" if opinion.gamma == 1 else f"discount {opinion.gamma:g}"
-            truth = [true[opinion.gamma][label].value for label in said_of]
-            clouds.append(Cloud(kind, f"return, {discount}", truth, list(intervals(said_of).values())))
-    gains, gained = appraisal.combined(found, true, said)
+    for kind, gamma in appraisal.discounts(found).items():
+        if said := appraisal.said(found, kind):
+            discount = "undiscounted" if gamma == 1 else f"discount {gamma:g}"
+            truth = [true[gamma][label].value for label in said]
+            clouds.append(Cloud(kind, f"return, {discount}", truth, list(intervals(said).values())))
+    gains, gained = appraisal.combined(found, true, rules)
     if gains:
         truth = [gained[label] for label in gains]
         clouds.append(Cloud(COMBINED, "gain over the log, in spreads", truth, list(intervals(gains).values())))

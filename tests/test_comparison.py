@@ -1,0 +1,74 @@
+"""What is told of policies of several runs, of which each kind of estimator may have nothing to say in one."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from gate_toys import RULES
+
+from mbrl.appraisal import Case, scores, table
+from mbrl.comparison import _clouds, _tell
+from mbrl.evaluation.estimates import Estimate
+from mbrl.evaluation.opinions import Answer, Opinion
+from mbrl.evaluation.panel import Heard
+
+
+def opinion(gamma: float, **values: float) -> Opinion:
+    answers = {f"mill-policy/{name[1:]}": Answer(Estimate(v, v - 1, v + 1, 9)) for name, v in values.items()}
+    return Opinion(gamma, 2.0, 0.9, Answer(Estimate(10.0, 9.0, 11.0, 20)), answers, {})
+
+
+def case(labels: list[str], opinions: dict[str, Opinion], **silent: dict[str, str]) -> Case:
+    data: Any = SimpleNamespace(id="toy/mill-v0", fingerprint="f" * 64)
+    bench: Any = SimpleNamespace(data=data, returns=lambda gamma: torch.tensor([8.0, 12.0]).double())
+    return Case([], dict.fromkeys(labels), {}, None, bench, Heard(opinions, **{"refused": {}, **silent}))  # type: ignore
+
+
+FULL = {"model": opinion(1.0, v1=14.0), "model+fqe": opinion(0.9, v1=13.0), "fqe": opinion(0.9, v1=12.0)}
+TRUE = {g: {f"mill-policy/{k}": Estimate(15.0 - k, 0, 20, 5) for k in (1, 2)} for g in (1.0, 0.9)}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_kind_that_one_run_leaves_out_is_told_of_the_others(turned: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    less = {"model": opinion(1.0, v2=10.0), "fqe": opinion(0.9, v2=11.0)}
+    found = [case(["mill-policy/1"], FULL), case(["mill-policy/2"], less, repeats={"model+fqe": "fqe"})]
+    found = found[::-1] if turned else found
+    answer = table(found, RULES)
+    assert set(answer["estimates"]["model+fqe"]) == {"log", "mill-policy/1"}
+    why = "no step is trusted, so it would repeat fqe"
+    assert answer["refused"] == {"model+fqe": {"mill-policy/2": why}}
+    assert answer["discount"] == {"model": 1.0, "model+fqe": 0.9, "fqe": 0.9}
+    _tell(answer, {})
+    told = capsys.readouterr().out
+    assert "mill-policy/1                13.0 [12.0, 14.0]" in told
+    assert f"mill-policy/2                no estimate: {why}" in told
+    assert [scores(found, TRUE, RULES)[kind].policies for kind in ("model", "model+fqe", "fqe")] == [2, 1, 2]
+    assert {cloud.title: len(cloud.estimates) for cloud in _clouds(found, TRUE, RULES)} == {
+        "model": 2,
+        "model+fqe": 1,
+        "fqe": 2,
+        "combined": 2,
+    }
+
+
+def test_a_kind_that_one_run_refuses_hides_no_other_run(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {"model": opinion(1.0, v2=10.0)}
+    found = [
+        case(["mill-policy/1"], FULL),
+        case(["mill-policy/2"], kept, refused=dict.fromkeys(FULL.keys() - kept, "few")),
+    ]
+    _tell(answer := table(found, RULES), {})
+    assert answer["refused"]["fqe"] == {"mill-policy/2": "few"}
+    told = capsys.readouterr().out
+    assert "mill-policy/1                12.0 [11.0, 13.0]" in told
+    assert "fqe: no estimate" not in told
+
+
+def test_a_kind_that_all_leave_out_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    both = {"model": opinion(1.0, v1=14.0), "fqe": opinion(0.9, v1=12.0)}
+    _tell(table([case(["mill-policy/1"], both, repeats={"model+fqe": "fqe"})], RULES), {})
+    assert "model+fqe: not counted: no step is trusted, so it would repeat fqe" in capsys.readouterr().out
+    refused = table([case(["mill-policy/1"], {}, refused={"model": "no judge"})], RULES)
+    _tell(refused, {})
+    assert "model: no estimate: no judge" in capsys.readouterr().out
