@@ -13,7 +13,7 @@ from mbrl.evaluation.grounds import support, tail, walk
 from mbrl.evaluation.opinions import Opinion
 from mbrl.evaluation.panel import FULL, Heard
 from mbrl.evaluation.twoway import spread_over
-from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, CardFacts, Evidence, View
+from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, COSTED, LOG, CardFacts, Evidence, View
 from mbrl.registry.rules import Rules
 from mbrl.simulator.rollout import Cost
 
@@ -60,7 +60,7 @@ def gather(
         try:
             counted = bench.cost()
         except Refused as reason:
-            refused["cost"] = str(reason)
+            refused[COSTED] = str(reason)
     walked = None
     if bench.simulator is not None:
         near, level, seed = bench.neighbours(), rules.level, bench.seed

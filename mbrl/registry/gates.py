@@ -16,6 +16,8 @@ CANDIDATE, LOG, CLONING, CHAMPION = "candidate", "log", "behaviour cloning", "ch
 TOLD = {CANDIDATE: "the candidate", LOG: "the log", CLONING: CLONING, CHAMPION: "the champion"}
 OUTSIDE, DOUBT = "share of simulated steps outside the log", "share of doubtful simulated steps"
 TRUSTED = "trusted horizon of the card"
+COST = "upper bound of the cost"
+COSTED = "cost"  # the key of `Evidence.refused` that says why it is not known
 UNREAD = "observations in a row that the log asks for, and nobody reads"
 GROUNDS = ("outside", "doubt", "support", "unread", "tail")  # numbers of the evidence that are on no scale of returns
 FLOORS = {LOG: "least_gain_over_log", CHAMPION: "least_gain_over_champion"}
@@ -53,7 +55,7 @@ class Evidence(NamedTuple):
 
     level: float  # of each one-sided bound
     views: Mapping[str, View]  # by kind of estimator
-    refused: Mapping[str, str]  # kinds that gave no estimate, and why
+    refused: Mapping[str, str]  # kinds that gave no estimate, and COSTED where its cost is not known, and why
     fingerprints: Mapping[str, str]  # of the data set that each part of the evidence is from: all have to be one
     hashes: Mapping[str, tuple[str, str]]  # by file: SHA-256 that was recorded, and that was found
     card: CardFacts | None
@@ -129,6 +131,8 @@ def decide(evidence: Evidence, rules: Rules) -> Verdict:
     table = (sound, harm, *gained, *limits)
     judged = (harm, *limits) if faults else table[1:]  # the faults are why no gain is known
     reasons = [*faults, *(rule.sentence() for rule in judged if rule.outcome == "failed")]
+    if any(rule.name == COST and rule.outcome == "failed" for rule in judged) and COSTED in evidence.refused:
+        reasons.append(f"the cost is not known: {evidence.refused[COSTED]}")
     if harm.outcome == "failed":
         return Verdict("harmful", tuple(reasons), table, rules.version)
     if reasons:
@@ -258,7 +262,7 @@ def _limits(evidence: Evidence, rules: Rules) -> tuple[Rule, ...]:
         _most(UNREAD, evidence.unread, None if evidence.unread is None else rules.most_unread),
         _least("share of logged states where its action has support", evidence.support, rules.least_support),
         _most("loss of the worst tenth of returns", loss, rules.most_tail_loss),
-        _most("upper bound of the cost", None if cost is None else cost.high, rules.most_cost),
+        _most(COST, None if cost is None else cost.high, rules.most_cost),
         Rule("grade of the card", grade, "one of", rules.grades, _passed(grade in rules.grades)),
         _least("coverage of the card", coverage, rules.least_card_coverage),
         _least(TRUSTED, horizon, rules.least_trusted_horizon),

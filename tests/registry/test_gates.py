@@ -181,6 +181,16 @@ def test_each_rule_alone_keeps_a_candidate_back(change: dict[str, Any], name: st
     assert failed(GOOD._replace(**change)) == [name]
 
 
+def test_why_a_cost_is_not_known_is_among_the_reasons_where_a_rule_asks_for_it() -> None:
+    unknown = GOOD._replace(cost=None, refused={"cost": "the cost is 0 in all rows: name a function as trial.cost"})
+    verdict = decide(unknown, RULES)
+    assert verdict.reasons == (
+        "upper bound of the cost: not known is not at most 7",
+        "the cost is not known: the cost is 0 in all rows: name a function as trial.cost",
+    )
+    assert decide(unknown, replace(RULES, most_cost=None)).promote
+
+
 def test_without_a_card_all_that_is_asked_of_it_fails() -> None:
     assert failed(GOOD._replace(card=None)) == NAMES[-3:]
 
