@@ -89,7 +89,7 @@ def promote(
     Raises:
         RefusedError: the gate's verdict is missing or against it, or compares it with another champion than the one
             that reigns; a file or a golden pair does not hold, the approver is missing or the author, the alias has
-            moved meanwhile, or another move is half-done.
+            moved or the version was judged anew meanwhile, or another move is half-done.
         ValueError: an unknown alias, or a version of another model.
         StoreError: there is no such version, or the store does not answer.
         LedgerError: the ledger is damaged.
@@ -119,8 +119,8 @@ def promote(
         own = [Move(registry.policy, to, before, number)]
         return own if to != CHAMPION else _with_champion(registry, placed, own[0], about.get("simulator"), before)
 
-    request = Request("promote", number, to, current if expected is None else expected, about, moves, against)
-    return carry_out(registry, ledger, request)
+    wanted = current if expected is None else expected
+    return carry_out(registry, ledger, Request("promote", number, to, wanted, about, moves, against, known=entries))
 
 
 def rollback(name: str) -> Moved:
@@ -130,7 +130,8 @@ def rollback(name: str) -> Moved:
     Those that do not are passed over, and the ledger says why. `previous` then is the champion before that one.
 
     Raises:
-        RefusedError: no earlier champion holds, the alias has moved meanwhile, or another move is half-done.
+        RefusedError: no earlier champion holds, the alias has moved or the version was judged anew meanwhile, or
+            another move is half-done.
         StoreError: the store does not answer.
         LedgerError: the ledger is damaged.
     """
@@ -159,7 +160,8 @@ def rollback(name: str) -> Moved:
         return _with_champion(registry, placed, own, about.get("simulator"), before)
 
     none = [] if target else [*against, "there is no earlier champion that holds"]
-    return carry_out(registry, ledger, Request("rollback", subject, CHAMPION, current, about, moves, none))
+    request = Request("rollback", subject, CHAMPION, current, about, moves, none, known=entries)
+    return carry_out(registry, ledger, request)
 
 
 def withdraw(name: str, alias: str) -> Moved:

@@ -44,6 +44,7 @@ class Request(NamedTuple):
     moves: Callable[[Sequence[Entry]], list[Move]]
     against: Sequence[str] = ()
     compares: bool = True  # whether it matters where the alias stands
+    known: Sequence[Entry] | None = None  # the ledger when `against` was found; None where no verdict matters
 
 
 def carry_out(registry: Registry, ledger: Ledger, request: Request) -> Moved:
@@ -140,6 +141,13 @@ def _barred(registry: Registry, entries: Sequence[Entry], waiting: Entry | None,
             f"{registry.policy}@{request.alias} is at {found or 'no version'}, expected {request.expected or 'none'}:"
             " it was moved meanwhile"
         )
+    verdict = chronicle.judged(entries, request.version)
+    if (
+        request.known is not None
+        and verdict is not None
+        and verdict != chronicle.judged(request.known, request.version)
+    ):
+        against.append(f"version {request.version} was judged anew meanwhile, in entry {verdict.number}: try again")
     return against
 
 

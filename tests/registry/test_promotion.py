@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from promotion_toys import entries, files_of, standing
 from registry_toys import DECISION, LINEAGE, crown
 
-from mbrl.registry import aliases, chronicle, promotion, proof, store
+from mbrl.registry import aliases, chronicle, promotion, proof, scrutiny, store
 from mbrl.registry.decisions import NOBODY, Decision
 from mbrl.registry.promotion import RefusedError
 from mbrl.registry.runs import RunLog
@@ -113,6 +113,24 @@ def test_a_move_from_elsewhere_than_expected_is_refused(registry):
     with pytest.raises(RefusedError, match=r"toy-policy@champion is at 1, expected 3: it was moved meanwhile"):
         promotion.promote("toy", "2", expected="3")
     assert promotion.promote("toy", "2", expected="1").after == "2"
+
+
+def test_a_verdict_that_comes_while_files_are_verified_counts(registry, monkeypatch):
+    verdicts = iter((HARMFUL, HARMFUL))
+
+    def slowly(registry, version, *args, **kwargs):
+        if verdict := next(verdicts, None):
+            promotion.judge("toy", version, verdict)  # another process, as verifying takes its time
+        return []
+
+    promotion.promote("toy", "1")
+    promotion.promote("toy", "3")
+    monkeypatch.setattr(scrutiny, "objections", slowly)
+    with pytest.raises(RefusedError, match=r"version 2 was judged anew meanwhile, in entry \d+: try again"):
+        promotion.promote("toy", "2")
+    with pytest.raises(RefusedError, match=r"version 1 was judged anew meanwhile"):
+        promotion.rollback("toy")
+    assert standing()["toy-policy@champion"] == "3"
 
 
 @pytest.mark.parametrize(
