@@ -23,7 +23,7 @@ from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.gathering import Provenance, gather
 from mbrl.evaluation.judging import Score, score
 from mbrl.evaluation.panel import Heard, check_kinds, combined_gain, hear, preference, spread
-from mbrl.evaluation.trajectories import check_fits, fitted
+from mbrl.evaluation.trajectories import check_acts_on, fitted
 from mbrl.registry import models, promotion, witnesses
 from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, LOG, Verdict, decide
 from mbrl.registry.rules import Rules
@@ -100,7 +100,7 @@ def _case(
     policies = {origin.label: models.load_policy(origin.uri) for origin in origins}
     for label, policy in policies.items():
         try:
-            check_fits(policy.spec, data)
+            check_acts_on(policy.spec, data)
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from error
     champions: dict[str, str] = {}
@@ -191,7 +191,7 @@ def truth(found: Sequence[Case], env: str, episodes: int, seed: int, level: floa
     gammas = sorted({*discounts(found).values(), 1.0}, reverse=True)
     policies = {CLONING: found[0].seen.cloning} | {label: p for case in found for label, p in case.policies.items()}
     for label, policy in policies.items():
-        environments.check_fits(env, policy.spec, label)
+        environments.check_spaces(env, policy.spec, label)
     values: dict[float, dict[str, Estimate]] = {gamma: {} for gamma in gammas}
     for label, policy in policies.items():
         for gamma in gammas:

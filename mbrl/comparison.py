@@ -33,7 +33,7 @@ def measure(policy: str, played: TrueEpisodes) -> dict[str, Any]:
     env, episodes, seed, level = played
     assert env is not None
     actor = models.load_policy(policy)
-    environments.check_fits(env, actor.spec, policy)
+    environments.check_spaces(env, actor.spec, policy)
     returns = environments.true_returns(acting(actor), env, episodes, seed)
     estimate = bootstrap(returns, level, seed)
     print(f"{policy} in {env}: {shown(estimate)} (mean and {level:.0%} interval of {episodes} undiscounted returns)")

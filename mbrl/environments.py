@@ -70,7 +70,7 @@ def spaces(env_id: str) -> tuple[Box, Box | Discrete]:
         env.close()
 
 
-def check_fits(env_id: str, spec: Spec, whose: str) -> None:
+def check_spaces(env_id: str, spec: Spec, whose: str) -> None:
     """Refuse an environment whose flat spaces are not those of a log or a policy, which `whose` names.
 
     Where it takes less of a Box action than they have, that is told.

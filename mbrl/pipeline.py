@@ -73,7 +73,7 @@ class Pipeline:
         worlds = Worlds(self.name, self.seed, self.accelerator, self.fit, self.world, dynamics, log, self._resident)
         spec = worlds.spec(log.episodes.learn)
         if self.env is not None:
-            environments.check_fits(self.env, spec, f"the log {log.data.id}")
+            environments.check_spaces(self.env, spec, f"the log {log.data.id}")
         model = worlds.model("simulator", log.episodes.learn, self.seed)
         learners = {name: one.learner(spec) for name, one in makings.items()}
         cloning = built("baseline", baseline, spec, self.seed)

@@ -82,7 +82,7 @@ class Practice:
         """All of it; returns what `mbrl finetune --json` prints."""
         left = inherit(self.name, self.version)
         label = left.origin.label
-        environments.check_fits(self.env, left.policy.spec, label)
+        environments.check_spaces(self.env, left.policy.spec, label)
         probation = Probation(self.env, self.steps, self.episodes, self.seed)
         old = probation.measure(left.policy)
         worth = bootstrap(old, LEVEL, self.seed)

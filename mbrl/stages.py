@@ -23,9 +23,8 @@ from mbrl.settings import Candidate, Data, Fit, Imitation, OtherLog, Rehearsal, 
 from mbrl.sizes import Sizes
 from mbrl.trials import compare, evaluate, select, sweep
 
-# what a user can mend: told in a line, without a traceback
 FEW = 3  # entries of a list that a line shows
-MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)
+MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)  # told in a line, without a traceback
 
 __all__ = [
     "MENDABLE",

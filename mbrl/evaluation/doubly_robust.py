@@ -2,7 +2,8 @@
 
 Q and V are another estimator's (fitted Q evaluation), made without the episodes that they correct (cross-fitting), or
 the correction is biased. Shapes: q is Q(s_t, a_t) of the logged action, [n, T]; v is V(s_t), [n, T + 1], and at the
-first step after an episode's end V of the final observation where it was only cut (`to_the_end`). Both are 0 beyond.
+first step after an episode's end V of the final observation where it was only cut, as
+`mbrl.evaluation.trajectories.to_the_end` lays it out. Both are 0 beyond.
 """
 
 from __future__ import annotations
@@ -57,11 +58,6 @@ def doubly_robust(
     if kind == "DR":
         return answer.of_mean(doubly_robust_values(weights, seen, gamma, q, v))
     return answer.of_counts(_weighted(weights, seen, gamma, q, v))
-
-
-def to_the_end(v: Tensor, final: Tensor, seen: Trajectories) -> Tensor:
-    """v [n, T + 1] from values of the logged steps [n, T], and of the observation after each episode's last one [n]."""
-    return torch.cat([v, torch.zeros_like(v[:, :1])], 1).scatter(1, seen.lengths.unsqueeze(-1), final.unsqueeze(-1))
 
 
 def doubly_robust_values(weights: Weights, seen: Trajectories, gamma: float, q: Tensor, v: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.critics import Encoding
 from mbrl.evaluation.estimates import Estimate, Refused, check_level
 from mbrl.evaluation.fitting import Fit, Folds, Rows, acted, fit, reachable, spread_of_values
-from mbrl.evaluation.trajectories import Trajectories, check_fits
+from mbrl.evaluation.trajectories import Trajectories, check_acts_on, to_the_end
 from mbrl.evaluation.twoway import spread_over
 
 DIVERGED = 0.1  # share of late targets out of reach, above which a fit has not converged
@@ -84,8 +84,7 @@ class FittedQ:
             for values in (self.q(obs, trajectories.action[valid]), self.v(obs))
         )
         final = torch.where(trajectories.ended, 0.0, (self.v(trajectories.final_obs) * trust).sum(0))
-        v = torch.cat([v, torch.zeros_like(v[:, :1])], 1)
-        return CrossFitted(q, v.scatter(1, trajectories.lengths.unsqueeze(-1), final.unsqueeze(-1)))
+        return CrossFitted(q, to_the_end(v, final, trajectories))
 
     def _trust(self, episodes: Tensor) -> Tensor:
         """Weights [M, n] of the members in the values of each episode; they sum to 1."""
@@ -160,7 +159,7 @@ def fit_q(
             " be held out: give more episodes, or fewer folds"
         )
     if policy is not None:
-        check_fits(policy.spec, data)
+        check_acts_on(policy.spec, data)
     spec = data.spec(episodes)
     encoding = Encoding(spec).to(data.obs.device)
     rows = Rows.of(data, episodes, policy, encoding, gamma)

@@ -33,8 +33,8 @@ def score(truth: Mapping[str, float], estimates: Mapping[str, Estimate]) -> Scor
 
     A policy that the judge gave no finite value for counts as one that it would not choose: it is left out of the rank
     correlation, the error and the coverage, but may be the best that the regret is measured from; `rank_of_all` has it
-    last, as those do who choose by these estimates. Policies that it
-    cannot tell apart are chosen in the order that is worst for it. An infinite lower bound covers.
+    last, as those do who choose by these estimates. Policies that it cannot tell apart are chosen in the order that is
+    worst for it. An infinite lower bound covers.
 
     Raises:
         ValueError: there are fewer than two policies, a true value is not finite, or an estimate is of another policy.

@@ -24,7 +24,7 @@ from mbrl.evaluation.critics import Encoding
 from mbrl.evaluation.estimates import Estimate, Refused, check_level
 from mbrl.evaluation.fitting import CHUNK, Rows, acted
 from mbrl.evaluation.linear import FourierFeatures
-from mbrl.evaluation.trajectories import check_fits
+from mbrl.evaluation.trajectories import check_acts_on
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)  # of which the best on held-out episodes is taken
 NEGATIVE = 0.3  # share of the weights' mass, above which the answer is refused
@@ -143,7 +143,7 @@ def marginal_value(
     """
     _check(gamma, level, ridges, len(episodes), data.id)
     if policy is not None:
-        check_fits(policy.spec, data)
+        check_acts_on(policy.spec, data)
     encoding = Encoding(data.spec(episodes)).to(data.obs.device)
     rows = Rows.of(data, episodes, policy, encoding, gamma)
     begin = data.first[episodes]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mbrl.core import Policy, generator
 from mbrl.data.dataset import TransitionDataset
-from mbrl.evaluation.estimates import RESAMPLES, Estimate, Refused, bootstrap, check_level
+from mbrl.evaluation.estimates import BATCH_ELEMENTS, RESAMPLES, Estimate, Refused, bootstrap, check_level
 from mbrl.evaluation.fqe import FittedQ, pooled
 from mbrl.simulator.rollout import Measure, Played, play
 from mbrl.simulator.simulator import Simulator
@@ -196,7 +196,7 @@ def cvar(returns: Tensor, *, share: float, level: float, seed: int) -> Estimate:
         worst,
         confidence_level=level,
         n_resamples=RESAMPLES,
-        batch=max(1, 4_000_000 // len(sample)),
+        batch=max(1, BATCH_ELEMENTS // len(sample)),
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval

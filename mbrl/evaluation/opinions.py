@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mbrl.evaluation.combining import in_spreads
 from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.twoway import spread_over
 
@@ -37,8 +38,7 @@ class Opinion(NamedTuple):
 
     def score(self, name: str) -> Estimate:
         """The gain over the log in spreads of the logged returns."""
-        gain = self.gain(name)
-        return gain._replace(value=gain.value / self.spread, low=gain.low / self.spread, high=gain.high / self.spread)
+        return in_spreads(self.gain(name), self.spread)
 
 
 def apart(one: Estimate, other: Estimate) -> Estimate:

@@ -27,7 +27,7 @@ from mbrl.evaluation.marginal import marginal_value
 from mbrl.evaluation.modelbased import rolled, truncated_values
 from mbrl.evaluation.opinions import Answer, Opinion
 from mbrl.evaluation.ratios import Ratios, Weights
-from mbrl.evaluation.trajectories import check_fits
+from mbrl.evaluation.trajectories import check_acts_on
 from mbrl.evaluation.twoway import spread_over
 from mbrl.simulator.rollout import Played
 from mbrl.simulator.simulator import Simulator
@@ -88,7 +88,7 @@ def hear(
     """
     check_kinds(kinds)
     for policy in policies.values():
-        check_fits(policy.spec, bench.data)
+        check_acts_on(policy.spec, bench.data)
     opinions, refused, again = {}, {}, repeats(bench, kinds)
     for kind in kinds:
         if kind in again:

@@ -47,7 +47,7 @@ class Ratios(NamedTuple):
         (logged action - mode) at 0: 1.06 std n^(-1 / (A + 4)), with the number of episodes for n.
 
         Args:
-            policy: with a spec that fits the log (`mbrl.evaluation.trajectories.check_fits`).
+            policy: with a spec that fits the log (`mbrl.evaluation.trajectories.check_acts_on`).
             seen: the logged episodes.
             behaviour: fitted to the log; not used where the log has propensities.
             stochastic: judge the policy with its own noise (`log_prob`) in place of its mode.

@@ -75,6 +75,11 @@ class Trajectories(NamedTuple):
         return self.reward.double() @ discounts(gamma, self.reward)
 
 
+def to_the_end(v: Tensor, final: Tensor, seen: Trajectories) -> Tensor:
+    """v [n, T + 1] from values of the logged steps [n, T], and of the observation after each episode's last one [n]."""
+    return torch.cat([v, torch.zeros_like(v[:, :1])], 1).scatter(1, seen.lengths.unsqueeze(-1), final.unsqueeze(-1))
+
+
 def discounted_returns(data: TransitionDataset, gamma: float) -> Tensor:
     """Of each episode of a log as far as it was logged, [n] float64, without padding; gamma = 1 is undiscounted."""
     step = torch.arange(len(data), device=data.reward.device) - data.first[data.episode]
@@ -99,15 +104,15 @@ def fitted(policy: Policy, data: TransitionDataset) -> Policy:
     """The policy, at work on the rows of a log: on the newest part of windows that are longer than its own.
 
     Raises:
-        ValueError: as `check_fits`.
+        ValueError: as `check_acts_on`.
     """
     if policy.spec.history < data.history and policy.spec.frame_dim == data.frame_dim:
         policy = Shortened(policy, data.history).eval()
-    check_fits(policy.spec, data)
+    check_acts_on(policy.spec, data)
     return policy
 
 
-def check_fits(spec: Spec, data: TransitionDataset) -> None:
+def check_acts_on(spec: Spec, data: TransitionDataset) -> None:
     """Check that a policy made for `spec` can act on the rows of a log.
 
     Raises:

@@ -8,11 +8,11 @@ import torch
 from evaluation_toys import HORIZON, LOGGED, TARGET, every_episode, sampled, truth
 from scipy import optimize
 
-from mbrl.evaluation.doubly_robust import doubly_robust, doubly_robust_values, magic, simplex_minimum, to_the_end
+from mbrl.evaluation.doubly_robust import doubly_robust, doubly_robust_values, magic, simplex_minimum
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.importance import importance_sampling
 from mbrl.evaluation.ratios import Ratios, Weights
-from mbrl.evaluation.trajectories import Trajectories
+from mbrl.evaluation.trajectories import Trajectories, to_the_end
 
 GAMMAS = [0.0, 0.7, 1.0]
 QUICK = {"resamples": 50, "floor": 0.0, "slack": math.inf}

@@ -7,7 +7,7 @@ import torch
 
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.history import windowed
-from mbrl.evaluation.trajectories import Trajectories, check_fits, discounts, fitted
+from mbrl.evaluation.trajectories import Trajectories, check_acts_on, discounts, fitted
 from policies.actors import Deterministic
 
 
@@ -70,13 +70,13 @@ def test_an_episode_may_be_there_twice_and_none_at_all_is_refused():
 def test_a_policy_of_another_problem_is_refused_by_field(changes, message):
     data = log()
     spec = data.spec(torch.arange(3))
-    check_fits(spec, data)
+    check_acts_on(spec, data)
     if changes.pop("obs", None):
         wide = {name: getattr(spec, name) * 2 for name in ("obs_mean", "obs_std", "obs_low", "obs_high")}
         wide |= {name: getattr(spec, name) * 2 for name in ("delta_mean", "delta_std")}
         changes |= {**wide, "bound_low": (), "bound_high": (), "predicted": ()}
     with pytest.raises(ValueError, match=message):
-        check_fits(replace(spec, **changes), data)
+        check_acts_on(replace(spec, **changes), data)
 
 
 def test_a_policy_with_another_memory_is_told_which_log_to_take():
@@ -89,7 +89,7 @@ def test_a_policy_with_another_memory_is_told_which_log_to_take():
         **dict.fromkeys(("obs_std", "delta_std"), (1.0,) * 3),
     )
     with pytest.raises(ValueError, match=r"history is 2, and the log's 1: give it the log with `data\.history 2`"):
-        check_fits(spec, data)
+        check_acts_on(spec, data)
 
 
 def test_a_policy_that_looks_back_less_is_asked_about_longer_windows(toy_data):
