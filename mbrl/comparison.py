@@ -29,15 +29,22 @@ class TrueEpisodes(NamedTuple):
 
 
 def measure(policy: str, played: TrueEpisodes) -> dict[str, Any]:
-    """One policy in a true environment: mean return with its interval."""
+    """Policies in a true environment, from the same starts: the mean return of each, with its interval."""
+    uris = appraisal.named(policy)
+    found = {uri: _measured(uri, played) for uri in uris}
+    answer = {"policy": policy, "env": played.env}
+    return answer | (found[uris[0]] if len(uris) == 1 else {"policies": found})
+
+
+def _measured(uri: str, played: TrueEpisodes) -> dict[str, Any]:
     env, episodes, seed, level = played
     assert env is not None
-    actor = models.load_policy(policy)
-    environments.check_spaces(env, actor.spec, policy)
+    actor = models.load_policy(uri)
+    environments.check_spaces(env, actor.spec, uri)
     returns = environments.true_returns(acting(actor), env, episodes, seed)
     estimate = bootstrap(returns, level, seed)
-    print(f"{policy} in {env}: {shown(estimate)} (mean and {level:.0%} interval of {episodes} undiscounted returns)")
-    return {"policy": policy, "env": env, **estimate.to_dict(), "returns": returns.tolist()}
+    print(f"{uri} in {env}: {shown(estimate)} (mean and {level:.0%} interval of {episodes} undiscounted returns)")
+    return {**estimate.to_dict(), "returns": returns.tolist()}
 
 
 def compare(
@@ -45,7 +52,7 @@ def compare(
 ) -> dict[str, Any]:
     """Policies on a log beside the log itself, behaviour cloning and champions; with the truth if asked for."""
     said = rules.read(trial.rules)
-    kinds = tuple(estimators.split(",")) if estimators else said.kinds
+    kinds = tuple(part.strip() for part in estimators.split(",")) if estimators else said.kinds
     found = appraisal.cases(appraisal.named(policy), data, kinds, trial, said)
     answer = {"policy": policy, **appraisal.table(found, said)}
     true: dict[float, dict[str, Estimate]] = {}

@@ -42,6 +42,8 @@ def evaluate(
     if env is None and (judge or data is None):
         wanted = "--judge needs the truth" if judge else "there is neither a log nor an environment to evaluate on"
         raise ValueError(f"{wanted}: name one (--env Pendulum-v1{'' if judge else ', or --data ID'})")
+    if estimators is not None and data is None and not judge:
+        raise ValueError(f"estimators is {estimators!r}, and there is no log for them to work on: name one (--data ID)")
     played = comparison.TrueEpisodes(env, episodes, seed, level)
     if data is None and not judge:
         return comparison.measure(policy, played)

@@ -122,7 +122,7 @@ def test_actions_that_an_environment_will_clip_are_told(
     low: float, high: float, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = replace(unit_spec(), action_low=(low,), action_high=(high,))
-    environments.check_fits("mbrltest/Count-v0", spec, "the log")
+    environments.check_spaces("mbrltest/Count-v0", spec, "the log")
     said = " ".join(capsys.readouterr().out.split())
     assert told in said
     assert bool(said) == bool(told)

@@ -92,6 +92,19 @@ def test_the_truth_stands_beside_where_it_is_asked_for(ladder: str) -> None:
     assert log != value
 
 
+def test_several_policies_are_measured_from_the_same_starts(ladder: str) -> None:
+    command = ["evaluate", "--env", "Pendulum-v1", "--episodes", "2", "--policy"]
+    status, answer, told = spoken([*command, ladder])
+    assert (status, answer["env"]) == (0, "Pendulum-v1")
+    uris = ["models:/toy-policy/1", "models:/rung-policy/1", "models:/rung-policy/2"]
+    assert list(answer["policies"]) == uris
+    assert all(f"{uri} in Pendulum-v1: " in told for uri in uris)
+    alone = spoken([*command, uris[1]])[1]
+    assert {key: alone[key] for key in ("value", "returns")} == {
+        key: answer["policies"][uris[1]][key] for key in ("value", "returns")
+    }
+
+
 def test_judges_are_judged(ladder: str) -> None:
     command = ["evaluate", "--judge", "--policy", ladder, "--estimators", "model", *FEW]
     status, answer, told = spoken([*command, "--env", "Pendulum-v1", "--episodes", "2"])

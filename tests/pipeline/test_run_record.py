@@ -224,6 +224,7 @@ def test_evaluate_measures_a_registered_policy(
         (["--env", "Pendulum-v9"], ["Pendulum-v9"]),
         (["--episodes", "0"], ["episodes is 0, expected at least 1"]),
         (["--level", "95"], ["level is 95.0, expected a coverage"]),
+        (["--estimators", "fqe"], ["estimators is 'fqe', and there is no log for them to work on", "--data ID"]),
     ],
 )
 def test_evaluate_says_what_is_wrong(change: list[str], parts: list[str], record: tuple[MlflowClient, Run]) -> None:
