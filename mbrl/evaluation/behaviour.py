@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mbrl.core import generator, seeded
 from mbrl.data.audit import LEAST_ROWS
-from mbrl.data.behaviour import freedom
+from mbrl.data.behaviour import LEAST_PAIRS, freedom
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.suspicions import Refit
 from mbrl.evaluation.densities import Support
@@ -101,8 +101,9 @@ def fit_behaviour(data: TransitionDataset, episodes: Tensor, *, seed: int, train
     mean log likelihood.
 
     Raises:
-        Refused: there are too few rows or episodes to say, or the action is a function of the observation: the log has
-            no chance in it, and no policy but the logger's has a weight. The audit says so as well.
+        Refused: there are too few rows or episodes to say, or too few alike states in different episodes; or the action
+            is a function of the observation: the log has no chance in it, and no policy but the logger's has a weight.
+            The audit says so as well.
         ValueError: the log is empty.
     """
     if len(episodes) < 2 or len(data) < LEAST_ROWS:
@@ -111,6 +112,12 @@ def fit_behaviour(data: TransitionDataset, episodes: Tensor, *, seed: int, train
             f" and {LEAST_ROWS}"
         )
     free = freedom(Refit.of(data, seed))
+    if math.isnan(free.whole):
+        raise Refused(
+            f"nobody can say whether the logged action of {data.id} is a function of the observation, as its episodes"
+            f" have fewer than {LEAST_PAIRS} states alike: log more of them, log the propensities, or use estimators"
+            " without weights (FQE, the simulator)"
+        )
     if free.is_rule:
         raise Refused(
             f"the logged action of {data.id} is a function of the observation (pairs of alike states differ by"

@@ -131,6 +131,15 @@ def test_a_fit_is_decided_by_its_seed_and_leaves_global_randomness_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_a_log_that_cannot_tell_a_rule_from_chance_is_refused():
+    """Each episode has states of its own, so no two of different episodes are alike."""
+    obs = observations() + 100 * torch.arange(EPISODES).repeat_interleave(STEPS)[:, None]
+    with pytest.raises(
+        Refused, match=r"nobody can say whether .* its episodes have fewer than 10 states alike: log more"
+    ):
+        fit_behaviour(log(obs, obs[:, 1:].sin()), EVERYONE, seed=0, training=QUICK)
+
+
 def test_a_rule_is_refused_in_the_words_of_the_audit():
     obs = observations()
     data = log(obs, torch.tanh(0.8 * obs[:, :1]))
