@@ -36,7 +36,10 @@ def find(name: str, version: str | None) -> Version:
     with models.explained(client, uri, model):
         client.get_registered_model(model)
         if version is None:
-            version = str(max(int(v.version) for v in client.search_model_versions(f"name = '{model}'")))
+            numbers = [int(v.version) for v in client.search_model_versions(f"name = '{model}'")]
+            if not numbers:
+                raise store.StoreError(f"{model} has no version: all that there were are deleted; register one anew")
+            version = str(max(numbers))
         found = client.get_model_version(model, version)
         params = client.get_run(found.run_id).data.params
     split, seed = (yaml.safe_load(params[k]) if k in params else None for k in ("data.split", "seed"))
