@@ -260,7 +260,7 @@ def select(found: Sequence[Case], rules: Rules, trial: Trial) -> Selection:
         logs = ", ".join(dict.fromkeys(case.bench.data.id for case in found))
         raise ValueError(
             f"the versions come from different logs ({logs}), and gains in the spreads of one are not comparable with"
-            " those of another: name the log that all are to be judged on (--data ID)"
+            " those of another, nor does the gate take evidence from two: select among those of one log (--versions)"
         )
     verdicts, gains, preferences = {}, {}, {}
     kept = CLONING

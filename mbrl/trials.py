@@ -63,7 +63,8 @@ def select(
     Args:
         name: NAME of the registered model NAME-policy.
         versions: candidates, such as [1,3]; all versions if not given.
-        data: Minari id of the log; the one that each version was trained on if not given.
+        data: Minari id of the log, the one that each version was trained on if not given. On a log of other content
+            none is selected, as the gate takes evidence of one log only.
         trial: how they are judged.
     """
     from mbrl import comparison

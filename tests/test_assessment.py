@@ -66,5 +66,5 @@ def test_lines_about_long_work_are_seldom(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_gains_on_different_logs_are_not_compared() -> None:
     cases: Any = [SimpleNamespace(bench=SimpleNamespace(data=driven(lengths))) for lengths in ((6, 4), (6, 5))]
-    with pytest.raises(ValueError, match=r"come from different logs \(toy/driven-v0\).*--data ID"):
+    with pytest.raises(ValueError, match=r"come from different logs \(toy/driven-v0\).*one log \(--versions\)"):
         select(cases, read(), Trial())
