@@ -1,4 +1,4 @@
-"""Pictures of a run: imagined rollouts over the log they start from, returns with their intervals, learning curves.
+"""Pictures of a run: imagined rollouts over the log they start from, and returns with their intervals.
 
 Every function writes one file, whole or not at all; its suffix (.png, .svg, .pdf) is its format.
 """
@@ -134,35 +134,6 @@ def plot_returns(
     style.write(figure, path)
 
 
-def plot_curves(
-    path: Path, panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], title: str, xlabel: str = "update"
-) -> None:
-    """Draw learning curves: a panel per quantity, each with one or more curves.
-
-    Args:
-        path: the file to write.
-        panels: by the quantity's name, curves by their label: (steps [K], values [K]).
-        title: of the whole picture.
-        xlabel: what a step is.
-
-    Raises:
-        ValueError: there is no panel, a panel has no curve, or steps and values do not fit each other.
-        OSError: the file cannot be written; an older one is untouched.
-    """
-    if not panels:
-        raise ValueError("there is no panel to draw, expected at least one quantity with a curve")
-    columns = 2 if len(panels) == 4 else min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    figure = style.new_figure(1.0 + 4.8 * columns, 0.8 + 3.1 * rows, title)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (quantity, curves) in zip(grid, panels.items(), strict=False):
-        _draw_curves(axes, quantity, curves)
-        axes.set_xlabel(xlabel, fontsize=style.MEDIUM)
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    style.write(figure, path)
-
-
 def _arrays(fan: Fan, width: int) -> tuple[style.Floats, list[style.Floats]]:
     """The logged [T, O] and imagined [H, O] observations of a fan, checked."""
     logged = np.asarray(fan.logged, dtype=float)
@@ -228,31 +199,3 @@ def draw_interval(axes: Axes, position: int, interval: Interval, colour: str, ma
     text = f"{style.number(value)}  [{style.number(low)}, {style.number(high)}]"
     axes.annotate(text if good else f"not finite: {text}", (1.01, position), xycoords=axes.get_yaxis_transform(),
                   ha="left", va="center", fontsize=style.MEDIUM, color=colour if good else style.RED)  # fmt: skip
-
-
-def _draw_curves(axes: Axes, quantity: str, curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> None:
-    if not curves:
-        raise ValueError(f"the panel {quantity!r} has no curve, expected at least one")
-    total = 0
-    for index, (label, (steps, values)) in enumerate(curves.items()):
-        x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
-        if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
-            shapes = f"steps {x.shape} and values {y.shape}"
-            raise ValueError(f"curve {label!r} of {quantity!r} has {shapes}, expected both [K] with K >= 1")
-        dashes, colour = style.CURVES[index % len(style.CURVES)]
-        bad = style.count_bad(y)
-        total += bad
-        name = f"{label} ({bad} not finite)" if bad else label
-        axes.plot(
-            x, style.finite_only(y), ls=dashes, color=colour, lw=1.6, marker="o" if len(x) == 1 else None, label=name
-        )
-    axes.set_title(quantity, fontsize=style.MEDIUM, loc="left")
-    if len(curves) > 4:  # beside the axes: inside there is seldom room for so many
-        axes.legend(
-            fontsize=style.SMALL, frameon=False, loc="upper left", bbox_to_anchor=(1, 1), ncols=1 + len(curves) // 13
-        )
-    elif len(curves) > 1 or total:
-        axes.legend(fontsize=style.SMALL, framealpha=0.8, edgecolor="white")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
-    style.dress(axes, grid="both")

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mbrl.report import style
-from mbrl.report.plots import MAX_CHANNELS, Fan, Interval, plot_curves, plot_returns, plot_rollouts
+from mbrl.report.plots import MAX_CHANNELS, Fan, Interval, plot_returns, plot_rollouts
 
 NAN, INF = float("nan"), float("inf")
 LOG = np.stack([np.arange(20.0), -np.arange(20.0)], -1)  # [20, 2]
@@ -178,58 +178,13 @@ def test_returns_that_do_not_fit_are_refused(tmp_path: Path, logged: Any, simula
     assert list(tmp_path.iterdir()) == []
 
 
-def test_each_quantity_has_a_panel_and_each_curve_a_style(drawn: Callable[..., Figure]) -> None:
-    steps = [0, 10, 20]
-    members = {f"member {i}": (steps, [3.0 - i, 2.0, 1.0]) for i in range(20)}
-    figure = drawn(plot_curves, {"loss": members, "reward": {"": (steps, [0, 1, 4])}}, "Curves", xlabel="epoch")
-    loss, reward = figure.axes
-    assert figure.get_suptitle() == "Curves"
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "reward"]
-    assert [axes.get_xlabel() for axes in figure.axes] == ["epoch", "epoch"]
-    assert lines(reward, style.BLUE) == [([0, 10, 20], [0, 1, 4])]
-    assert [text.get_text() for text in loss.get_legend().get_texts()] == list(members)
-    assert len({(line.get_color(), line.get_linestyle()) for line in loss.lines}) == 20
-    assert reward.get_legend() is None
-
-
-@pytest.mark.parametrize(("panels", "columns"), [(1, 1), (2, 2), (3, 3), (4, 2), (5, 3), (7, 3)])
-def test_panels_fill_a_grid_without_empty_axes(drawn: Callable[..., Figure], panels: int, columns: int) -> None:
-    figure = drawn(plot_curves, {f"q{i}": {"": ([0, 1], [i, i])} for i in range(panels)}, "Curves")
-    assert len(figure.axes) == panels
-    assert figure.axes[0].get_gridspec().ncols == columns
-
-
-def test_curves_count_what_is_not_finite_and_show_a_single_point(drawn: Callable[..., Figure]) -> None:
-    figure = drawn(plot_curves, {"a": {"x": ([0, 1, 2], [1.0, NAN, INF])}, "b": {"y": ([3], [1.0])}}, "Curves")
-    (text,) = figure.axes[0].get_legend().get_texts()
-    assert text.get_text() == "x (2 not finite)"
-    np.testing.assert_array_equal(lines(figure.axes[0], style.BLUE), [([0, 1, 2], [1, NAN, NAN])])
-    assert lines(figure.axes[1], style.BLUE, "o") == [([3], [1])]
-
-
-@pytest.mark.parametrize(
-    ("panels", "message"),
-    [
-        ({}, "no panel to draw"),
-        ({"loss": {}}, "panel 'loss' has no curve"),
-        ({"loss": {"a": ([0, 1], [1.0])}}, r"curve 'a' of 'loss' has steps \(2,\) and values \(1,\)"),
-        ({"loss": {"a": ([], [])}}, r"steps \(0,\) and values \(0,\), expected both \[K\] with K >= 1"),
-        ({"loss": {"a": ([[0]], [[1]])}}, r"steps \(1, 1\)"),
-    ],
-)
-def test_curves_that_do_not_fit_are_refused(tmp_path: Path, panels: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        plot_curves(tmp_path / "a.png", panels, "Curves")
-    assert list(tmp_path.iterdir()) == []
-
-
-def curve(path: Path, title: str = "Curves") -> None:
-    plot_curves(path, {"loss": {"a": ([0, 1, 2], [3.0, 2.0, 1.0]), "b": ([0, 1, 2], [NAN, NAN, NAN])}}, title)
+def picture(path: Path, title: str = "Returns") -> None:
+    plot_returns(path, [1.0, 2.0], {"BC": VALUE}, title=title)
 
 
 @pytest.mark.parametrize(("name", "head"), [("a.png", b"\x89PNG"), ("a.SVG", b"<?xml"), ("a.pdf", b"%PDF")])
 def test_the_suffix_is_the_format(tmp_path: Path, name: str, head: bytes) -> None:
-    curve(tmp_path / "sub" / name)
+    picture(tmp_path / "sub" / name)
     assert (tmp_path / "sub" / name).read_bytes().startswith(head)
     assert [p.name for p in (tmp_path / "sub").iterdir()] == [name]
 
@@ -237,31 +192,29 @@ def test_the_suffix_is_the_format(tmp_path: Path, name: str, head: bytes) -> Non
 @pytest.mark.parametrize("name", ["a.jpeg", "a"])
 def test_another_suffix_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"expected one of \.png, \.svg, \.pdf"):
-        curve(tmp_path / name)
+        picture(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_all_pictures_are_drawn_and_the_same_again(tmp_path: Path) -> None:
     for name in ("one", "two"):
         plot_rollouts(tmp_path / name / "rollouts.png", [FAN], ["level", "flow"])
-        plot_returns(tmp_path / name / "returns.png", [1.0, 2.0], {"BC": VALUE})
-        curve(tmp_path / name / "curves.png")
-    for picture in sorted((tmp_path / "one").iterdir()):
-        assert picture.read_bytes() == (tmp_path / "two" / picture.name).read_bytes()
-        assert picture.stat().st_size > 10_000
+        picture(tmp_path / name / "returns.png")
+    for path in sorted((tmp_path / "one").iterdir()):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+        assert path.stat().st_size > 10_000
 
 
 def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     name = r"$\nonsense{$ 100 % <b>"  # no formula, which matplotlib could not parse
     plot_rollouts(tmp_path / "a.png", [FAN], [name, "flow"])
     plot_returns(tmp_path / "b.png", [1.0], {name: VALUE}, title=name)
-    plot_curves(tmp_path / "c.png", {name: {name: ([0], [1.0]), "b": ([0], [1.0])}}, name)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_full_disk_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
-    curve(path)
+    picture(path)
     old = path.read_bytes()
 
     def full(self: Figure, beside: Path, **options: Any) -> None:
@@ -270,7 +223,7 @@ def test_a_full_disk_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Figure, "savefig", full)
     with pytest.raises(OSError, match="No space left"):
-        curve(path, "Other curves")
+        picture(path, "Other returns")
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
@@ -278,8 +231,8 @@ def test_a_full_disk_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.M
 def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib, matplotlib\nbefore = dict(matplotlib.rcParams)\n"
-        "from mbrl.report.plots import plot_curves\n"
-        "plot_curves(pathlib.Path(sys.argv[1]), {'loss': {'a': ([0, 1], [1, 2])}}, 'Curves')\n"
+        "from mbrl.report.plots import Interval, plot_returns\n"
+        "plot_returns(pathlib.Path(sys.argv[1]), [1.0, 2.0], {'BC': Interval(1.5, 1.0, 2.0)})\n"
         "assert 'matplotlib.pyplot' not in sys.modules\nassert dict(matplotlib.rcParams) == before"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(style.__file__).parents[2]), "MPLBACKEND": "tkagg"}
