@@ -11,6 +11,7 @@ from typing import Any, Self, get_args
 import yaml
 
 from mbrl.evaluation.combining import Combination
+from mbrl.evaluation.panel import check_kinds
 
 PACKAGED = Path(__file__).with_name("rules.yaml")
 GRADES = ("good", "with care", "poor")  # of a report card, best first
@@ -130,7 +131,8 @@ def read(path: Path | None = None) -> Rules:
     """The rules in a YAML file, by default those that come with mbrl.
 
     Raises:
-        ValueError: the file is not there or no YAML mapping, a key is missing or unknown, or a value is out of range.
+        ValueError: the file is not there or no YAML mapping, a key is missing or unknown, a value is out of range, or
+            there is no such kind of estimator.
     """
     source = path or PACKAGED
     try:
@@ -141,6 +143,7 @@ def read(path: Path | None = None) -> Rules:
         raise ValueError(f"the rules {source} hold a {type(content).__name__}, expected names and values")
     try:
         found = Rules.of(content)
+        check_kinds(found.kinds)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     return found if path is None else _unlike(found, read())

@@ -56,6 +56,7 @@ def test_changed_rules_are_not_recorded_as_the_packaged_ones(tmp_path: Path) -> 
         ({"kinds": []}, "the rule kinds is []"),
         ({"kinds": ["fqe", "fqe"]}, "none of them twice"),
         ({"kinds": "fqe"}, "the rule kinds is fqe"),
+        ({"kinds": ["model", "fqee"]}, "rules.yaml: there is no estimator called fqee: the estimators are model, "),
         ({"grades": ["excellent"]}, "the rule grades is ['excellent']"),
         ({"version": 2}, "the rule version is 2, expected a text"),
     ],
