@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mbrl.registry.decisions import Decision
-from mbrl.registry.ledger import Entry
+from mbrl.registry.ledger import CUT, Entry
 
 CHAMPION = "champion"
 ALIASES = ("candidate", "shadow", "canary", CHAMPION, "previous")
@@ -68,6 +68,15 @@ def judged(entries: Sequence[Entry], version: str) -> Entry | None:
 def decision(entry: Entry) -> Decision:
     """The verdict in an entry; its reasons may have been shortened."""
     return Decision.from_dict({**entry.about["decision"], "reasons": tuple(entry.about.get("reasons", ()))})
+
+
+def says(entry: Entry, verdict: Decision) -> bool:
+    """Whether this is the verdict in an entry, which may have kept the first of its reasons only."""
+    kept = decision(entry)
+    if kept.reasons[-1:] == (CUT,):
+        first = kept.reasons[:-1]
+        verdict = verdict._replace(reasons=(*verdict.reasons[: len(first)], CUT))
+    return kept == verdict
 
 
 def line(entry: Entry) -> str:

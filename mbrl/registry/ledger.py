@@ -30,6 +30,7 @@ from mbrl.registry import models, store
 GENESIS = "0" * 64  # what stands in the first entry in the place of the hash of the one before
 RUN_TAG = "mbrl.ledger"  # of the experiment: the run that is the ledger
 LENGTH = 6000  # of an entry: MLflow cuts longer values without a word
+CUT = "…"  # stands for the reasons that an entry of that length has no room for
 NOTE = "Every decision about the versions of {0}. Read it with `mbrl history {0}`, prove it with `--verify`."
 
 
@@ -210,7 +211,7 @@ def _text(entry: Entry) -> str:
         reasons = content["about"].get("reasons")
         if not reasons:
             raise ValueError(f"an entry of the ledger has {len(body)} characters, expected at most {LENGTH - 65}")
-        content["about"]["reasons"] = [*reasons[:-2], "…"] if len(reasons) > 1 else []
+        content["about"]["reasons"] = [*reasons[:-2], CUT] if len(reasons) > 1 else []
     return f"{hashlib.sha256(body.encode()).hexdigest()} {body}"
 
 

@@ -51,7 +51,7 @@ def judge(
     registry, ledger = Registry.known(name), Ledger.open(name)
     entries = ledger.entries()
     known = chronicle.judged(entries, version)
-    if known is not None and chronicle.decision(known) == decision and chronicle.pending(entries) is None:
+    if known is not None and chronicle.says(known, decision) and chronicle.pending(entries) is None:
         at = registry.aliases().get((registry.policy, "candidate"))
         return Moved(registry.policy, "candidate", at, at, None, None)
     describe(registry, version, decision)

@@ -287,6 +287,15 @@ def test_the_same_verdict_once_more_changes_nothing(registry):
     assert entries() == before
 
 
+def test_so_does_one_whose_reasons_the_ledger_has_shortened(registry):
+    long = HARMFUL._replace(reasons=tuple(f"reason {k}: {'x' * 400}" for k in range(20)))
+    entry = promotion.judge("toy", "1", long).entry
+    assert promotion.judge("toy", "1", long).entry is None
+    assert len(entries()) == entry
+    assert entries()[-2].about["reasons"][-1] == "…"
+    assert promotion.judge("toy", "1", long._replace(evidence_hash="f" * 64)).entry == entry + 2
+
+
 def test_evidence_that_was_altered_is_named(registry):
     with RunLog.open("mbrl", "r") as log:
         digest = log.dict({"value": 1.0}, "evidence.json")
