@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from mbrl import files
 from mbrl.data.audit import Audit
 from mbrl.data.findings import SEVERITIES
 from mbrl.report.audit_plots import plot_episodes, plot_freedom, plot_rows
+from mbrl.report.style import data_uri
 
 _PAGE = "audit.html.j2"
 
@@ -61,4 +61,4 @@ def _picture(plot: Callable[..., None], *what: Any) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
         plot(path, *what)
-        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        return data_uri(path)

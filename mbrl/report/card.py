@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import jinja2
 
 from mbrl.files import replacing
 from mbrl.report import cardplots
-from mbrl.report.style import number
+from mbrl.report.style import data_uri, number
 from mbrl.simulator.card import Card
 
 TEMPLATE = "card.html.j2"
@@ -46,9 +45,7 @@ def _pictures(card: Card) -> dict[str, str]:
         starts = cardplots.notable(card.followed, numbers["open_loop"]["spread"], card.episode)
         cardplots.plot_followed(folder / "followed.png", numbers, card.followed, starts)
         cardplots.plot_doubt(folder / "doubt.png", numbers)
-        return {
-            p.stem: f"data:image/png;base64,{base64.b64encode(p.read_bytes()).decode()}" for p in folder.glob("*.png")
-        }
+        return {picture.stem: data_uri(picture) for picture in folder.glob("*.png")}
 
 
 def _figure(value: Any) -> str:

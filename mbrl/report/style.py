@@ -6,6 +6,7 @@ and Ito, which people with any colour vision tell apart; what a colour says, a m
 
 from __future__ import annotations
 
+import base64
 import textwrap
 from itertools import product
 from pathlib import Path
@@ -76,3 +77,8 @@ def write(figure: Figure, path: Path) -> None:
         text.set_parse_math(False)  # a dollar in a channel's name is a dollar
     with replacing(path) as beside:
         figure.savefig(beside, format=suffix, dpi=120)
+
+
+def data_uri(picture: Path) -> str:
+    """A PNG file as a page holds it."""
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
