@@ -28,7 +28,7 @@ def find(name: str, version: str | None) -> Version:
     """Version `version` of NAME-simulator, the newest one if None.
 
     Raises:
-        ValueError: the name is malformed.
+        ValueError: the name is malformed, or mbrl has not registered that version.
         StoreError: there is no such model or version; the message lists what there is.
     """
     client = MlflowClient(uri := store.connect())
@@ -44,6 +44,8 @@ def find(name: str, version: str | None) -> Version:
         params = client.get_run(found.run_id).data.params
     split, seed = (yaml.safe_load(params[k]) if k in params else None for k in ("data.split", "seed"))
     tags = found.tags
+    if "mbrl.data_id" not in tags:
+        raise ValueError(f"{model}/{version} has no tag mbrl.data_id: it is none of the simulators that mbrl registers")
     return Version(
         f"models:/{model}/{version}",
         f"{model}/{version}",
