@@ -33,7 +33,7 @@ from mbrl.simulator.simulator import Simulator
 
 BOUND = ": the highest lower bound, as none passes the rules"
 FIRST = ": the first of them, as none passes the rules, and no lower bound above 0 is to be relied on"
-TRUE_SEED = 1000  # of the first true episode, plus the run's own seed
+TRUE_SEED = 1000  # of the first true episode of a run with seed 0
 
 
 class Entrant(NamedTuple):
@@ -144,12 +144,16 @@ class Assessment:
         return findings
 
     def measure(self, policies: dict[str, Policy], stage: RunLog) -> dict[str, Estimate]:
-        """True returns, where an environment is named; after the verdict, so that no gate can have seen them."""
+        """True returns, where an environment is named; after the verdict, so that no gate can have seen them.
+
+        All policies of a run meet the same starts, and runs of other seeds other ones: a mean over seeds whose starts
+        were the same would know nothing of how much the starts decide.
+        """
         if self.env is None:
             return {}
-        true = {}
+        true, first = {}, TRUE_SEED + self.seed * self.trial.episodes
         for name, policy in policies.items():
-            returns = environments.true_returns(acting(policy), self.env, self.trial.episodes, TRUE_SEED + self.seed)
+            returns = environments.true_returns(acting(policy), self.env, self.trial.episodes, first)
             true[name] = bootstrap(returns, self.rules.coverage, self.seed)
             tell(name, f"{shown(true[name])} in {self.env}, {self.trial.episodes} episodes")
         stage.dict(plain(true), "true_environment.json")

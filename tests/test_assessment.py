@@ -5,12 +5,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from weather_world import driven
 
 from mbrl.appraisal import select
-from mbrl.assessment import figure, make_bench, shown, tell_few
+from mbrl.assessment import Assessment, figure, make_bench, shown, tell_few
 from mbrl.data.division import Division
 from mbrl.evaluation.estimates import Estimate
 from mbrl.registry.rules import read
@@ -68,3 +69,24 @@ def test_gains_on_different_logs_are_not_compared() -> None:
     cases: Any = [SimpleNamespace(bench=SimpleNamespace(data=driven(lengths))) for lengths in ((6, 4), (6, 5))]
     with pytest.raises(ValueError, match=r"come from different logs \(toy/driven-v0\).*one log \(--versions\)"):
         select(cases, read(), Trial())
+
+
+def test_runs_of_other_seeds_meet_other_starts_and_policies_of_one_run_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    met: dict[int, list[set[int]]] = {}
+
+    def returns(act: object, env: str, episodes: int, first: int) -> np.ndarray:
+        met[seed].append(set(range(first, first + episodes)))
+        return np.arange(float(episodes))
+
+    monkeypatch.setattr("mbrl.assessment.environments.true_returns", returns)
+    monkeypatch.setattr("mbrl.assessment.acting", lambda policy: policy)
+    record: Any = SimpleNamespace(dict=lambda content, path: None)
+    for seed in range(3):
+        met[seed] = []
+        policies: Any = {"bold": None, "shy": None}
+        Assessment("mill", "Mill-v0", seed, Trial(episodes=20), read()).measure(policies, record)
+    assert all(bold == shy for bold, shy in met.values())
+    assert met[0][0] == set(range(1000, 1020))
+    assert len(set.union(*(bold for bold, _ in met.values()))) == 60
