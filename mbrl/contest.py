@@ -18,6 +18,7 @@ from mbrl.data.sight import seen
 from mbrl.engines import Ended, Engine, Member, complaint, lost, write
 from mbrl.evaluation.estimates import Estimate
 from mbrl.limits import check_seeds
+from mbrl.making import check_names
 from mbrl.report.console import tell
 from mbrl.standings import Arena, Contest, Score, scores_of, told
 
@@ -200,6 +201,7 @@ def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tu
         if settings["candidates"]:
             yield settings, [name]
             continue
+        _check_name(name, path)
         run, members = shared.setdefault(json.dumps(rest, sort_keys=True), ({**rest, "candidates": {}}, []))
         run["candidates"][name] = {"learner": settings["learner"], "rehearsal": settings["rehearsal"]}
         members.append(name)
@@ -207,6 +209,14 @@ def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tu
         size = asked.together or len(members)
         for few in (members[k : k + size] for k in range(0, len(members), size)):
             yield {**run, "candidates": {name: run["candidates"][name] for name in few}}, few
+
+
+def _check_name(name: str, path: Path) -> None:
+    """Refuse a file whose name no candidate can have: every run would, after it has begun."""
+    try:
+        check_names([name])
+    except ValueError as error:
+        raise ValueError(f"learners has {path}, whose name is to be that of a candidate, and {error}") from error
 
 
 def run_settings(path: Path, arena: Arena, more: Sequence[str]) -> dict[str, Any]:

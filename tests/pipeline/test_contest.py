@@ -156,6 +156,17 @@ def test_what_cannot_be_compared_is_refused_before_any_work(arguments: list[str]
     assert not folder.exists()
 
 
+def test_a_file_whose_name_no_candidate_can_have_is_refused(tmp_path: Path) -> None:
+    path = learner(tmp_path, "my cloning", "policies.BC")
+    status, answer, _ = spoken(
+        ["compare", "--data", "toy/pendulum-v0", "--learners", path, "--folder", str(tmp_path / "out")]
+    )
+    assert status == 1
+    assert f"learners has {path}, whose name is to be that of a candidate" in answer["error"]
+    assert "called 'my cloning', expected up to 32 of a-z, 0-9, _ and -" in answer["error"]
+    assert not (tmp_path / "out").exists()
+
+
 def test_seeds_within_a_configuration_are_refused(tmp_path: Path) -> None:
     path = learner(tmp_path, "several", "policies.BC")
     Path(path).write_text(Path(path).read_text() + "seeds: [0, 1]\n")
