@@ -12,7 +12,7 @@ import numpy as np
 from mbrl import files
 from mbrl.assessment import plain, shown, small
 from mbrl.evaluation.estimates import Estimate
-from mbrl.evaluation.intervals import over_seeds
+from mbrl.evaluation.intervals import student_t
 from mbrl.registry.gates import CLONING, LOG
 from mbrl.report.dossier import PARTIES, intervals
 from mbrl.report.forest import Stand, plot_forest
@@ -117,14 +117,14 @@ def _known(cells: Sequence[Score]) -> list[Estimate]:
 
 
 def _mean(cells: Sequence[Score]) -> Estimate:
-    """Over the seeds that gave a value, with the bootstrap's interval for their mean; NaN where none did.
+    """Over the seeds that gave a value, with Student's interval for their mean; NaN where none did.
 
-    A single seed has the interval of its own episodes. Of few seeds it is too narrow: see `over_seeds`.
+    A single seed has the interval of its own episodes.
     """
     found = _known(cells)
     if len(found) < 2:
         return found[0] if found else NOTHING
-    return over_seeds([one.value for one in found], statistic=np.mean)
+    return student_t([one.value for one in found])
 
 
 def _stand(arena: Arena, means: Mapping[str, Mapping[str, Estimate]], logged: Mapping[str, Estimate]) -> Stand:

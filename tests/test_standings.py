@@ -20,8 +20,8 @@ def test_a_seed_without_an_estimate_is_told_and_takes_no_other_with_it(tmp_path:
     scores = {"toy-mill": {"bold": bold, "shy": [score(NOTHING)] * 3}}
     answer = told(asked, scores, {}, {"toy-mill": {}})
     mean = answer["scores"]["toy-mill"]["bold"]["mean"]
-    assert (mean["value"], mean["low"], mean["high"]) == (pytest.approx(2.0), 1.0, 3.0)
-    assert "| bold | 2.00 [1.00, 3.00] (2 of 3 seeds) | 1.0 |" in answer["table"]
+    assert (mean["value"], mean["low"], mean["high"]) == pytest.approx((2.0, -10.71, 14.71), abs=0.01)  # t of 12.71
+    assert "| bold | 2.00 [-10.71, 14.71] (2 of 3 seeds) | 1.0 |" in answer["table"]
     assert "| shy | - | 1.0 |" in answer["table"]
     assert len(answer["scores"]["toy-mill"]["bold"]["seeds"]) == 3
     assert math.isnan(answer["scores"]["toy-mill"]["shy"]["mean"]["value"])

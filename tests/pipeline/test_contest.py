@@ -54,7 +54,7 @@ def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path) -> None
     values = [cell["value"]["value"] for cell in scores["mopo"]["seeds"]]
     mean = scores["mopo"]["mean"]
     assert mean["value"] == pytest.approx(sum(values) / 2)
-    assert min(values) <= mean["low"] <= mean["high"] <= max(values)
+    assert mean["high"] - mean["low"] == pytest.approx(12.706 * abs(values[0] - values[1]), rel=1e-3)  # t of two values
     lines = answer["table"].splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| log", "| behaviour cloning", "| cloning", "| mopo"]
     assert f"| mopo | {mean['value']:.1f} [{mean['low']:.1f}, {mean['high']:.1f}] |" in lines[5]
