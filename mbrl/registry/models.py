@@ -282,7 +282,7 @@ def explained(client: MlflowClient, uri: str, model: str) -> Iterator[None]:
 
 def _inventory(client: MlflowClient, model: str) -> str:
     try:
-        known = {m.name: m.aliases for m in client.search_registered_models()}
+        known = {m.name: m.aliases for m in client.search_registered_models(max_results=1000)}
         versions = sorted(int(v.version) for v in client.search_model_versions(f"name = '{model}'"))
     except MlflowException:
         return ""  # the store does not answer at all, and the error being explained says so
