@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mbrl import appraisal, environments
+from mbrl import appraisal, environments, selection
 from mbrl.appraisal import COMBINED, Case
 from mbrl.assessment import plain, shown, small
 from mbrl.evaluation.estimates import Estimate, bootstrap
@@ -81,7 +81,7 @@ def select(name: str, versions: list[int] | None, data: str | None, trial: Trial
     said = rules.read(trial.rules)
     wanted = ",".join(f"models:/{name}-policy/{number}" for number in versions or ()) or f"models:/{name}-policy"
     found = appraisal.cases(appraisal.named(wanted), data, said.kinds, trial, said)
-    chosen = appraisal.select(found, said, trial)
+    chosen = selection.select(found, said, trial)
     for label, verdict in chosen.verdicts.items():
         gain = chosen.gains[label]
         told = "not every kind has an estimate" if gain is None else f"gain over the log {small(gain)} spreads"

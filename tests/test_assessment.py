@@ -10,12 +10,12 @@ import pytest
 import torch
 from weather_world import driven
 
-from mbrl.appraisal import select
 from mbrl.assessment import Assessment, figure, make_bench, shown, tell_few
 from mbrl.data.division import Division
 from mbrl.evaluation.estimates import Estimate
 from mbrl.registry.rules import read
 from mbrl.report.console import seldom
+from mbrl.selection import select
 from mbrl.settings import Trial
 
 
