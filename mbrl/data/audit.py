@@ -16,6 +16,7 @@ from mbrl.data import behaviour, channels, checks, suspicions
 from mbrl.data.behaviour import Freedom
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import SEVERITIES, Finding
+from mbrl.data.outliers import outliers
 from mbrl.data.sight import hidden_state
 
 LEAST_ROWS = 200  # below this a refit says nothing
@@ -79,7 +80,7 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
         found += check(data)
     for look in (
         channels.sensors,
-        channels.outliers,
+        outliers,
         channels.stacked_past,
         channels.clocks,
         channels.whole_actions,

@@ -1,4 +1,4 @@
-"""Checks of a log's channels, one by one: sensors, outliers, and what the row before says already."""
+"""Checks of a log's channels, one by one: sensors, and what the row before says already."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from mbrl.data import exact
 from mbrl.data.dataset import TransitionDataset
-from mbrl.data.findings import Finding, Flags, Floats, named, share
-from mbrl.data.refit import out_of_fold
+from mbrl.data.findings import Finding, Flags, named, share
 
 DISTINCT = 20  # a channel with fewer values is a flag or a level, not a measurement
 STUCK = 20  # consecutive equal values of a channel that otherwise moves with almost every row
@@ -20,10 +18,6 @@ SATURATED = 0.005  # share of the rows at the very end of a channel's range
 RESTING = 0.5  # share of the rows at an end, from which on it is likely to be one of rest
 COARSE = 0.05  # of a channel's spread, by which neighbouring float32 numbers of its size differ
 APART = 0.05  # of a channel's range, by which an end of rest lies off all other values
-FAR, ABSURD = 4.0, 1000.0  # spans between the 1 % and 99 % quantiles, beyond either of them
-FORETOLD = 0.95  # area under the ROC curve, from which on it is the plant that pays what is far
-LEAST_FAR, MOST_FAR = 10, 800  # rows that can say so, and that are asked
-FEW = 0.001  # share of the rows: so few that are far, but not absurd, may be a heavy tail, or a rare bonus
 
 
 class Past(NamedTuple):
@@ -209,49 +203,3 @@ def untried_choices(data: TransitionDataset, past: Past) -> Iterator[Finding]:
         " out",
         channels=tuple(data.action_channels[k] for k in never),
     )
-
-
-def outliers(data: TransitionDataset, past: Past) -> Iterator[Finding]:
-    """Values far outside of what nearly all others span; not the reward of an episode's end, which often is."""
-    columns = {**dict(zip(data.channels, data.obs.numpy().T, strict=True)), "reward": data.reward.numpy()}
-    columns = {name: column for name, column in columns.items() if name not in {data.channels[k] for k in past.known}}
-    for name, column in columns.items():
-        beyond = _beyond(column.astype(np.float64))
-        if name == "reward":
-            beyond[data.terminated.numpy()] = 0.0
-        far = beyond > FAR
-        if far.any():
-            worst = column[far][np.abs(column[far] - np.median(column)).argmax()]
-            low, high = np.quantile(column, (0.01, 0.99))
-            paid = name == "reward" and _foretold(data, far)
-            yield Finding(
-                "outliers",
-                "note" if paid else "serious" if far.mean() > FEW or beyond.max() > ABSURD else "warning",
-                f"{name} is up to {worst:.6g} in {share(int(far.sum()), len(column))}, and 98 % of its values lie in "
-                f"[{low:.4g}, {high:.4g}]{'; the rest of the row foretells in which' if paid else ''}",
-                "a squared error sees little else, they set the channel's scale, and imagined states may go there",
-                "nothing, where the plant pays a fine or a bonus"
-                if paid
-                else "correct or remove them; physical `bounds` in the schema find them at the import",
-                channels=(name,),
-                **named(far),
-            )
-
-
-def _foretold(data: TransitionDataset, far: Flags) -> bool:
-    """Whether a refit tells these rows from others, in other episodes, by all that is logged beside the reward."""
-    if far.sum() < LEAST_FAR:
-        return False
-    rng = np.random.default_rng(0)
-    sides = (far, MOST_FAR), (~far, 5 * MOST_FAR)
-    rows = np.sort(np.concatenate([rng.permutation(np.flatnonzero(flags))[:most] for flags, most in sides]))
-    x = np.hstack([column[rows].numpy() for column in (data.obs, data.action, data.next_obs)]).astype(np.float64)
-    told = out_of_fold(x, far[rows, None].astype(np.float64), data.episode[rows].numpy(), seed=0)
-    return bool(roc_auc_score(far[rows], told[:, 0]) >= FORETOLD)
-
-
-def _beyond(column: Floats) -> Floats:
-    """How far each value lies outside of the 1 % and 99 % quantiles, in spans between them; 0 where there is none."""
-    low, high = np.quantile(column, (0.01, 0.99))
-    outside = np.maximum(low - column, column - high).clip(min=0.0)
-    return outside / (high - low) if high > low else np.zeros(len(column))

@@ -39,6 +39,12 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise TypeError("a whole number, 1 or more")
+    return value
+
+
 def _by_column(value: Any, use: Callable[[Any], Any], what: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise TypeError(f"a mapping from columns to {what}")
@@ -91,6 +97,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "time": _name,
     "period": _number,
     "max_gap": _number,
+    "cut_every": _count,
     "resample": _name,
     "units": _units,
     "bounds": _bounds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,6 +81,19 @@ def _whole(chunks: Iterable[Rows], gap: float | None) -> Iterator[Rows]:
             parts.append(_part(chunk, start, len(chunk)))
     if parts:
         yield _join(parts)
+
+
+def pieces(rows: Rows, most: int | None) -> Iterator[tuple[Rows, bool]]:
+    """An episode in equal pieces of at most `most` steps, and of each whether another one follows.
+
+    No step is lost: without next observations, a piece ends with the observation that the next one begins with.
+    """
+    last = 0 if rows.next_obs is not None else 1  # rows of a piece beyond its steps
+    steps = len(rows) - last
+    count = 1 if most is None else max(1, math.ceil(steps / most))
+    for k in range(count):
+        start, end = steps * k // count, steps * (k + 1) // count
+        yield _part(rows, start, end + last), k + 1 < count
 
 
 _ARRAYS = (

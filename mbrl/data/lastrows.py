@@ -37,11 +37,11 @@ class Unpaid:
     lost: float = 0.0
     ends: int = 0  # terminal rows among those that were lost and paid something
 
-    def count(self, rows: Rows, episode: Episode | None) -> None:
-        """An episode's rows, and what became of them; None for nothing."""
+    def count(self, rows: Rows, episode: Episode | None, more: bool = False) -> None:
+        """An episode's rows, and what became of them; None for nothing. `more`: the last one begins another episode."""
         if episode is not None:
             self.paid += float(np.abs(episode.rewards).sum())
-        if rows.next_obs is not None or rows.reward is None or not np.isfinite(rows.reward[-1]):
+        if more or rows.next_obs is not None or rows.reward is None or not np.isfinite(rows.reward[-1]):
             return
         self.lost += abs(float(rows.reward[-1]))
         self.ends += bool(rows.terminated[-1] and rows.reward[-1])

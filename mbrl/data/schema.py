@@ -66,6 +66,9 @@ class Schema:
     the rows around it. Actions and categories always take the last value, and columns of reward and cost the mean of
     the rows from a point until the next one (the last value where there are none).
 
+    A plant that never stops has no episodes, and a log of it is one: `cut_every` makes pieces of it, in rows of the log
+    or of the grid. They are truncated, and no step is lost between them.
+
     Without `next_observation`, the next row of the episode is the next observation. The last row of an episode
     then has no successor: its observation becomes the final one, its action, reward and cost are dropped, and its
     terminal or truncated flag belongs to the transition that leads to it. With `final_action` the row that is flagged
@@ -88,6 +91,7 @@ class Schema:
     time: str | None = None  # numbers or ISO timestamps; must not decrease within an episode
     period: float | None = None  # of the rows, or of the grid that they are resampled to
     max_gap: float | None = None  # a longer step in time ends the episode
+    cut_every: int | None = None  # steps; a longer episode becomes equal pieces of that length at most
     resample: str | None = None  # last or linear
     units: dict[str, str] = field(default_factory=dict)  # by column, kept with the data set
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)  # physical ones, by column
@@ -140,10 +144,10 @@ class Schema:
     def check(self, where: str) -> None:
         """Raise ValueError where the schema contradicts itself; `where` begins the message."""
         self._check_roles(where)
-        if not (self.terminal or self.truncated or self.episode or self.index or self.max_gap):
+        if not (self.terminal or self.truncated or self.episode or self.index or self.max_gap or self.cut_every):
             raise ValueError(
                 f"{where} cannot tell episodes apart: name the column of episode, terminal or truncated, or a "
-                "`max_gap` in time"
+                "`max_gap` in time, or cut one endless series into pieces, `cut_every: ROWS`"
             )
         if (self.action_low is None) != (self.action_high is None):
             raise ValueError(f"{where} has one of action_low and action_high: give both or neither")

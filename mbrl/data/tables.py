@@ -19,7 +19,7 @@ from mbrl.data import minari
 from mbrl.data.clock import resampled, uneven
 from mbrl.data.columns import Plan, rows, survey
 from mbrl.data.declared import about, spaces
-from mbrl.data.episodes import Rows, cut, fault, limited, outside, to_episode
+from mbrl.data.episodes import Rows, cut, fault, limited, outside, pieces, to_episode
 from mbrl.data.findings import ROWS_NAMED
 from mbrl.data.lastrows import Unpaid, closed
 from mbrl.data.readers import Npz, Source, open_source
@@ -53,7 +53,7 @@ class _Tally:
 
     def outside_of(self, name: str) -> dict[str, Any]:
         """How many rows leave the bounds of a column, and the first of them."""
-        found = np.concatenate(self.outside[name])
+        found = np.unique(np.concatenate(self.outside[name]))  # two pieces share a row
         return {"count": len(found), "rows": found[:ROWS_NAMED].tolist()}
 
 
@@ -184,8 +184,7 @@ def _episodes(
     schema, path = log.plan.schema, log.source.path
     before: Rows | None = None
     space = log.spaces[1]
-    for number, part in enumerate(cut(chunks, schema.gap)):
-        logged = part if schema.resample else closed(part, schema)
+    for number, (logged, more) in enumerate(_logged(cut(chunks, schema.gap), schema)):
         if schema.clip_action and isinstance(space, Box):
             logged, clipped = limited(logged, space)
             tally.clipped += clipped
@@ -205,25 +204,42 @@ def _episodes(
                 tally.outside.setdefault(name, []).append(found)
             tally.dropped.append({"episode": number, "row": logged.first, "reason": f"{', '.join(violated)}: bounds"})
             continue
-        ready = closed(resampled(logged, schema), schema) if schema.resample else logged
-        if len(ready) == 1 and ready.next_obs is None:
-            tally.last_rows += 1
-            tally.lone += int(ready.terminated[-1])
-            tally.unpaid.count(ready, None)
-            continue
-        episode = to_episode(ready, log.spaces[1], log.plan.constant, log.rule)
-        tally.rows += len(episode.rewards)
-        tally.last_rows += len(ready) - len(episode.rewards)
-        tally.terminals += int(episode.terminations[-1])
-        tally.returns.append(float(episode.rewards.sum()))
-        tally.unpaid.count(ready, episode)
-        yield episode
+        if schema.resample:
+            for ready, more in pieces(closed(resampled(logged, schema), schema), schema.cut_every):
+                yield from _stored(log, ready, more, tally)
+        else:
+            yield from _stored(log, logged, more, tally)
     if tally.outside and on_bad_rows == "error":
         raise ValueError(f"{path}: {_told_outside(schema, tally)}")
     if not tally.rows:
         raise ValueError(f"{path}: no episode is left, {len(tally.dropped)} were dropped: {tally.dropped[:1]}")
     if notice := tally.unpaid.notice(schema):
         print(f"import: {notice}", file=sys.stderr)
+
+
+def _logged(parts: Iterable[Rows], schema: Schema) -> Iterator[tuple[Rows, bool]]:
+    """What becomes an episode each, and whether it goes on in the next one; what is resampled is cut thereafter."""
+    for part in parts:
+        if schema.resample:
+            yield part, False
+        else:
+            yield from pieces(closed(part, schema), schema.cut_every)
+
+
+def _stored(log: _Log, ready: Rows, more: bool, tally: _Tally) -> Iterator[Episode]:
+    """The rows as an episode, counted; nothing of a single one that has no successor."""
+    if len(ready) == 1 and ready.next_obs is None:
+        tally.last_rows += 1
+        tally.lone += int(ready.terminated[-1])
+        tally.unpaid.count(ready, None)
+        return
+    episode = to_episode(ready, log.spaces[1], log.plan.constant, log.rule)
+    tally.rows += len(episode.rewards)
+    tally.last_rows += 0 if more else len(ready) - len(episode.rewards)
+    tally.terminals += int(episode.terminations[-1])
+    tally.returns.append(float(episode.rewards.sum()))
+    tally.unpaid.count(ready, episode, more)
+    yield episode
 
 
 def _paused(before: Rows, after: Rows, gap: float | None) -> bool:

@@ -8,10 +8,11 @@ from audit_toys import STEPS, plant, put, repeated, sensor, twice
 from torch import Tensor
 
 from mbrl.core import generator
-from mbrl.data.channels import Past, outliers, sensors
+from mbrl.data.channels import Past, sensors
 from mbrl.data.checks import copied_episodes, duplicate_rows
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import Finding
+from mbrl.data.outliers import outliers
 from mbrl.data.suspicions import Refit, missing_ends, rewards
 
 
@@ -100,6 +101,14 @@ def test_a_fine_that_the_plant_pays_is_a_note(paid: bool, clean: TransitionDatas
     (found,) = outliers(replace(clean, reward=torch.where(over, -500.0, clean.reward)), Past((), (), {}))
     assert (found.severity, found.channels) == ("note" if paid else "serious", ("reward",))
     assert ("the rest of the row foretells" in found.found) == paid
+
+
+@pytest.mark.parametrize(("slope", "severity"), [(4.0, "note"), (12.0, "serious")])
+def test_where_the_plant_goes_step_by_step_is_a_note(slope: float, severity: str, clean: TransitionDataset) -> None:
+    """Up to 50 and back within one episode, in steps that are small or large beside the 4 that 98 % span."""
+    peak = (50 - slope * (torch.arange(len(clean)) - 330).abs()).clamp(min=0)
+    (found,) = outliers(sensor(clean, lambda column: column + peak[: len(column)]), Past((), (), {}))
+    assert (found.severity, "step by step" in found.found) == (severity, severity == "note")
 
 
 @pytest.mark.parametrize(("share", "severity"), [(0.3, "serious"), (0.6, "warning")])

@@ -1,0 +1,89 @@
+"""A log of a plant that never stops is one episode: `cut_every` makes pieces of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from table_toys import ID, schema
+
+from mbrl.data import minari
+from mbrl.data.tables import import_log
+
+LIMITS = "observation: level\naction: valve\nreward: gain\naction_low: 0\naction_high: 9\n"
+SERIES = LIMITS + "cut_every: 4\n"
+
+
+def series(path: Path, rows: int = 11, **more: object) -> Path:
+    """Levels 0, 1, 2, ..., valves half of them, gains ten times as much."""
+    level = np.arange(rows, dtype=float)
+    pd.DataFrame({"level": level, "valve": level / 2, "gain": 10 * level, **more}).to_csv(path / "log.csv", index=False)
+    return path / "log.csv"
+
+
+def test_no_step_is_lost_between_two_pieces(tmp_path: Path) -> None:
+    """Eleven rows are ten steps: three pieces, each of which ends with what the next one begins with."""
+    report = import_log(series(tmp_path), ID, schema=schema(tmp_path, SERIES))
+    data = minari.load(ID)
+    assert data.lengths.tolist() == [3, 3, 4]
+    assert data.obs[:, 0].tolist() == list(range(10))
+    assert data.next_obs[:, 0].tolist() == list(range(1, 11))
+    assert data.reward.tolist() == [10 * k for k in range(10)]
+    assert data.truncated.nonzero()[:, 0].tolist() == [2, 5, 9]
+    assert not data.terminated.any()
+    assert (report["rows"], report["episodes"], report["rows_without_successor"]) == (10, 3, 1)
+    assert report["mean_return"] == pytest.approx(150.0)
+
+
+def test_with_next_observations_every_row_is_a_step_and_the_last_flag_stays(tmp_path: Path) -> None:
+    log = series(tmp_path, after=np.arange(1, 12), end=np.arange(11) == 10)
+    import_log(log, ID, schema=schema(tmp_path, SERIES + "next_observation: after\nterminal: end"))
+    data = minari.load(ID)
+    assert data.lengths.tolist() == [3, 4, 4]
+    assert data.next_obs[:, 0].tolist() == list(range(1, 12))
+    assert data.terminated.nonzero()[:, 0].tolist() == [10]
+    assert data.truncated.nonzero()[:, 0].tolist() == [2, 6]
+
+
+def test_a_shorter_episode_stays_whole(tmp_path: Path) -> None:
+    """Of runs of 3 and 8 rows, which are 2 and 7 steps, the second one is cut."""
+    log = series(tmp_path, run=[1] * 3 + [2] * 8)
+    import_log(log, ID, schema=schema(tmp_path, SERIES + "episode: run"))
+    assert minari.load(ID).lengths.tolist() == [2, 3, 4]
+
+
+def test_a_bad_row_takes_its_piece_and_no_other(tmp_path: Path) -> None:
+    gain = 10 * np.arange(11.0)
+    gain[4] = np.nan
+    report = import_log(series(tmp_path, gain=gain), ID, schema=schema(tmp_path, SERIES), on_bad_rows="drop-episode")
+    data = minari.load(ID)
+    assert data.obs[:, 0].tolist() == [0, 1, 2, 6, 7, 8, 9]
+    assert [drop["row"] for drop in report["dropped"]] == [3]
+
+
+def test_a_row_that_two_pieces_share_is_outside_its_bounds_once(tmp_path: Path) -> None:
+    log = series(tmp_path, level=[0, 1, 2, 99, *range(4, 10), 9])
+    told = schema(tmp_path, SERIES + "bounds: {level: [0, 9]}")
+    report = import_log(log, ID, schema=told, on_bad_rows="drop-episode")
+    assert report["outside_bounds"]["level"] == {"count": 1, "rows": [3]}
+    assert minari.load(ID).obs[:, 0].tolist() == [6, 7, 8, 9]
+
+
+def test_what_is_resampled_is_cut_in_rows_of_the_grid(tmp_path: Path) -> None:
+    """Rows every second on a grid of two: levels 0, 2, ..., 10, five steps of which two pieces are made."""
+    told = SERIES + "time: t\nperiod: 2.0\nmax_gap: 5.0\nresample: last"
+    import_log(series(tmp_path, t=np.arange(11.0)), ID, schema=schema(tmp_path, told))
+    data = minari.load(ID)
+    assert data.lengths.tolist() == [2, 3]
+    assert data.obs[:, 0].tolist() == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "2.5", "true", "day"])
+def test_a_length_that_is_none_is_refused(value: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cut_every is .*, expected a whole number, 1 or more"):
+        import_log(series(tmp_path), ID, schema=schema(tmp_path, f"{LIMITS}cut_every: {value}"))
+
+
+def test_an_endless_log_is_told_of_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cut one endless series into pieces, `cut_every: ROWS`"):
+        import_log(series(tmp_path), ID, schema=schema(tmp_path, LIMITS))
