@@ -49,7 +49,8 @@ def divide(data: TransitionDataset, split: Sequence[float], seed: int, needs_ter
     if data.episodes < LEAST:
         raise ValueError(
             f"the log has {data.episodes} episodes, expected at least {LEAST}: one to learn from, one to measure the"
-            " simulator on, and two for the second simulator, which judges; log more"
+            " simulator on, and two for the second simulator, which judges; log more, or import long ones in pieces"
+            " (`cut_every: ROWS` in the schema)"
         )
     ending = data.sums(data.terminated) > 0
     if needs_terminals and int(ending.sum()) == 1:
