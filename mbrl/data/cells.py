@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -162,14 +163,26 @@ def _stamps(values: pa.Array) -> pa.Array:
         return _parsed(values, pa.timestamp("ns"), what)
 
 
-def texts(values: Any) -> np.ndarray:
-    """A column of category names, [n] of str, without the spaces around them.
+def texts(values: Any, lenient: bool = False) -> np.ndarray:
+    """A column of names of categories or choices, [n] of str, without the spaces around them.
+
+    Args:
+        values: of the column.
+        lenient: whether a name may be missing; it is empty then.
 
     Raises:
         CellError: a cell is empty.
     """
-    names = np.array([str(value).strip() for value in labels(values)])
-    empty = (names == "") | (names == "nan")
-    if empty.any():
-        raise CellError(int(np.argmax(empty)), "is empty or NaN, expected a category")
+    values = _column(values)
+    cells = values.to_pylist() if isinstance(values, pa.Array) else values.tolist()
+    names = np.array(["" if cell is None else name(cell) for cell in cells], dtype=str)
+    names[names == "nan"] = ""
+    if not lenient and (names == "").any():
+        raise CellError(int(np.argmax(names == "")), "is empty or NaN, expected a category")
     return names
+
+
+def name(cell: Any) -> str:
+    """What a category is called: 2 and 2.0 are one, as a column of numbers in which one is missing holds the latter."""
+    text = str(cell).strip()
+    return re.sub(r"\.0+$", "", text) if re.fullmatch(r"-?\d+\.0+", text) else text

@@ -199,7 +199,7 @@ def untried_choices(data: TransitionDataset, past: Past) -> Iterator[Finding]:
         "warning",
         f"{len(never)} of {len(tried)} choices were never taken: {', '.join(names[:5])}" + ", ..." * (len(names) > 5),
         "policies may choose what nobody has tried, and what a simulator says of it is invented",
-        "number the choices from 0 without gaps before the import; of a choice that is real, log some rows, or leave it"
-        " out",
+        "name those that there are in the schema (`discrete: [10, 20]`), or number them from 0 without gaps; of one"
+        " that is real, log some rows, or leave it out",
         channels=tuple(data.action_channels[k] for k in never),
     )

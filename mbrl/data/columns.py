@@ -120,7 +120,7 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
         number = partial(measured, source, schema, chunk=chunk, start=start, lenient=plan.lenient)
         obs, held = _observation(schema, schema.observation, look, number)
         given, also = _observation(schema, schema.exogenous, look, number)
-        action = {name: number(name) for name in schema.action}
+        action = {name: _acted(schema, name, look, number) for name in schema.action}
         after, _ = _observation(schema, schema.next_observation, look, number)
         reward, cost, propensity = (_single(source, schema, role, number) for role in ("reward", "cost", "propensity"))
         columns = {
@@ -189,15 +189,39 @@ def _observation(
     return found, tuple(held)
 
 
+def _acted(
+    schema: Schema, name: str, look: Callable[..., np.ndarray], number: Callable[[str], np.ndarray]
+) -> np.ndarray:
+    """A column of the action [n, k], choices by their numbers."""
+    if isinstance(schema.discrete, tuple):
+        return look(partial(_chosen, schema.discrete), name)
+    try:
+        return number(name)
+    except ValueError as error:
+        if not schema.discrete:
+            raise
+        raise ValueError(f"{error}; where choices have names, list them in the schema: `discrete: [A, B]`") from error
+
+
 def _codes(listed: tuple[str, ...], values: Any) -> np.ndarray:
-    names = texts(values)
+    """Numbers [n] of the categories that a column holds."""
+    return _numbered(listed, texts(values), "categories")
+
+
+def _chosen(listed: tuple[str, ...], values: Any) -> np.ndarray:
+    """Numbers [n, 1] of the choices that a column holds, NaN where there is none, as in a last row."""
+    names = texts(values, lenient=True)
+    return np.where(names == "", np.nan, _numbered((*listed, ""), names, "choices"))[:, None]
+
+
+def _numbered(listed: tuple[str, ...], names: np.ndarray, what: str) -> np.ndarray:
     order = np.argsort(listed)
     at = np.searchsorted(listed, names, sorter=order).clip(max=len(listed) - 1)
     codes = order[at]
     wrong = np.flatnonzero(np.asarray(listed)[codes] != names)
     if len(wrong):
-        row = int(wrong[0])
-        raise CellError(row, f"is {str(names[row])!r}, expected one of the schema's categories {', '.join(listed)}")
+        row, known = int(wrong[0]), ", ".join(filter(None, listed))
+        raise CellError(row, f"is {str(names[row])!r}, expected one of the schema's {what} {known}")
     return codes
 
 

@@ -26,7 +26,10 @@ def about(schema: Schema, first: Rows, constant: Container[str], action: Box | D
     channels = [first.columns["obs"][k] for k in kept]
     acted = first.columns["action"]
     if isinstance(action, Discrete):
-        acted = [f"{acted[0]}={k}" for k in range(action.start, action.start + int(action.n))]
+        choices = (
+            schema.discrete if isinstance(schema.discrete, tuple) else range(action.start, action.start + int(action.n))
+        )
+        acted = [f"{acted[0]}={k}" for k in choices]
     units = [[schema.units.get(_column(schema, n), "") for n in names] for names in (channels, acted)]
     told: dict[str, list[Any]] = {"channels": channels, "units": units[0]}
     told |= {"action_channels": acted, "action_units": units[1]}
@@ -80,6 +83,10 @@ def spaces(source: Source, plan: Plan, first: Rows, env: str | None) -> tuple[Bo
             )
     if schema.discrete and not isinstance(wanted[1], Discrete):
         raise ValueError(f"the schema says `discrete: true`, and the action of {env} is {wanted[1]}")
+    if isinstance(schema.discrete, tuple) and wanted[1] != Discrete(len(schema.discrete)):
+        raise ValueError(
+            f"the schema names {len(schema.discrete)} choices, numbered from 0, and the action of {env} is {wanted[1]}"
+        )
     if schema.action_low is not None and declared != wanted[1]:
         raise ValueError(f"the schema declares the action {declared}, and {env} has {wanted[1]}: drop one of them")
     return wanted
@@ -96,6 +103,8 @@ def _check_clip(source: Source, schema: Schema, space: Box | Discrete) -> None:
 def _declared(source: Source, schema: Schema, first: Rows, env: str | None, lenient: bool) -> Box | Discrete:
     """The action space of the schema; infinite bounds where it declares none."""
     width = first.action.shape[1]
+    if isinstance(schema.discrete, tuple) and env is None:
+        return Discrete(len(schema.discrete))
     if schema.discrete and env is None:
         return _counted(source, schema.action[0], lenient)
     if env is None and replace(schema, index=None) == STANDARD and isinstance(source, Npz) and source.integer("action"):

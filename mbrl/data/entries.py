@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mbrl.data.cells import name
+
 
 def _name(value: Any) -> str:
     if not isinstance(value, str):
@@ -73,14 +75,21 @@ def _ends(value: Any) -> tuple[float, float]:
 def _categories(value: Any) -> dict[str, tuple[str, ...]]:
     """A list of columns, or a mapping from columns to their categories in order."""
     if isinstance(value, dict):
-        return _by_column(value, lambda names: tuple(str(n) for n in _listed(names)), "lists of categories")
+        return _by_column(value, _listed, "lists of categories")
     return dict.fromkeys(_names(value), ())
 
 
-def _listed(value: Any) -> list[Any]:
-    if not isinstance(value, list) or len(value) < 2 or len({str(v) for v in value}) < len(value):
+def _listed(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) < 2 or len({name(v) for v in value}) < len(value):
         raise TypeError("a list of two or more different categories for each column")
-    return value
+    if any(isinstance(v, bool) for v in value):
+        raise TypeError("names; in quotes, as in ['off', 'on'], where YAML takes them for false and true")
+    return tuple(name(v) for v in value)
+
+
+def _choices(value: Any) -> bool | tuple[str, ...]:
+    """Whether an action is an integer from 0, or the names of the choices in their order."""
+    return _listed(value) if isinstance(value, list) else _flag(value)
 
 
 CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -109,5 +118,5 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "final_action": _flag,
     "action_low": _numbers,
     "action_high": _numbers,
-    "discrete": _flag,
+    "discrete": _choices,
 }

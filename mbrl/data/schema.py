@@ -50,6 +50,8 @@ class Schema:
     `fallback` names, for a column that was not always logged, the one to read in its place, and `clip_action` brings
     actions to their bounds: together they say `what was applied, or else the command as the amplifier limited it`.
 
+    A `discrete` action is an integer from 0, or one of the names that are listed there in the order of their numbers.
+
     `categorical` columns of the observation become one channel per category, and columns of the observation that never
     change are dropped with a notice (unless `keep_constant`).
 
@@ -103,7 +105,7 @@ class Schema:
     action_low: tuple[float, ...] | None = None  # declared bounds: one number, or one per action channel
     action_high: tuple[float, ...] | None = None
     clip_action: bool = False  # bring commands to the bounds of the action, as the actuator did, and count them
-    discrete: bool = False  # the action is an integer from 0
+    discrete: bool | tuple[str, ...] = False  # the action is an integer from 0, or one of these names
     index: str | None = None  # npz layout only: an array with the first row of each episode
 
     @classmethod
@@ -198,8 +200,9 @@ class Schema:
         for name, (low, high) in self.bounds.items():
             if not low < high or name in self.categorical:
                 raise ValueError(f"{where}: bounds of {name!r} are [{low}, {high}], expected numbers with low < high")
-        if both := sorted(set(self.fallback) & set(self.categorical)):
-            raise ValueError(f"{where}: {both[0]!r} is categorical, and fallback is for columns of numbers")
+        named = {*self.categorical, *(self.action if isinstance(self.discrete, tuple) else ())}
+        if both := sorted(set(self.fallback) & named):
+            raise ValueError(f"{where}: {both[0]!r} holds names, and fallback is for columns of numbers")
         if self.categorical and self.next_observation and len(self.next_observation) != len(self.seen):
             raise ValueError(
                 f"{where}: with categorical columns, next_observation follows observation and exogenous one by one"
