@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,9 @@ mbrl COMMAND --help lists a command's settings; each is also a key of its --conf
 Every command takes --json: the result as one JSON object on stdout, everything else on stderr.
 State is kept under MBRL_HOME (./.mbrl); MBRL_TRACEBACK=1 shows where an error came from."""
 
+STDOUT = 1  # the file's number
+UNREAD = 141  # what a shell reports of a command that was stopped by SIGPIPE
+
 
 def config_file(name: str) -> Path:
     """A configuration that comes with mbrl: inside the installed package, or beside it in a checkout."""
@@ -52,7 +56,7 @@ def config_file(name: str) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status: 0 done, 1 refused input or failure, 2 wrong usage, 130 Ctrl-C."""
+    """Run one command; the exit status: 0 done, 1 refused input or failure, 2 wrong usage, 130 Ctrl-C, 141 unread."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     usage = argparse.ArgumentParser(
         prog="mbrl",
@@ -72,15 +76,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             status, answer = run_command(command, rest)
         except KeyboardInterrupt as stop:
             status, answer = 130, {"error": str(stop) or "stopped by Ctrl-C"}
+        except SystemExit:  # of --help
+            _left()
+            raise
+        if not as_json and _left():
+            return UNREAD
         if "error" in answer:
             print(f"mbrl {command}: {answer['error']}", file=sys.stderr)
     if as_json:
         plain = json.loads(json.dumps(answer, default=str), parse_constant=str)  # JSON has no NaN and no infinity
         try:
             print(json.dumps(plain, indent=2), flush=True)
-        except BrokenPipeError:  # who reads has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:
+            _left()
     return status
+
+
+def _left() -> bool:
+    """Whether whoever read standard output has seen enough, as `head` has; what is still to be written goes nowhere."""
+    watch = select.poll()
+    watch.register(STDOUT, select.POLLERR)
+    if gone := bool(watch.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    return gone
 
 
 def run_command(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]]:
