@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import select
@@ -46,6 +47,7 @@ State is kept under MBRL_HOME (./.mbrl); MBRL_TRACEBACK=1 shows where an error c
 
 STDOUT = 1  # the file's number
 UNREAD = 141  # what a shell reports of a command that was stopped by SIGPIPE
+UNHEARD = os.strerror(errno.EPIPE)  # all that is wrong where nobody reads
 
 
 def config_file(name: str) -> Path:
@@ -79,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SystemExit:  # of --help
             _left()
             raise
-        if not as_json and _left():
+        error = answer.get("error", UNHEARD)
+        if not as_json and _left() and UNHEARD in error:
             return UNREAD
         if "error" in answer:
             print(f"mbrl {command}: {answer['error']}", file=sys.stderr)
@@ -96,7 +99,7 @@ def _left() -> bool:
     """Whether whoever read standard output has seen enough, as `head` has; what is still to be written goes nowhere."""
     watch = select.poll()
     watch.register(STDOUT, select.POLLERR)
-    if gone := bool(watch.poll(0)):
+    if gone := any(event & select.POLLERR for _, event in watch.poll(0)):  # not where there is no such file
         os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
     return gone
 

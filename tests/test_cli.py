@@ -170,6 +170,7 @@ def test_an_error_with_json_is_one_object_on_stdout(
         (["ui", "--port", "0", "--json"], 1, "mbrl ui: port is 0"),
         (["ui", "--help"], 0, ""),
         (["demo", "--episodes", "1", "--data.id", "toy/short-v0"], 141, ""),  # tells of its log, first of all
+        (["import", "none.csv", "--id", "toy/none-v0"], 1, "mbrl import: FileNotFoundError"),
     ],
 )
 def test_a_reader_may_leave(command: list[str], status: int, told: str) -> None:
@@ -184,6 +185,13 @@ def test_a_reader_may_leave(command: list[str], status: int, told: str) -> None:
     assert process.wait() == status
     assert said.startswith(told)
     assert "BrokenPipe" not in said
+
+
+def test_standard_output_may_be_closed() -> None:
+    command = f"{sys.executable} -m mbrl import none.csv --id toy/none-v0 >&-"
+    ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("mbrl import: FileNotFoundError")
 
 
 def test_ctrl_c_is_told_without_a_traceback(
