@@ -174,8 +174,13 @@ def texts(values: Any, lenient: bool = False) -> np.ndarray:
         CellError: a cell is empty.
     """
     values = _column(values)
-    cells = values.to_pylist() if isinstance(values, pa.Array) else values.tolist()
-    names = np.array(["" if cell is None else name(cell) for cell in cells], dtype=str)
+    if isinstance(values, pa.DictionaryArray):
+        values = values.dictionary_decode()
+    if isinstance(values, pa.Array) and pa.types.is_floating(values.type):
+        values = values.to_numpy(zero_copy_only=False)
+    cells = values.to_pylist() if isinstance(values, pa.Array) else list(values)  # 0.1 of float32 is called so
+    called = {cell: "" if cell is None else name(cell) for cell in set(cells)}
+    names = np.array([called[cell] for cell in cells], dtype=str)
     names[names == "nan"] = ""
     if not lenient and (names == "").any():
         raise CellError(int(np.argmax(names == "")), "is empty or NaN, expected a category")
@@ -184,5 +189,6 @@ def texts(values: Any, lenient: bool = False) -> np.ndarray:
 
 def name(cell: Any) -> str:
     """What a category is called: 2 and 2.0 are one, as a column of numbers in which one is missing holds the latter."""
-    text = str(cell).strip()
-    return re.sub(r"\.0+$", "", text) if re.fullmatch(r"-?\d+\.0+", text) else text
+    text = (cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)).strip()
+    whole = re.sub(r"\.0+$", "", text) if re.fullmatch(r"-?\d+\.0+", text) else text
+    return "0" if whole == "-0" else whole

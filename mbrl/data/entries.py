@@ -82,6 +82,8 @@ def _categories(value: Any) -> dict[str, tuple[str, ...]]:
 def _listed(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) < 2 or len({name(v) for v in value}) < len(value):
         raise TypeError("a list of two or more different categories for each column")
+    if any(isinstance(v, list | dict) or v is None or name(v) in ("", "nan") for v in value):
+        raise TypeError("names that are not empty; in quotes where YAML takes them for null")
     if any(isinstance(v, bool) for v in value):
         raise TypeError("names; in quotes, as in ['off', 'on'], where YAML takes them for false and true")
     return tuple(name(v) for v in value)

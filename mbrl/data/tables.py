@@ -76,8 +76,8 @@ def import_log(
         id: NAMESPACE/NAME-vN, not taken.
         env: Gymnasium id, or `module:EnvId`, that the log is from: gives the spaces and the action bounds.
         schema: YAML file that names the columns, see `mbrl.data.schema.Schema`.
-        on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode. A flag, an id, a time or
-            a category that cannot be read always stops it.
+        on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode. A flag, an id, a time,
+            a category or the name of a choice that cannot be read always stops it.
 
     Returns:
         what was imported: id, path, episodes, rows, terminals, mean_return, dropped (episode, row, reason), gaps,

@@ -10,6 +10,7 @@ import pytest
 from table_toys import ID, schema
 
 from mbrl.data import minari
+from mbrl.data.cells import texts
 from mbrl.data.tables import import_log
 
 SERIES = "observation: temp\naction: mode\nreward: gain\nepisode: run\n"
@@ -79,3 +80,26 @@ def test_an_environment_needs_as_many_choices(tmp_path: Path) -> None:
         ValueError, match=r"names 3 choices, numbered from 0, and the action of CartPole-v1 is Discrete\(2\)"
     ):
         import_log(log(tmp_path, list(MODES), **angles), ID, schema=schema(tmp_path, text), env="CartPole-v1")
+
+
+@pytest.mark.parametrize("line", ['[heat, ""]', "[heat, null]", "[heat, .nan]", "[heat, [cool]]"])
+def test_a_name_is_not_empty(line: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected names that are not empty"):
+        import_log(log(tmp_path, list(MODES)), ID, schema=schema(tmp_path, f"{SERIES}discrete: {line}\n"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        (np.array([0.1, 0.25], np.float32), ["0.1", "0.25"]),
+        (pa.array([0.1, None], pa.float32()), ["0.1", ""]),
+        (pa.array([-0.0, 10.0]), ["0", "10"]),
+        (np.array(["-0.0", "10.00"]), ["0", "10"]),
+        (np.array([b"heat", b"off "]), ["heat", "off"]),
+        (pa.array(["007", None, "7"]).dictionary_encode(), ["007", "", "7"]),
+        (pa.array([2**60, 2**60 + 1]), [str(2**60), str(2**60 + 1)]),
+        (np.array([np.nan, 2.0]), ["", "2"]),
+    ],
+)
+def test_a_name_is_what_the_file_shows(cells: object, names: list[str]) -> None:
+    assert texts(cells, lenient=True).tolist() == names
