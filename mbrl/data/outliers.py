@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from mbrl.data.channels import Past
@@ -51,15 +52,24 @@ def outliers(data: TransitionDataset, past: Past) -> Iterator[Finding]:
 
 def _reason(data: TransitionDataset, name: str, column: Floats, away: Floats, far: Flags) -> str | None:
     """What speaks for the plant and against the sensor; None where nothing does."""
-    if _gradual(column, away, far, data.episode.numpy()):
+    if _gradual(column, away, far, _runs(data)):
         return "it goes there and back step by step"
     if name == "reward" and _foretold(data, far):
         return "the rest of the row foretells in which"
     return None
 
 
-def _gradual(column: Floats, away: Floats, far: Flags, episode: Floats) -> bool:
+def _runs(data: TransitionDataset) -> NDArray[np.int64]:
+    """The episode of each row, where pieces of one series count as one."""
+    on = (data.next_obs[:-1] == data.obs[1:]).all(1) & ~data.terminated[:-1]
+    parted = (data.episode.diff() != 0) & ~on
+    return np.append(0, parted.numpy().cumsum())
+
+
+def _gradual(column: Floats, away: Floats, far: Flags, episode: NDArray[np.int64]) -> bool:
     """Whether episodes go to all that is far, or come from there, in steps that are small beside the way."""
+    if set(episode.tolist()) - set(episode[~far].tolist()):  # one that is far from end to end went nowhere
+        return False
     crossed = (far[1:] != far[:-1]) & (episode[1:] == episode[:-1])
     way = np.maximum(away[1:], away[:-1])[crossed]
     return bool(crossed.any() and (np.abs(np.diff(column))[crossed] <= GRADUAL * way).all())

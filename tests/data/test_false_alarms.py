@@ -111,6 +111,22 @@ def test_where_the_plant_goes_step_by_step_is_a_note(slope: float, severity: str
     assert (found.severity, "step by step" in found.found) == (severity, severity == "note")
 
 
+def test_pieces_of_a_series_are_one_in_which_the_plant_goes_step_by_step(clean: TransitionDataset) -> None:
+    """Cut after every five steps (`cut_every`), so that some pieces are far from end to end."""
+    peak = (50 - 4 * (torch.arange(len(clean)) - 330).abs()).clamp(min=0)
+    high = sensor(clean, lambda column: column + peak[: len(column)])
+    (found,) = outliers(replace(high, episode=torch.arange(len(clean)) // 5), Past((), (), {}))
+    assert found.severity == "note"
+
+
+def test_an_episode_in_another_unit_is_serious_beside_what_goes_step_by_step(clean: TransitionDataset) -> None:
+    peak = (50 - 4 * (torch.arange(len(clean)) - 330).abs()).clamp(min=0)
+    peak[-3:] = 50
+    parts = replace(clean, episode=clean.episode + (torch.arange(len(clean)) >= len(clean) - 3))
+    (found,) = outliers(sensor(parts, lambda column: column + peak[: len(column)]), Past((), (), {}))
+    assert found.severity == "serious"
+
+
 @pytest.mark.parametrize(("share", "severity"), [(0.3, "serious"), (0.6, "warning")])
 def test_an_end_that_holds_most_rows_is_likely_one_of_rest(
     clean: TransitionDataset, share: float, severity: str
