@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Container
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ from mbrl.data.cells import numbers
 from mbrl.data.columns import MOST_CHOICES, Plan, read
 from mbrl.data.episodes import Rows
 from mbrl.data.readers import Npz, Source
-from mbrl.data.schema import STANDARD, Schema
+from mbrl.data.schema import ROLES, STANDARD, Schema
 from mbrl.environments import Box, Discrete
 
 
@@ -107,7 +106,8 @@ def _declared(source: Source, schema: Schema, first: Rows, env: str | None, leni
         return Discrete(len(schema.discrete))
     if schema.discrete and env is None:
         return _counted(source, schema.action[0], lenient)
-    if env is None and replace(schema, index=None) == STANDARD and isinstance(source, Npz) and source.integer("action"):
+    standard = all(getattr(schema, role) == getattr(STANDARD, role) for role in ROLES) and schema.action_low is None
+    if env is None and standard and isinstance(source, Npz) and source.integer("action"):
         raise ValueError(
             f"{source.path}: the action is an array of integers: say what it is with --env, "
             "or with `discrete: true` (or action_low and action_high) in a --schema"
