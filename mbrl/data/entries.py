@@ -79,9 +79,9 @@ def _categories(value: Any) -> dict[str, tuple[str, ...]]:
     return dict.fromkeys(_names(value), ())
 
 
-def _listed(value: Any) -> tuple[str, ...]:
+def _listed(value: Any, what: str = "a list of two or more different categories for each column") -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) < 2 or len({name(v) for v in value}) < len(value):
-        raise TypeError("a list of two or more different categories for each column")
+        raise TypeError(what)
     if any(isinstance(v, list | dict) or v is None or name(v) in ("", "nan") for v in value):
         raise TypeError("names that are not empty; in quotes where YAML takes them for null")
     if any(isinstance(v, bool) for v in value):
@@ -91,7 +91,9 @@ def _listed(value: Any) -> tuple[str, ...]:
 
 def _choices(value: Any) -> bool | tuple[str, ...]:
     """Whether an action is an integer from 0, or the names of the choices in their order."""
-    return _listed(value) if isinstance(value, list) else _flag(value)
+    return (
+        value if isinstance(value, bool) else _listed(value, "true or false, or a list of two or more different names")
+    )
 
 
 CHECKS: dict[str, Callable[[Any], Any]] = {
