@@ -1,6 +1,7 @@
 """`mbrl compare`: cells are runs, a table of means over seeds, and what cannot learn from a log is named."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,12 @@ def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path) -> None
     assert all("nothing is repeated" in log for log in logs)
 
 
-def test_learners_that_are_not_together_have_runs_of_their_own(tmp_path: Path) -> None:
+def test_learners_that_are_not_together_have_runs_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "RUN", (sys.executable, "-c", "raise SystemExit(3)"))  # files are made, no run is
     three = [learner(tmp_path, name, "policies.BC") for name in ("one", "two", "three")]
     command = ["compare", "--data", "toy/pendulum-v0", "--learners", ",".join(three), "--seeds", "[0]"]
     status, answer, _ = spoken([*command, "--together", "2", "--folder", str(tmp_path / "out")])
-    assert (status, set(answer["scores"]["toy-pendulum"])) == (0, {"one", "two", "three"})
+    assert (status, set(answer["failed"]["toy-pendulum"])) == (1, {"one", "two", "three"})
     held = [yaml.safe_load((tmp_path / "out" / f"toy-pendulum-0-{k}.yaml").read_text())["candidates"] for k in (0, 1)]
     assert [set(candidates) for candidates in held] == [{"one", "two"}, {"three"}]
     assert not (tmp_path / "out" / "toy-pendulum-0-2.yaml").exists()

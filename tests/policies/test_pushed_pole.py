@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from pole_toys import BOLD, BOX, CUT, FAST, LOGGED, PENALISED, SMALL, SOFT, TRANSFORMER, Problem
+from pole_toys import BOLD, BOX, CUT, FAST, LOGGED, PENALISED, SMALL, SOFT, Problem
 
 from mbrl.core import Learner
-from policies import AWAC, AWR, BC, BCQ, CQL, EDAC, IQL, MOBILE, SAC, TD3BC, DecisionTransformer, Planning, ReBRAC
+from policies import AWAC, AWR, BC, BCQ, CQL, EDAC, IQL, TD3BC, Planning, ReBRAC
 
 FEW = {"candidates": 32, "rounds": 2}
 SOFT_AGENT = {"class_path": "policies.SAC", "init_args": SOFT}
@@ -20,9 +20,6 @@ MADE: dict[str, tuple[type[Learner], dict[str, Any], dict[str, Any]]] = {
     "awac": (AWAC, SMALL, LOGGED),
     "awr": (AWR, SMALL, LOGGED),
     "bcq": (BCQ, SMALL, LOGGED),
-    "dt": (DecisionTransformer, TRANSFORMER, {**LOGGED, "batch_size": 64}),
-    "mopo": (SAC, SOFT, PENALISED),
-    "mobile": (MOBILE, {**SOFT, "samples": 3}, BOLD),
     "ravl": (EDAC, {**SOFT, "critics": 4}, BOLD),
     "cem": (Planning, {"learner": SOFT_AGENT, "planner": CEM, "horizon": 5}, PENALISED),
     "mppi": (Planning, {"learner": SOFT_AGENT, "planner": MPPI, "horizon": 5}, PENALISED),
