@@ -68,7 +68,7 @@ def _runs(data: TransitionDataset) -> NDArray[np.int64]:
 
 def _gradual(column: Floats, away: Floats, far: Flags, episode: NDArray[np.int64]) -> bool:
     """Whether episodes go to all that is far, or come from there, in steps that are small beside the way."""
-    if set(episode.tolist()) - set(episode[~far].tolist()):  # one that is far from end to end went nowhere
+    if len(np.setdiff1d(episode, episode[~far])):  # one that is far from end to end went nowhere
         return False
     crossed = (far[1:] != far[:-1]) & (episode[1:] == episode[:-1])
     way = np.maximum(away[1:], away[:-1])[crossed]

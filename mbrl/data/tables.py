@@ -204,11 +204,9 @@ def _episodes(
                 tally.outside.setdefault(name, []).append(found)
             tally.dropped.append({"episode": number, "row": logged.first, "reason": f"{', '.join(violated)}: bounds"})
             continue
-        if schema.resample:
-            for ready, more in pieces(closed(resampled(logged, schema), schema), schema.cut_every):
-                yield from _stored(log, ready, more, tally)
-        else:
-            yield from _stored(log, logged, more, tally)
+        whole = closed(resampled(logged, schema), schema) if schema.resample else logged
+        for ready, goes_on in pieces(whole, schema.cut_every):
+            yield from _stored(log, ready, more or goes_on, tally)
     if tally.outside and on_bad_rows == "error":
         raise ValueError(f"{path}: {_told_outside(schema, tally)}")
     if not tally.rows:
