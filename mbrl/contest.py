@@ -175,7 +175,7 @@ def _made(cells: Sequence[Cell], engine: Engine) -> dict[str, Ended]:
 def _cells(asked: Contest, arena: Arena, groups: Sequence[tuple[dict[str, Any], list[str]]]) -> Iterator[Cell]:
     for seed in asked.seeds:
         for number, (settings, learners) in enumerate(groups):
-            own = {**settings, "seed": seed, "env": arena.env}
+            own = {**sharing(settings, asked.folder), "seed": seed, "env": arena.env}
             cell = Cell.made(f"{arena.name}-{seed}-{number}", asked.folder, arena, learners, own)
             yield from cell.apart if cell.parted else [cell]
 
@@ -230,6 +230,12 @@ def run_settings(path: Path, arena: Arena, more: Sequence[str]) -> dict[str, Any
     dumped = parser.dump(parsed, skip_unset=False, skip_default=False)
     settings: dict[str, Any] = yaml.safe_load(dumped)
     return {key: value for key, value in settings.items() if key not in ("config", "folder", "resolved")}
+
+
+def sharing(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a run that shares its fits with the other runs of a folder, unless they say where."""
+    fit = settings["fit"]
+    return {**settings, "fit": {**fit, "shared": fit["shared"] or str(folder / "fits")}}
 
 
 def unfit(settings: Mapping[str, Any], arena: Arena) -> str | None:

@@ -90,6 +90,8 @@ class Fit:
         precision: of the hidden layers' matrix products; all weights are float32. auto is bf16-mixed where
             the processor multiplies bfloat16 faster.
         strategy: of Lightning's Trainer, how several devices work together; auto and ddp are one process a device.
+        shared: folder of fitted models, where this fit is taken from if another run has made it before, of the same
+            rows, settings and seed, and left if not. `mbrl compare` and `mbrl sweep` have one.
     """
 
     batch_size: int = 256
@@ -104,6 +106,7 @@ class Fit:
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = "32-true"
     strategy: str = "auto"
+    shared: Path | None = None
 
     def __post_init__(self) -> None:
         at_least(1, "fit", self, "batch_size", "max_epochs", "epoch_updates", "patience", "multistep", "devices")
@@ -116,6 +119,7 @@ class Fit:
     def arguments(self, judging: bool) -> dict[str, Any]:
         """Those of `mbrl.training.dynamics.fit_dynamics`, for the second simulator or for the first."""
         found = dict(vars(self))
+        del found["shared"]
         own = found.pop("judge_multistep")
         return found | {"multistep": own} if judging and own is not None else found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mbrl import files
 from mbrl.assessment import shown, small
-from mbrl.contest import run_settings
+from mbrl.contest import run_settings, sharing
 from mbrl.engines import Ended, Engine, Member, complaint, lost, write
 from mbrl.evaluation.estimates import Estimate
 from mbrl.inspection import EXPERIMENT
@@ -53,7 +53,7 @@ def _runs(
 ) -> Iterator[tuple[Member, dict[str, Any]]]:
     """All members, with their settings."""
     for label, path in configurations.items():
-        settings = run_settings(path, arena, ())
+        settings = sharing(run_settings(path, arena, ()), folder)
         for seed in seeds:
             own = f"{label}-{seed}"
             yield Member.of(own, folder), settings | {"seed": seed, "env": arena.env, "name": f"{name}-{own}"}

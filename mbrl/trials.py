@@ -90,8 +90,8 @@ def compare(
     """Put learners side by side on logs: what each is worth by true return, or by the evidence where there is no truth.
 
     Every cell is an `mbrl run` in a process of its own, whose evidence, curves and models are kept; learners whose
-    other settings are equal share one, and its simulators. One that fails leaves the others alone; the same command
-    goes on with it, and repeats nothing that is done.
+    other settings are equal share one. Simulators are fitted once for all that ask for the same. One that fails leaves
+    the others alone; the same command goes on with it, and repeats nothing that is done.
 
     Args:
         data: Minari ids of the logs, with commas between them.
@@ -105,8 +105,8 @@ def compare(
         workers: how many runs at once on this machine; a cluster has as many as it has cores.
         threads: of each run.
         ray_address: HOST:PORT of a Ray cluster; this machine if not given.
-        together: learners that share a run, and its simulators, at most; all whose other settings are equal if not
-            given. Fewer fit more simulators, and can learn on more cores.
+        together: learners that share a run, at most; all whose other settings are equal if not given. Fewer can learn
+            on more cores.
         folder: where the table, the picture and the runs are kept, MBRL_HOME/comparisons/LOGS if not given.
     """
     from mbrl import contest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -29,6 +30,7 @@ from mbrl.simulator.replay import Replay
 from mbrl.simulator.simulator import Simulator
 from mbrl.simulator.structure import channel_numbers, without
 from mbrl.training.dynamics import check_memory, fit_dynamics
+from mbrl.training.shared import fit_once
 
 STARTS = 1000  # logged start states, at most, that a simulator carries for those who have no log
 HELD = 500_000  # held-out rows, to the end of an episode, that a fit is scored and calibrated on
@@ -165,19 +167,21 @@ class Worlds:
         other, source = data.rows(held), Streamed(data, learn, self.resident, seed)
         if source.groups > 1:
             tell(stage, f"{source.groups} groups of episodes, one in memory at a time (data.resident)")
+        settings = {"seed": seed, "accelerator": self.accelerator, **self.fit.arguments(judging=judging)}
+        about = {"log": data.fingerprint, "learn": learn.tolist(), "held": held.tolist(), "groups": source.groups}
         with desk.record.stage(stage) as child:
-            report = fit_dynamics(
+            fit = partial(
+                fit_dynamics,
                 model,
                 source,
                 data.batch(other),
                 data.episode[other],
-                seed=seed,
                 folder=desk.folder.path / stage,
-                accelerator=self.accelerator,
                 progress=stage,
                 log=child.metrics,
-                **self.fit.arguments(judging=judging),
+                **settings,
             )
+            report = fit_once(self.fit.shared, stage, model, about | settings, fit)
             child.tags({"mbrl.elites": report.elites})
             child.metrics({f"holdout_member_{e}": score for e, score in enumerate(report.scores)}, report.epochs)
         simulator = self._simulator(stage, model.cpu(), learn, seed)

@@ -43,7 +43,9 @@ def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path) -> None
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {
         "toy-pendulum-0-0",
         "toy-pendulum-1-0",
+        "fits",
     }
+    assert len(list((tmp_path / "out" / "fits").glob("*.ckpt"))) == 4  # a simulator and a judge a seed
     scores = answer["scores"]["toy-pendulum"]
     assert set(scores) == {"cloning", "mopo", "behaviour cloning"}
     for seed in (0, 1):
@@ -92,12 +94,14 @@ def test_a_learner_that_diverges_leaves_those_of_its_run_alone(tmp_path: Path) -
     assert "its learners have runs of their own: toy-pendulum-0-0-wild, toy-pendulum-0-0-good" in told
     scores = answer["scores"]["toy-pendulum"]
     assert {name: len(score["seeds"]) for name, score in scores.items()} == {"good": 1, "behaviour cloning": 1}
+    assert len(list((out / "fits").glob("*.ckpt"))) == 1  # the judge of all three runs
     shared = (out / "toy-pendulum-0-0.log").read_text()
     learner(tmp_path, "wild", "policies.BC", lr=1e-3)
     status, again, told = spoken([*command, "--folder", str(out)])
     assert (status, again["failed"]) == (0, {"toy-pendulum": {}})
     assert "candidates.wild.learner.init_args.lr was 1e+300, is 0.001. What there was is" in told
     assert (out / "toy-pendulum-0-0-wild.old-1" / "config.yaml").exists()
+    assert "judge              fitted before, to the same rows" in (out / "toy-pendulum-0-0-wild.log").read_text()
     assert "nothing is repeated" in (out / "toy-pendulum-0-0-good.log").read_text()
     assert (out / "toy-pendulum-0-0.log").read_text() == shared  # the run of both was not tried again
     assert set(again["scores"]["toy-pendulum"]) == {"wild", "good", "behaviour cloning"}

@@ -125,6 +125,7 @@ def test_a_member_is_a_whole_configuration_of_a_run(tmp_path: Path) -> None:
     wanted = yaml.safe_load((ROOT / "configs" / "mopo.yaml").read_text())
     assert parsed.rehearsal.penalty == wanted["rehearsal"]["penalty"]
     assert parsed.folder == tmp_path / "out" / "mopo-1"
+    assert parsed.fit.shared == tmp_path / "out" / "fits"
 
 
 def test_who_stops_looking_begins_no_further_run(tmp_path: Path) -> None:
