@@ -32,7 +32,7 @@ from mbrl.registry.rules import read as read_rules
 from mbrl.registry.runs import RunLog
 from mbrl.report.console import tell
 from mbrl.report.dossier import draw_evidence, draw_returns, sample_rollouts
-from mbrl.runfolder import ANYHOW, RunFolder
+from mbrl.runfolder import RunFolder, lasting
 from mbrl.settings import Candidate, Data, Fit, Imitation, Rehearsal, Trial, World
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.policy import PolicyReport, check_memory, fit_policy
@@ -216,7 +216,7 @@ class Pipeline:
     def _remember(self, data: TransitionDataset, desk: Desk) -> None:
         settings, (folder, record) = desk.folder.settings, desk
         folder.remember(run_id=record.run_id, name=self.name)
-        record.params({k: v for k, v in settings.items() if k not in {"folder", *ANYHOW}})
+        record.params({k: v for k, v in lasting(settings).items() if k != "folder"})
         record.text(yaml.safe_dump(settings, sort_keys=False), "config.yaml")
         record.tags(Lineage.of(data).tags() | {"mbrl.folder": str(folder.path)})
         record.input(LoggedData(data), "training")

@@ -16,7 +16,7 @@ from mbrl import files
 
 RUN, STAGE = "run.lock", ".stage.lock"
 PATIENCE = 60.0  # seconds; twice what a process gets to write its checkpoint when its run is gone
-ANYHOW = {"workers": None}  # settings that say how a run is made, and may change while it is
+ANYHOW = ("workers", "fit.shared")  # settings that say how a run is made, and may change while it is
 
 
 @final
@@ -113,7 +113,13 @@ class RunFolder:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """In what a run's configurations differ, but for what may change while it is made; empty where they do not."""
-    return "; ".join(sorted(_differences({**old, **ANYHOW}, {**new, **ANYHOW})))
+    return "; ".join(sorted(_differences(lasting(old), lasting(new))))
+
+
+def lasting(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings without those that may change while a run is made."""
+    kept = {key: value for key, value in settings.items() if f"{prefix}{key}" not in ANYHOW}
+    return {k: lasting(value, f"{prefix}{k}.") if isinstance(value, Mapping) else value for k, value in kept.items()}
 
 
 def aside(path: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mbrl import runfolder
-from mbrl.runfolder import RunFolder
+from mbrl.runfolder import RunFolder, differences
 
 LOG = "a" * 64
 SETTINGS = {"seed": 0, "fit": {"lr": 0.001, "patience": 5}, "env": None}
@@ -110,3 +110,10 @@ def test_a_stage_is_made_by_one_process_and_a_run_goes_on_when_it_has_ended(
     with RunFolder.open(tmp_path, LOG) as folder:
         folder.join("judge")
         assert folder.facts["judge_seconds"] == 2.0
+
+
+def test_what_says_how_a_run_is_made_may_change_while_it_is(tmp_path: Path) -> None:
+    begun = {"workers": 1, "fit": {"lr": 0.1, "shared": None}, "shared": 3}
+    other = {"workers": "auto", "fit": {"lr": 0.1, "shared": str(tmp_path)}, "shared": 3}
+    assert differences(begun, other) == ""
+    assert differences(begun, other | {"shared": 4, "fit": {"lr": 0.2}}) == "fit.lr was 0.1, is 0.2; shared was 3, is 4"
