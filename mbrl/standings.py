@@ -142,24 +142,35 @@ def markdown(
     logged: Mapping[str, Estimate],
     failed: Mapping[str, Mapping[str, str]],
 ) -> str:
-    """The table: a row for the log itself, for behaviour cloning and for each learner; a column for each log."""
-    heads = [f"{a.data_id}{'' if a.env else ' (gain in spreads)'}" for a in asked.arenas]
-    lines = [f"| | {' | '.join(heads)} | minutes |", "|---" * (len(heads) + 2) + "|"]
+    """The table: a row for the log itself, for behaviour cloning and for each learner; two columns for each log.
+
+    The second one has the minutes that a learner took, on average over the seeds.
+    """
+    heads = [f"{a.data_id}{'' if a.env else ' (gain in spreads)'} | min" for a in asked.arenas]
     own = [shown(logged[a.name]) if a.env and a.name in logged else "" for a in asked.arenas]
-    lines.append(f"| {LOG} | {' | '.join(own)} | |")
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (2 * len(heads) + 1) + "|"]
+    lines.append(f"| {LOG} | {' | '.join(f'{value} |'.strip() for value in own)} |")
     for name in [CLONING, *asked.learners]:
-        cells, minutes = [], []
-        for arena in asked.arenas:
-            found = scores[arena.name].get(name, [])
-            minutes += [cell.seconds / 60 for cell in found]
-            if known := len(_known(found)):
-                value = means[arena.name][name]
-                lacking = f" ({known} of {len(asked.seeds)} seeds)" if known < len(asked.seeds) else ""
-                cells.append((shown(value) if arena.env else small(value)) + lacking)
-            else:
-                cells.append("-" if found or name in failed[arena.name] else "")
-        if minutes:
-            lines.append(f"| {name} | {' | '.join(cells)} | {np.mean(minutes):.1f} |")
-        elif any(cells):
-            lines.append(f"| {name} | {' | '.join(cells)} | |")
+        cells = [_cell(asked, arena, name, means, scores, failed) for arena in asked.arenas]
+        if any(cells):
+            lines.append(f"| {name} | {' | '.join(cell or '|' for cell in cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(
+    asked: Contest,
+    arena: Arena,
+    name: str,
+    means: Mapping[str, Mapping[str, Estimate]],
+    scores: Mapping[str, Mapping[str, list[Score]]],
+    failed: Mapping[str, Mapping[str, str]],
+) -> str:
+    """What a learner got on a log, and the minutes that it took; empty where it was not asked."""
+    found = scores[arena.name].get(name, [])
+    took = f"{np.mean([cell.seconds for cell in found]) / 60:.1f}" if found else ""
+    known = len(_known(found))
+    if not known:
+        return f"- | {took}".rstrip() if found or name in failed[arena.name] else ""
+    value = means[arena.name][name]
+    lacking = f" ({known} of {len(asked.seeds)} seeds)" if known < len(asked.seeds) else ""
+    return f"{(shown if arena.env else small)(value)}{lacking} | {took}"

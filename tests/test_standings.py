@@ -10,8 +10,8 @@ from mbrl.evaluation.estimates import Estimate
 from mbrl.standings import NOTHING, Arena, Contest, Score, told
 
 
-def score(value: Estimate) -> Score:
-    return Score(value, "promote", 60.0)
+def score(value: Estimate, seconds: float = 60.0) -> Score:
+    return Score(value, "promote", seconds)
 
 
 def test_a_seed_without_an_estimate_is_told_and_takes_no_other_with_it(tmp_path: Path) -> None:
@@ -28,3 +28,22 @@ def test_a_seed_without_an_estimate_is_told_and_takes_no_other_with_it(tmp_path:
     assert (tmp_path / "table.md").read_text() == answer["table"]
     assert json.loads((tmp_path / "comparison.json").read_text())["failed"] == {"toy-mill": {}}
     assert (tmp_path / "comparison.png").exists()
+
+
+def test_each_log_has_a_column_of_scores_and_one_of_minutes(tmp_path: Path) -> None:
+    arenas = [Arena("toy/mill-v0", None), Arena("toy/pole-v0", "CartPole-v1")]
+    asked = Contest(arenas, {"bold": Path("b"), "shy": Path("s")}, (0, 1), (), None, tmp_path)
+    one, other = Estimate(1.0, 0.5, 1.5, 9), Estimate(200.0, 190.0, 210.0, 9)
+    scores = {
+        "toy-mill": {"bold": [score(one, 30.0), score(one, 90.0)]},
+        "toy-pole": {"bold": [score(other, 240.0)] * 2, "behaviour cloning": [score(other, 6.0)] * 2},
+    }
+    answer = told(asked, scores, {"toy-pole": other}, {"toy-mill": {"shy": "it acts in Box spaces"}, "toy-pole": {}})
+    assert answer["table"].splitlines() == [
+        "| | toy/mill-v0 (gain in spreads) | min | toy/pole-v0 | min |",
+        "|---|---|---|---|---|",
+        "| log | | | 200.0 [190.0, 210.0] | |",
+        "| behaviour cloning | | | 200.0 [200.0, 200.0] | 0.1 |",
+        "| bold | 1.00 [1.00, 1.00] | 1.0 | 200.0 [200.0, 200.0] | 4.0 |",
+        "| shy | - | | | |",
+    ]

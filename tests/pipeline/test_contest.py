@@ -119,13 +119,13 @@ def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tm
         in answer["error"]
     )
     assert "run.json is damaged" in answer["failed"]["toy-cartpole"]["cloning"]
-    assert "spreads) | minutes |" in (tmp_path / "out" / "table.md").read_text()
+    assert "spreads) | min |" in (tmp_path / "out" / "table.md").read_text()
     assert "(1 of 2 seeds) |" in answer["table"]
     assert set(answer["scores"]["toy-cartpole"]) == {"cloning"}
     assert len(answer["scores"]["toy-cartpole"]["cloning"]["seeds"]) == 1
     assert "DiscreteBCQ" in answer["failed"]["toy-cartpole"]["bcq"]
     assert "bcq on toy-cartpole: " in told
-    assert "| | toy/cartpole-v0 (gain in spreads) | minutes |" in answer["table"]
+    assert "| | toy/cartpole-v0 (gain in spreads) | min |" in answer["table"]
     assert "| bcq | - | |" in answer["table"]
 
 
