@@ -94,9 +94,14 @@ def _parsed(values: pa.Array, wanted: pa.DataType, what: str, lenient: bool = Fa
                 found.append(value.cast(wanted))
             except pa.ArrowInvalid as error:
                 if not lenient:
-                    raise CellError(row, f"is {value.as_py()!r}, expected {what}") from error
+                    raise CellError(row, f"is {value.as_py()!r}, expected {what}{_comma(value.as_py())}") from error
                 found.append(pa.scalar(None, wanted))
         return pa.array([value.as_py() for value in found], wanted)
+
+
+def _comma(cell: Any) -> str:
+    """A hint where a cell is a number but for its commas, as 0,5 and 1.234,5 and 1,234.5 are."""
+    return ": write it with a decimal point, and no comma" if re.fullmatch(r"[-+]?[\d.]*,[\d.,]+", str(cell)) else ""
 
 
 def flags(values: Any) -> np.ndarray:

@@ -203,11 +203,13 @@ def _out_of_bounds(rows: Rows, space: Box | Discrete) -> str | None:
     if not bad.any():
         return None
     row, channel = np.argwhere(bad)[0].tolist()
-    remedy = "; `clip_action: true` in the schema: the actuator limited it"
+    value = action[row, channel]
+    remedy = "; correct the bounds, or, if the actuator limited commands to them, say `clip_action: true` in the schema"
     if isinstance(space, Discrete):
-        remedy = "; number the choices from 0" if space.start == 0 and action[row, channel] < 0 else ""
+        remedy = "; number the choices from 0" if space.start == 0 and value < 0 else ""
+        remedy = remedy if value == np.round(value) else "; an action of such values is not discrete"
     return (
-        f"row {rows.first + row}, column {rows.columns['action'][channel]!r} is {action[row, channel]}, expected "
+        f"row {rows.first + row}, column {rows.columns['action'][channel]!r} is {value}, expected "
         f"{kind} within the declared bounds [{low[channel]}, {high[channel]}] (so are {int(bad.any(1).sum())} of "
         f"{len(bad)} rows of this episode){remedy}"
     )

@@ -24,6 +24,9 @@ import pyarrow.parquet
 
 CHUNK = 65_536  # rows
 CHANNEL = re.compile(r"(.+)\[(\d+)\]")  # array[k]
+HEAD = 1 << 20  # bytes in which the header line of a CSV is looked for
+SEPARATORS = (b";", b"\t", b"|")  # that other programs write in the place of commas
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # what such a file begins with
 
 
 class Source(ABC):
@@ -90,7 +93,7 @@ def open_source(path: Path) -> Source:
     kinds: dict[str, type[Source]] = {".npz": Npz, ".csv": Csv, ".csv.gz": Csv, ".parquet": Parquet}
     kind = next((cls for suffix, cls in kinds.items() if path.name.lower().endswith(suffix)), None)
     if kind is None:
-        raise ValueError(f"{path}: the suffix is none of {', '.join(kinds)}")
+        raise ValueError(f"{path}: the suffix is none of {', '.join(kinds)}: save the log as one of these")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     with _reading(path):
@@ -196,9 +199,24 @@ class Csv(Source):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        self._check_header()
         with pa.input_stream(str(path), compression=self._compression()) as text, pa.csv.open_csv(text) as reader:
             self._names = reader.schema.names
         _check_once(path, self._names)
+
+    def _check_header(self) -> None:
+        """Refuse UTF-16, and a header that other marks than commas divide: every row would be one cell."""
+        with pa.input_stream(str(self.path), compression=self._compression()) as text:
+            header = text.read(HEAD).partition(b"\n")[0]
+        if header.startswith(UTF16):
+            raise ValueError(f"{self.path} is UTF-16 text: convert it, as with iconv -f UTF-16 -t UTF-8")
+        if b"," in header or not (found := next((mark for mark in SEPARATORS if mark in header), None)):
+            return
+        told = found.decode()
+        raise ValueError(
+            f"{self.path}: the header has {told!r} between the columns, expected commas, and decimal points in the "
+            f"rows: convert it, as with pandas.read_csv(FILE, sep={told!r}, decimal=',').to_csv(NEW, index=False)"
+        )
 
     def _compression(self) -> str | None:
         return "gzip" if self.path.name.lower().endswith(".gz") else None
@@ -243,7 +261,7 @@ class Parquet(Source):
 
 def _check_once(path: Path, names: Sequence[str]) -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path}: columns {twice} occur twice")
+        raise ValueError(f"{path}: columns {twice} occur twice: give each column a name of its own")
 
 
 def _batches(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[dict[str, Any]]:

@@ -33,7 +33,7 @@ def closest(word: str, known: Iterable[str]) -> str:
     """A hint for a message: the nearest known name, if any is near, and all of them."""
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(known)}"
+    return (f"did you mean {near[0]!r}? There" if near else "there") + f" are: {', '.join(known)}"
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ class Schema:
             FileNotFoundError: there is no such file.
             ValueError: it is not YAML, a key is unknown or missing, or a value has the wrong type.
         """
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}, which --schema names")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:

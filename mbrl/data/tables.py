@@ -157,6 +157,8 @@ def _schema(source: Source, path: str | Path | None) -> Schema:
     for name in schema.columns():
         if not source.has(name):
             hint = "" if path is not None else "; name other columns in a --schema FILE.yaml"
+            if "," in name and all(source.has(part.strip()) for part in name.split(",")):
+                hint = f"; several columns are a list, [{name}]"
             raise ValueError(f"{source.path} has no column {name!r} ({where}): {closest(name, source.names)}{hint}")
         column, channel = source.place(name)
         if channel is not None and column in schema.columns():

@@ -121,7 +121,7 @@ def test_a_file_that_is_damaged_or_unknown_is_named(tmp_path: Path, toy_log: Mak
     with pytest.raises(ValueError, match=r"log\.csv is damaged"):
         import_log(tmp_path / "log.csv", ID, schema=schema(tmp_path))
     (tmp_path / "log.csv").write_text("run,run\n1,2\n")
-    with pytest.raises(ValueError, match="occur twice"):
+    with pytest.raises(ValueError, match=r"occur twice: give each column a name of its own"):
         import_log(tmp_path / "log.csv", ID, schema=schema(tmp_path))
     (tmp_path / "log.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"needs --schema FILE\.yaml, which names its columns: a, b"):
@@ -145,3 +145,45 @@ def test_a_taken_or_wrong_id_is_found_before_the_file_is_read(tmp_path: Path, to
         import_log(tmp_path / "nowhere.npz", ID)
     with pytest.raises(ValueError, match="NAMESPACE/NAME-vN"):
         import_log(tmp_path / "nowhere.npz", "toy/log")
+
+
+@pytest.mark.parametrize(("mark", "told"), [(";", "';'"), ("\t", r"'\\t'"), ("|", r"'\|'")])
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_other_separators_than_commas_are_named(
+    tmp_path: Path, toy_log: Maker, mark: str, told: str, suffix: str
+) -> None:
+    path, text = tmp_path / f"log.{suffix}", schema(tmp_path)
+    for decimal in ".,":
+        frame(toy_log()).to_csv(path, index=False, sep=mark, decimal=decimal)
+        with pytest.raises(ValueError, match=rf"the header has {told} between the columns, expected commas.*pandas"):
+            import_log(path, ID, schema=text)
+    pd.read_csv(path, sep=mark, decimal=",").to_csv(tmp_path / "new.csv", index=False)  # as the message says
+    assert import_log(tmp_path / "new.csv", ID, schema=text)["rows"] == 12
+
+
+@pytest.mark.parametrize("cell", ["0,5", "-1.234,5", "1,234.5"])
+def test_a_comma_in_a_number_is_named(tmp_path: Path, toy_log: Maker, cell: str) -> None:
+    table = frame(toy_log()).astype({"angle": str})
+    table.loc[3, "angle"] = cell
+    with pytest.raises(ValueError, match=rf"row 3, column 'angle' is '{cell}', .* with a decimal point, and no comma"):
+        import_log(csv(tmp_path, table), ID, schema=schema(tmp_path))
+
+
+def test_the_encoding_to_convert_from_is_named(tmp_path: Path, toy_log: Maker) -> None:
+    for encoding, told in (("utf-16", "UTF-16"), ("latin1", "LATIN1")):
+        frame(toy_log()).rename(columns={"t": "t °"}).to_csv(tmp_path / "log.csv", index=False, encoding=encoding)
+        with pytest.raises(ValueError, match=f"log.csv is .*onvert it, as with iconv -f {told} -t UTF-8"):
+            import_log(tmp_path / "log.csv", ID, schema=schema(tmp_path))
+
+
+def test_names_with_commas_between_them_are_no_list(tmp_path: Path, toy_log: Maker) -> None:
+    text = schema(tmp_path, SCHEMA.replace("[angle, speed]", "angle, speed"))
+    with pytest.raises(ValueError, match=r"no column 'angle, speed'.*; several columns are a list, \[angle, speed\]"):
+        import_log(csv(tmp_path, frame(toy_log())), ID, schema=text)
+
+
+def test_a_schema_that_is_not_there_is_named(tmp_path: Path, toy_log: Maker) -> None:
+    path = csv(tmp_path, frame(toy_log()))
+    for name in ("nowhere.yaml", "."):
+        with pytest.raises(FileNotFoundError, match=r"there is no file .*, which --schema names"):
+            import_log(path, ID, schema=tmp_path / name)
