@@ -31,6 +31,8 @@ FLAGS = {  # the settings of a command that are set by their name alone, and the
         "repair": "first finish or take back what was half-done, and put aliases to where the ledger has them",
     },
 }
+GROUP = "Path to a configuration file."  # what jsonargparse says of a group of settings, and what we say
+GROUPS = {"data": "Minari id of the data set, as --data.id; or a YAML file with these settings"}
 
 SEVERAL = re.compile(r"-?[\d.]+(,-?[\d.]+)+")  # numbers with commas between them
 ALONE = re.compile(r"-?[\d.]+")
@@ -112,4 +114,7 @@ def parser(function: Callable[..., Any], command: str, default: str | None, argu
         made.add_argument(f"--{flag}", action="store_true", help=meaning)
     skipped: set[str | int] = {"resolved", "only", *filter(None, (name, *flags))}
     made.add_function_arguments(function, skip=skipped, as_group=False, sub_configs=False)
+    for action in made._actions:
+        if action.help == GROUP:
+            action.help = GROUPS.get(action.dest, "YAML file with these settings")
     return made

@@ -8,9 +8,12 @@ import inspect
 import pydoc
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
+
+from mbrl.__main__ import config_file
 
 _KEY = re.compile(r'^(?:Parser key|Key) "(?P<key>[^"]+)":\s*', re.DOTALL)
 _UNION = re.compile(
@@ -30,6 +33,8 @@ _GROUP = re.compile(
 )
 _BROKEN = "Problems parsing config: "
 _YAML_PLACE = re.compile(r'in "<unicode string>", (line \d+, column \d+):?')
+_NO_FILE = re.compile(r"File does not exist: '(?P<path>[^']+)'")
+_UNDOTTED = re.compile(r"Expected a dot import path string: (?P<name>[^\s.]+)")
 _KEYLESS = re.compile(r"Option '(?P<option>[\w.]+)' is not accepted")
 
 
@@ -58,6 +63,9 @@ def complaint(error: Exception, parser: ArgumentParser, arguments: Sequence[str]
         return f"there is no setting {option}{_near(option, known) or _near(option.partition('.')[0], known)}"
     key = _KEY.match(text)
     where, rest = (f"{key['key']}: ", text[key.end() :]) if key else ("", text)
+    if key and (undotted := _UNDOTTED.search(rest)):
+        return where + _undotted(undotted["name"], parser.get_default(key["key"]))
+    rest = _NO_FILE.sub(_no_file, rest)
     return where + " ".join(_plain(rest).split())
 
 
@@ -70,9 +78,30 @@ def _files(arguments: Sequence[str]) -> list[str]:
 def _unrecognised(text: str, parser: ArgumentParser) -> str:
     """The first argument that is none, and those that it may have been meant for."""
     typed = text.removeprefix("unrecognized arguments: ").split()
-    name = next((word for word in typed if word.startswith("--")), typed[0]).partition("=")[0]
+    option = next((word for word in typed if word.startswith("--")), None)
+    name = (option or typed[0]).partition("=")[0]
     known = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    if option is None:
+        meant = f": did you mean --data {name}?" if "--data" in known and "/" in name else ""
+        return f"{name} is left over, expected {parser.usage}{meant}"
     return f"there is no setting {name}{_near(name, known)}"
+
+
+def _no_file(found: re.Match[str]) -> str:
+    """A configuration that is not there; the name of one that comes with mbrl may be meant."""
+    known = {path.stem: path for path in config_file("mopo.yaml").parent.glob("*.yaml")}
+    near = difflib.get_close_matches(Path(found["path"]).stem, known, n=1)
+    return f"there is no file {found['path']}" + (f": did you mean {known[near[0]]}?" if near else "")
+
+
+def _undotted(name: str, default: Any) -> str:
+    """A name without its module; one of the module that the default is of may be meant."""
+    path = getattr(default, "class_path", "") or f"{getattr(default, '__module__', '')}."
+    module = path.rpartition(".")[0]
+    known = {one.lower(): f"{module}.{one}" for one in _public(module)} if module else {}
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    meant = f": did you mean {known[near[0]]}?" if near else ""
+    return f"expected a dotted path, MODULE.NAME, got {name}{meant}"
 
 
 def _plain(text: str) -> str:
@@ -84,13 +113,17 @@ def _plain(text: str) -> str:
         kept = [line for line in errors if line and "NoneType" not in line]
         told = "; ".join(kept)
         value = given[1] if given and "NestedArg" not in given[1] else None
-        text = told if value is None or value in told else f"{told}. Got value: {value}"
+        text = (
+            told
+            if value is None or re.search(rf"(?<!\w){re.escape(value)}(?!\w)", told)
+            else f"{told}. Got value: {value}"
+        )
     text = _CALLABLE.sub("", text)
     text = _OPTION.sub(_foreign, text)
     text = _ATTRIBUTE.sub(_absent, text)
     text = _GROUP.sub(lambda found: f"{found['group']} has no setting {found['option']!r}", text)
     text = re.sub(r"Expected an? typing\.Literal\[([^\]]*)\]", lambda found: f"expected one of {found[1]}", text)
-    text = re.sub(r"Expected an? <class '([\w.]+)'>", lambda found: f"expected {found[1]}", text)
+    text = re.sub(r"Expected (?:an? )?<class '([\w.]+)'>", lambda found: f"expected {found[1]}", text)
     text = re.sub(r'Parser key "([\w.]+)":\W*', r"\1: ", text)
     text = re.sub(r"<class '([\w.]+)'>", lambda found: found[1], text)
     text = re.sub(r"\.*\s*Got value: Namespace\(.*", "", text, flags=re.DOTALL)

@@ -68,3 +68,9 @@ def test_both_spellings_reach_the_setting(spelling: str) -> None:
     arguments = parsing.spelt(stages.run, [spelling, "acme/mill-v0", "--data.history", "2"])
     config = parsing.parser(stages.run, "run", "mopo.yaml", arguments).parse_args(arguments)
     assert (config.data.id, config.data.history) == ("acme/mill-v0", 2)
+
+
+def test_the_help_says_that_a_log_is_named_by_its_id() -> None:
+    told = " ".join(parsing.parser(stages.run, "run", "mopo.yaml", []).format_help().split())
+    assert "--data CONFIG Minari id of the data set, as --data.id; or a YAML file" in told
+    assert parsing.GROUP not in told

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrl.__main__ import main
+from mbrl.__main__ import config_file, main
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,21 @@ from mbrl.__main__ import main
         ),
         ("promote x --to champoin", "to: expected one of 'shadow', 'canary', 'champion', got champoin"),
         ("card x --version one", "version: expected int, got one"),
-        ("run --config nowhere.yaml", "config: File does not exist"),
+        ("run --config nowhere.yaml", "config: there is no file /"),
+        (
+            "run --data a/b-v0 --learner td3bc",
+            "learner: expected a dotted path, MODULE.NAME, got td3bc: did you mean po",
+        ),
+        (
+            "run --data a/b-v0 --simulator.uncertainty ensemble_std",
+            "simulator.uncertainty: expected a dotted path, MODULE.NAME, got ensemble_std: did you mean dynamics.unce",
+        ),
+        ("run --data a/b-v0 --seeds a", "seeds: expected list, got a"),
+        (
+            "run a/b-v0",
+            "a/b-v0 is left over, expected mbrl run [--config FILE.yaml] [--SETTING VALUE ...]: did you mean",
+        ),
+        ("import x.csv y.csv --id a/b-v0", "y.csv is left over, expected mbrl import FILE [--config FILE.yaml]"),
     ],
 )
 def test_wrong_words_are_told_as_they_were_typed(typed: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,3 +89,11 @@ def test_a_file_that_is_no_yaml_is_named(
     path.write_text(text)
     assert main(["run", *f"--config{joint}{path}".split(), "--data", "a/b-v0"]) == 2
     assert capsys.readouterr().err.startswith(f"mbrl run: {path} is no YAML: {told}")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("combo", "combo"), ("config/mpoo.yaml", "mopo")])
+def test_a_configuration_that_comes_with_mbrl_is_found_by_its_name(
+    typed: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--config", typed, "--data", "a/b-v0"]) == 2
+    assert f"did you mean {config_file(f'{meant}.yaml')}?" in capsys.readouterr().err
