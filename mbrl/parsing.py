@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 from mbrl.__main__ import config_file
 
 POSITIONAL = {  # the one setting of a command that needs no name: its name, what it is on the command line, type, help
-    "import_": ("file", "FILE", Path, "the log: .npz, .csv or .parquet"),
+    "import_": ("file", "FILE", Path, "the log: .npz, .csv, .csv.gz or .parquet"),
     "audit": ("id", "ID", str, "Minari id of the data set"),
     "card": ("name", "NAME", str, "NAME of the registered model NAME-simulator"),
     "select": ("name", "NAME", str, "NAME of the registered model NAME-policy"),

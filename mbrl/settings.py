@@ -35,7 +35,7 @@ class Data:
         strict: stop before any training if the audit of the log finds something serious.
         history: observations that models and policies are given at once, with the actions between them; more than 1
             where one observation does not say enough, as with delays or velocities that were not logged. auto: as many
-            as a quick refit of the log asks for, 1 to 9.
+            as a quick refit of the log asks for, 1 to 17.
         resident: MiB of logged rows that a training holds in memory at once; of a longer log one random group of
             episodes after the other is read from the disk. The order in which rows are dealt to an ensemble comes on
             top: for 7 members and 27 numbers a row, 1.6 times as much. Learners that read whole episodes, the best
@@ -304,7 +304,7 @@ class Trial:
         cost: dotted path of a function from obs, action and next_obs to [B], what a transition costs beside its reward;
             its sum over an episode is limited by the rule most_cost. It comes before a cost column of the log, which is
             learned from the judge's episodes if no function is given.
-        episodes: to play in the true environment at the end, where one is named.
+        episodes: to play in the true environment at the end of a run, where one is named.
     """
 
     starts: int = 512

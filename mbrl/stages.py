@@ -162,10 +162,11 @@ def import_(
     """Turn an npz, CSV or Parquet log into a Minari data set.
 
     Args:
-        file: the log, in a file that ends in .npz, .csv or .parquet.
-        id: id of the new data set, NAMESPACE/NAME-vN.
+        file: the log, in a file that ends in .npz, .csv, .csv.gz or .parquet.
+        id: id of the new data set, NAMESPACE/NAME-vN, such as plant/run1-v0.
         env: Gymnasium environment that the log is from (also MODULE:ENV_ID), for the spaces and their bounds.
-        schema: YAML that names the columns; an npz with obs, action, next_obs, reward, done, truncated needs none.
+        schema: YAML that names the columns (README, On your own logs); an npz with obs, action, next_obs, reward, done,
+            truncated needs none.
         on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode, which is reported.
     """
     from mbrl.data import tables

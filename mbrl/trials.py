@@ -28,7 +28,8 @@ def evaluate(
             between them, and models:/NAME-policy for all its versions.
         env: Gymnasium environment (also MODULE:ENV_ID), for the true return.
         data: Minari id of the log that the estimators work on, without touching any environment.
-        estimators: their names, with commas between them; those of the gate's rules if not given.
+        estimators: some of model, model+fqe, fqe, is, wis, pdis, pdwis, dr, wdr, dice and magic, with commas between
+            them; those of the gate's rules if not given.
         judge: hold the estimators against the truth in env; on the log that the policies are from if data is not given.
         episodes: to play in env.
         seed: seed of the first episode's start; the next one's is larger by one.
@@ -44,6 +45,7 @@ def evaluate(
         raise ValueError(f"{wanted}: name one (--env Pendulum-v1{'' if judge else ', or --data ID'})")
     if estimators is not None and data is None and not judge:
         raise ValueError(f"estimators is {estimators!r}, and there is no log for them to work on: name one (--data ID)")
+    _check_own(trial, "--episodes")
     played = comparison.TrueEpisodes(env, episodes, seed, level)
     if data is None and not judge:
         return comparison.measure(policy, played)
@@ -69,6 +71,7 @@ def select(
     """
     from mbrl import comparison
 
+    _check_own(trial, "no true environment")
     return comparison.select(name, versions, data, trial)
 
 
@@ -170,3 +173,9 @@ def sweep(
             raise ValueError(f"configs has {label}, which cannot learn from {data}: {reason}")
     place = (folder or files.home() / "sweeps" / name).absolute()
     return sweeping.sweep(name, arena, found, seeds, place, runner)
+
+
+def _check_own(trial: Trial, instead: str) -> None:
+    """Refuse the true episodes of a run where the command has something else in their place."""
+    if trial.episodes != Trial.episodes:
+        raise ValueError(f"trial.episodes is {trial.episodes}, which is of `mbrl run`: leave it out, here is {instead}")

@@ -1,8 +1,14 @@
 """How the words of a command line are understood."""
 
+from pathlib import Path
+
 import pytest
 
 from mbrl import parsing, stages
+from mbrl.data import minari
+from mbrl.data.sight import HISTORIES
+from mbrl.evaluation.panel import KINDS
+from mbrl.settings import Trial
 
 
 @pytest.mark.parametrize(
@@ -74,3 +80,31 @@ def test_the_help_says_that_a_log_is_named_by_its_id() -> None:
     told = " ".join(parsing.parser(stages.run, "run", "mopo.yaml", []).format_help().split())
     assert "--data CONFIG Minari id of the data set, as --data.id; or a YAML file" in told
     assert parsing.GROUP not in told
+
+
+def test_the_help_names_every_estimator_and_kind_of_file() -> None:
+    told = " ".join(parsing.parser(stages.evaluate, "evaluate", None, []).format_help().split())
+    named = told.partition("--estimators ESTIMATORS some of ")[2].partition(", with commas")[0]
+    assert set(named.replace(" and ", ", ").split(", ")) == set(KINDS)
+    told = " ".join(parsing.parser(stages.import_, "import", None, []).format_help().split())
+    assert all(suffix in told for suffix in (".npz", ".csv", ".csv.gz", ".parquet"))
+
+
+def test_the_help_says_how_far_back_a_log_may_ask_to_look() -> None:
+    told = " ".join(parsing.parser(stages.run, "run", "mopo.yaml", []).format_help().split())
+    assert f"asks for, {HISTORIES[0]} to {HISTORIES[-1]}." in told
+
+
+def test_true_episodes_of_a_run_are_refused_where_they_would_be_ignored() -> None:
+    with pytest.raises(ValueError, match=r"trial\.episodes is 3, which is of `mbrl run`: leave it out, here is --epi"):
+        stages.evaluate("models:/mill-policy", env="Pendulum-v1", trial=Trial(episodes=3))
+    with pytest.raises(ValueError, match=r"trial\.episodes is 3.*here is no true environment"):
+        stages.select("mill", trial=Trial(episodes=3))
+
+
+def test_a_file_in_the_place_of_an_id_is_to_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "mill.csv").touch()
+    with pytest.raises(ValueError, match=r"not a data set id.*becomes one by `mbrl import .*mill\.csv --id NAMESPACE"):
+        minari.check_id(str(tmp_path / "mill.csv"))
+    with pytest.raises(ValueError, match=r"not a data set id.*is 'data'$"):
+        minari.check_id(str(tmp_path / "mine.csv"))

@@ -53,6 +53,7 @@ def check_id(id: str) -> str:
         raise ValueError(
             f"{id!r} is not a data set id: expected NAMESPACE/NAME-vN, e.g. plant/run1-v0, of letters, digits, _ "
             "and -; a namespace has two characters or more and no part of it is 'data'"
+            + (f". A file becomes one by `mbrl import {id} --id NAMESPACE/NAME-vN`" if Path(id).is_file() else "")
         )
     return namespace
 
