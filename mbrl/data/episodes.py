@@ -14,6 +14,8 @@ from mbrl.environments import Box, Discrete, Episode
 
 ROUNDING = 1e-6  # relative to the larger of value and 1, or what is largest in its channel: as text and float32 lose
 LEAST_SIZE = 1e-9  # of a channel, in its unit: smaller values are what arithmetic leaves of a 0
+DATED = 1e8  # seconds; beyond it times are dates, in seconds since 1970
+AUTUMN = 3_600  # seconds by which clocks are set back
 OF_STEPS = ("action", "propensity", "reward", "cost")  # what a final observation goes without
 LARGEST = dict.fromkeys(("obs", *OF_STEPS, "next_obs"), np.finfo(np.float32).max) | {"time": np.finfo(np.float64).max}
 
@@ -135,10 +137,17 @@ def fault(rows: Rows, space: Box | Discrete, alone: bool = False) -> str | None:
         return f"row {rows.first + row}, column {rows.columns[name][channel]!r} is {what}{others}"
     if rows.time is not None and (np.diff(rows.time) < 0).any():
         row = int(np.argmax(np.diff(rows.time) < 0)) + 1
+        before, after = rows.time[row - 1], rows.time[row]
+        dated = after > DATED and before - after <= AUTUMN
+        clock = (
+            "; in local time an hour comes twice when clocks are set back: log UTC, or a zone with each"
+            if dated
+            else ""
+        )
         return (
             f"row {rows.first + row} is out of time order: {rows.columns['time'][0]!r} falls from "
-            f"{rows.time[row - 1]} to {rows.time[row]} within an episode; sort the log by episode and time, "
-            "or mark where another run begins (episode, terminal or truncated)"
+            f"{before} to {after} within an episode; sort the log by episode and time, "
+            f"or mark where another run begins (episode, terminal or truncated){clock}"
         )
     if len(rows) == 1 and rows.next_obs is None and not alone:
         return (

@@ -37,6 +37,14 @@ def test_iso_times_are_read_with_a_zone_and_without(tmp_path: Path, zone: str, k
     assert import_log(path, ID, schema=schema(tmp_path, TIMED))["period"] == 2.0
 
 
+@pytest.mark.parametrize(("stamps", "told"), [(["02:59", "02:00"], True), (["05:00", "02:00"], False)])
+def test_an_hour_that_comes_twice_is_told(tmp_path: Path, stamps: list[str], told: bool) -> None:
+    table = plant(2, t=[f"2024-10-27T{stamp}:00" for stamp in stamps], run=0)
+    with pytest.raises(ValueError, match="row 1 is out of time order: 't' falls from") as error:
+        import_log(csv(tmp_path, table), ID, schema=schema(tmp_path, TIMED))
+    assert ("when clocks are set back: log UTC" in str(error.value)) is told
+
+
 def test_a_zone_in_some_rows_is_named(tmp_path: Path) -> None:
     table = plant(t=["2024-01-01T00:00:00"] * 5 + ["2024-01-01T00:00:00Z"] * 3)
     with pytest.raises(ValueError, match=r"row 5, column 't' is '.*Z', expected .*with a zone in every row or in no"):
