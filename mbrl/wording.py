@@ -34,6 +34,7 @@ _GROUP = re.compile(
 _BROKEN = "Problems parsing config: "
 _YAML_PLACE = re.compile(r'in "<unicode string>", (line \d+, column \d+):?')
 _NO_FILE = re.compile(r"File does not exist: '(?P<path>[^']+)'")
+_UNLOADED = re.compile(r"Unable to load config '(?P<path>[^']+)'")
 _UNDOTTED = re.compile(r"Expected a dot import path string: (?P<name>[^\s.]+)")
 _KEYLESS = re.compile(r"Option '(?P<option>[\w.]+)' is not accepted")
 
@@ -66,6 +67,8 @@ def complaint(error: Exception, parser: ArgumentParser, arguments: Sequence[str]
     if key and (undotted := _UNDOTTED.search(rest)):
         return where + _undotted(undotted["name"], parser.get_default(key["key"]))
     rest = _NO_FILE.sub(_no_file, rest)
+    if (unloaded := _UNLOADED.match(rest)) and not Path(unloaded["path"]).exists():
+        return f"{where}there is no file {unloaded['path']}"
     return where + " ".join(_plain(rest).split())
 
 

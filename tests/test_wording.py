@@ -37,6 +37,7 @@ from mbrl.__main__ import config_file, main
             "run --data a/b-v0 --simulator.uncertainty ensemble_std",
             "simulator.uncertainty: expected a dotted path, MODULE.NAME, got ensemble_std: did you mean dynamics.unce",
         ),
+        ("run --data mop.yaml", "data: there is no file mop.yaml\n"),
         ("run --data a/b-v0 --seeds a", "seeds: expected list, got a"),
         (
             "run a/b-v0",
