@@ -23,7 +23,6 @@ from mbrl.settings import Candidate, Data, Fit, Imitation, OtherLog, Rehearsal, 
 from mbrl.sizes import Sizes
 from mbrl.trials import compare, evaluate, select, sweep
 
-FEW = 3  # entries of a list that a line shows
 MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)  # told in a line, without a traceback
 
 __all__ = [
@@ -170,11 +169,12 @@ def import_(
         on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode, which is reported.
     """
     from mbrl.data import tables
+    from mbrl.report import imported
+    from mbrl.report.console import tell
 
     answer = tables.import_log(file, id, env=env, schema=schema, on_bad_rows=on_bad_rows)
-    for key, value in answer.items():
-        few = f"{value[:FEW]} and {len(value) - FEW} more" if isinstance(value, list) and len(value) > FEW else value
-        print(f"{key:>12}: {few}")
+    for line in imported.lines(answer):
+        tell(*line)
     return answer
 
 
