@@ -58,6 +58,7 @@ def _made(path: Path, label: str, model: Dynamics, fit: Callable[[], FitReport])
     if path.exists():
         content = files.load(path)
         model.load_state_dict(content["model"])
+        model.eval()  # as a fit leaves it: one with dropout would go on drawing
         tell(label, f"fitted before, to the same rows in the same way: {path}")
         return FitReport(**content["report"])
     report = fit()

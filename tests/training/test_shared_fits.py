@@ -44,6 +44,8 @@ def test_the_same_fit_is_taken_with_weights_elites_and_report(
     report, made = once(tmp_path / "fits", first)
     again, repeated = once(tmp_path / "fits", second)
     assert (made, repeated, again) == (True, False, report)
+    assert not first.training
+    assert not any(part.training for part in second.modules())  # dropout rests, as after the fit itself
     for name, tensor in first.state_dict().items():
         assert torch.equal(second.state_dict()[name], tensor), name
     assert not torch.equal(next(model().parameters()), next(first.parameters()))
