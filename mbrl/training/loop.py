@@ -73,11 +73,11 @@ class Loop:
         Raises:
             Interrupted, FloatingPointError: as `fit_policy` does.
         """
-        started, before = time.perf_counter(), self.ring.written
+        started, before, done = time.perf_counter(), self.ring.written, first
         with noted_interrupt() as heard, _Bar(updates, first, self.label) as bar:
-            for update in range(first, updates):
-                metrics = self._step(update)
-                updated, done = time.perf_counter(), update + 1
+            for done in range(first + 1, updates + 1):
+                metrics = self._step(done - 1)
+                updated = time.perf_counter()
                 if done % self.log_every == 0:
                     bar.show(done)
                     _finite(metrics, done)
@@ -88,8 +88,10 @@ class Loop:
                     _finite(metrics, done)
                     self.state.save(done)
                 self.logging += time.perf_counter() - updated
-                if stop and done < updates:
-                    raise Interrupted(f"stopped after {done} of {updates} updates of {self.label}")
+                if stop:
+                    break
+        if heard():  # also during the last update or while it was kept: nobody else has been told
+            raise Interrupted(f"stopped after {done} of {updates} updates of {self.label}")
         seconds = time.perf_counter() - started
         return Pace(updates - first, self.ring.written - before, seconds, self.imagining, self.logging)
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,30 @@ def test_ctrl_c_stops_between_updates_and_is_resumable(tmp_path: Path) -> None:
     resumed, simulator = parts()
     fit_policy(resumed, ROWS, simulator, updates=30, checkpoint=path, **SHORT)
     assert same(weights(resumed), straight(30))
+
+
+def test_ctrl_c_during_the_last_update_stops_what_comes_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "policy.ckpt"
+
+    def press(metrics: dict[str, Tensor], done: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="3 of 3"):
+        fit_policy(Spy(SPEC), ROWS, updates=3, real_ratio=1.0, checkpoint=path, log=press, log_every=3)
+    assert fit_policy(Spy(SPEC), ROWS, updates=3, real_ratio=1.0, checkpoint=path).pace.updates == 0  # all were kept
+
+
+def test_ctrl_c_while_the_last_checkpoint_is_written_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, save = tmp_path / "policy.ckpt", files.save
+
+    def slowly(*given: Any) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return save(*given)
+
+    monkeypatch.setattr(files, "save", slowly)
+    with pytest.raises(Interrupted, match="3 of 3"):
+        fit_policy(Spy(SPEC), ROWS, updates=3, real_ratio=1.0, checkpoint=path)
+    assert files.load(path)["updates"] == 3
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
