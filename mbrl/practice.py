@@ -88,7 +88,7 @@ class Practice:
         worth = bootstrap(old, LEVEL, self.seed)
         tell("old policy", f"{label}: {shown(worth)} in {self.env}, {len(old)} episodes")
         probation.floor = worth.low if self.floor is None else self.floor
-        if probation.floor > worth.value:
+        if probation.broken:
             raise ValueError(
                 f"floor is {probation.floor:g}, and {label} itself returns {figure(worth.value)} (mean of {len(old)}"
                 " episodes): a floor above the old policy's own return would hand back to something worse. Lower it"

@@ -93,8 +93,8 @@ class Probation:
 
     @property
     def broken(self) -> bool:
-        """Whether the newest returns are below the floor."""
-        return float(np.mean(self.newest)) < self.floor
+        """Whether the newest returns are below the floor; the mean of equal ones is itself, whatever numpy rounds."""
+        return float(np.mean(np.subtract(self.newest, self.floor))) < 0
 
     def measure(self, policy: Policy) -> np.ndarray:
         """Returns [n] float64 of the policy's mode, always from the same starts; fewer than asked for if `broken`."""

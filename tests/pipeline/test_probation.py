@@ -1,17 +1,53 @@
 """A policy that is driven in a true environment, with noise and without."""
 
 from dataclasses import replace
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 from dynamics_toys import unit_spec
+from gymnasium.spaces import Box
 
 from mbrl.core import Policy, Spec, generator, seeded
-from mbrl.probation import EXPLORE, Driver
+from mbrl.probation import EXPLORE, Driver, Probation
 from policies.actors import Categorical, Deterministic, TanhGaussian
 from policies.discrete_bcq import ConstrainedChoice
 
 COUNT = 500
+
+
+class Still(gym.Env[Any, Any]):
+    """Pays 0.1 for each step."""
+
+    observation_space = Box(-1, 1, (1,), np.float32)
+    action_space = Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.zeros(1, np.float32), 0.1, False, False, {}
+
+
+@pytest.mark.parametrize("steps", [3, 6, 7])
+@pytest.mark.parametrize("episodes", [3, 10])
+def test_returns_that_are_the_floor_keep_it(steps: int, episodes: int) -> None:
+    """Also where their mean is rounded to less: that of ten times 0.1 + 0.1 + 0.1, or of three times seven of these."""
+    gym.register("mbrltest/Still-v0", Still, max_episode_steps=steps)
+    try:
+        probation = Probation("mbrltest/Still-v0", (2 * episodes + 2) * steps, episodes, 0)
+        policy = made(Deterministic, unit_spec())
+        (probation.floor,) = set(probation.measure(policy).tolist())
+        played = [value for _, value in probation.practice(Driver(policy, generator(0, "noise")))]
+        assert played == [probation.floor] * 2
+        assert len(probation.measure(policy)) == episodes
+        probation.floor = np.nextafter(probation.floor, np.inf)
+        assert probation.broken
+    finally:
+        del gym.registry["mbrltest/Still-v0"]
 
 
 def driven(policy: Policy, rng: torch.Generator | None) -> np.ndarray:
