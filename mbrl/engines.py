@@ -215,7 +215,7 @@ def run_member(member: Member, told: Mapping[str, str]) -> Ended:
         ).returncode
     if status == 0 and member.result.exists():
         return Ended(member, json.loads(member.result.read_text()))
-    last = " / ".join(log.read_text().strip().splitlines()[-LINES:])
+    last = " / ".join(log.read_text(errors="replace").strip().splitlines()[-LINES:])
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     return Ended(member, {}, f"{how}; its log {log} ends: {last}", stopped=status < 0 or status == INTERRUPTED)
 

@@ -143,6 +143,13 @@ def test_a_run_that_leaves_no_result_has_failed(tmp_path: Path) -> None:
     assert engines.run_member(member, {}).failure == f"ended with status 0; its log {tmp_path / 'a.log'} ends: nothing"
 
 
+def test_a_run_that_fails_with_words_in_another_encoding_is_told_like_any_other(tmp_path: Path) -> None:
+    code = "import sys; sys.stdout.buffer.write(b'caf\\xe9'); sys.exit(1)"
+    member = engines.Member("a", tmp_path / "a.yaml", (sys.executable, "-c", code))
+    failure = engines.run_member(member, {}).failure
+    assert failure == f"ended with status 1; its log {tmp_path / 'a.log'} ends: caf\ufffd"
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
