@@ -84,3 +84,26 @@ def test_they_are_replayed_on_the_way_there_and_back(made):
         promotion.rollback("toy")
     assert promotion.champion("toy") == "2"
     assert [line.split(":")[0] for line in proof.verify("toy")] == ["toy-policy/1"]
+
+
+@pytest.mark.parametrize("rows", [[7], range(golden.ROWS)], ids=["one answer", "all answers"])
+def test_an_answer_that_is_no_number_is_named(rows, tmp_path, monkeypatch):
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    wanted = np.ones((1, golden.ROWS, 1), np.float32)
+    np.savez(folder / golden.GOLDEN, obs=np.zeros((1, golden.ROWS, 2), np.float32), action=wanted)
+    found = wanted[0].copy()
+    found[list(rows)] = np.nan
+
+    class Broken:
+        manifest = {"spec": {"discrete": False, "action_low": [-1.0], "action_high": [1.0]}, "past": 0}  # noqa: RUF012
+
+        def __init__(self, folder):
+            del folder
+
+        def __call__(self, obs):
+            return found
+
+    monkeypatch.setattr(artifact, "Program", Broken)
+    with pytest.raises(ValueError, match=rf"to observation {rows[0]} of step 0 the policy answers \[nan\], and"):
+        golden.check(tmp_path, "toy-policy/1")
