@@ -32,7 +32,8 @@ class Crowd(Policy):
     @classmethod
     def of(cls, stacked: Policy, members: int) -> Self:
         """Around this very policy, whose weights are stacked already."""
-        made = cls(stacked.spec, stacked.config, members)
+        with seeded(0, "population"):  # random weights that the very policy takes the place of
+            made = cls(stacked.spec, stacked.config, members)
         made.policy = stacked
         return made
 
@@ -43,7 +44,8 @@ class Crowd(Policy):
 
     def single(self, member: int) -> Policy:
         """A policy of its own, with a copy of that member's weights."""
-        found: Policy = build(self.policy.config, Policy, self.spec)
+        with seeded(0, "population"):  # random weights that are about to be overwritten
+            found: Policy = build(self.policy.config, Policy, self.spec)
         found.load_state_dict({name: value[member] for name, value in self.policy.state_dict().items()})
         return found.to(next(self.policy.parameters()).device).eval()
 
@@ -101,7 +103,8 @@ class Population(Learner):
         return self.learner.studies
 
     def study(self, real: Batch, ends: Tensor | None) -> Batch:
-        one: Learner = build(self.learner.config, Learner, self.spec).to(real.obs.device)
+        with seeded(0, "population"):  # random weights that nobody reads
+            one: Learner = build(self.learner.config, Learner, self.spec).to(real.obs.device)
         before = {name: value.clone() for name, value in one.named_buffers()}
         lessons = one.study(real, ends)
         for name, value in one.named_buffers():

@@ -213,6 +213,14 @@ def test_a_population_is_captured_like_any_other_learner(monkeypatch: pytest.Mon
     assert same(weights(trained(20, None, capture=True)), weights(trained(20, None)))
 
 
+def test_a_population_leaves_global_randomness_alone() -> None:
+    state = torch.random.get_rng_state()
+    together = Population(SPEC, configured("AWR", **SMALL), [0, 1])
+    together.study(ROWS, torch.arange(len(ROWS.reward)) == len(ROWS.reward) - 1)
+    together.policy.single(1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 def test_an_update_of_a_population_reads_nothing_from_the_device() -> None:
     together, rng = Population(SPEC, configured("COMBO", **SMALL), [0, 1]), generator(0, "population")
     together.update(ROWS, ROWS, rng)  # the first one makes the state of the optimisers
