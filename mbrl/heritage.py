@@ -120,3 +120,6 @@ def _restore(
     learner.load_state_dict(content["state_dict"])
     for key, optimizer in learner.optimizers.items():
         optimizer.load_state_dict(content["optimizers"][key])
+        for group in optimizer.param_groups:
+            if "capturable" in group:  # as it is where updates were captured on a GPU
+                group["capturable"] = False
