@@ -251,7 +251,7 @@ def _lockstep(act: Actor, envs: list[gym.Env], episodes: int, seed: int, gamma: 
 
 
 def _observe(space: Space, raw: Any) -> np.ndarray:
-    return flatten(space, raw, 1)[0]
+    return flatten(space, raw, 1)[0].copy()  # an environment may go on in the very array that it has returned
 
 
 def _to_environment(space: Space, flat: Box | Discrete, actions: np.ndarray, count: int) -> list[Any]:
@@ -297,9 +297,10 @@ def record(
             while not ended:
                 chosen = np.asarray(controller(observations[-1], rng))[None]
                 (action,) = _to_environment(env.action_space, flat, chosen, 1)
+                taken = np.array(action).ravel() if isinstance(flat, Box) else action  # a copy: it may scale its own
                 raw, reward, terminated, truncated, _ = env.step(action)
                 observations.append(_observe(space, raw))
-                steps.append((np.ravel(action) if isinstance(flat, Box) else action, reward, terminated, truncated))
+                steps.append((taken, reward, terminated, truncated))
                 ended = bool(terminated or truncated)
                 if not ended and len(steps) >= MAX_STEPS:
                     raise ValueError(f"episode {k} did not end in {MAX_STEPS} steps: give it max_episode_steps")

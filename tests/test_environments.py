@@ -46,9 +46,26 @@ class Endless(Count):
         return self.observe(), 0.0, False, False, {}
 
 
+class Reusing(Count):
+    """Goes on in the array that it has returned, and scales the action that it was given."""
+
+    observation_space = spaces.Box(-1, 99, (1,), np.float32)
+
+    def observe(self) -> Any:
+        if self.t == 0:
+            self.at = np.zeros(1, np.float32)
+        self.at[0] = self.t
+        return self.at
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        action *= 10
+        return super().step(action)
+
+
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
     names = {"mbrltest/Count-v0": Count, "mbrltest/Choose-v0": Choose, "mbrltest/Endless-v0": Endless}
+    names["mbrltest/Reusing-v0"] = Reusing
     for name, cls in names.items():
         gym.register(name, cls)
     yield
@@ -215,6 +232,13 @@ def test_record_logs_whole_episodes_reproducibly() -> None:
     np.testing.assert_array_equal(episode.observations[0], gym.make("Pendulum-v1").reset(seed=7)[0])
     for a, b in zip(first[1], second[1], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_record_keeps_what_an_environment_writes_over() -> None:
+    (episode,) = environments.record("mbrltest/Reusing-v0", lambda obs, rng: np.full(1, 0.5), 1, seed=0)
+    assert episode.observations.tolist() == [[0], [1], [2], [3]]
+    assert episode.actions.tolist() == [[0.5]] * 3
+    assert episode.rewards.tolist() == [5, 10, 15]
 
 
 def test_record_takes_discrete_and_nested_spaces() -> None:
