@@ -124,7 +124,7 @@ class Practice:
         driver = Driver(left.policy, generator(self.seed, "finetuning"))
         played: list[Batch] = []
         told: list[tuple[int, float]] = []
-        updates, kept = 0, None
+        kept = learned = Standing.of(left.policy, left.learner, 0)
         for episode, value in probation.practice(driver):
             told.append((probation.spent, value))
             newest = float(np.mean(probation.newest))
@@ -133,32 +133,43 @@ class Practice:
                 tell("practice", f"{probation.spent:,} of {self.steps:,} steps; newest episodes {figure(newest)}")
             if probation.broken:
                 break
-            kept = Standing.of(driver.policy, left.learner, updates)
+            kept = learned
             played.append(transitions(episode, left.policy.spec, self.env))
-            count = self.updates_per_step * len(episode.rewards)
-            driver.policy = self._improve(left, played, count)
-            updates += count
+            try:
+                learned = self._learned(left, played, self.updates_per_step * len(episode.rewards), kept)
+            except FloatingPointError as error:
+                if kept.updates == 0:
+                    raise
+                tell("practice", f"{error}; it ends here, with what was learned from the episodes before")
+                break
+            driver.policy = learned.policy
         new = np.array([]) if probation.broken else probation.measure(driver.policy)
-        standing: Standing | None = Standing.of(driver.policy, left.learner, updates)
-        if probation.broken:
-            floor = figure(probation.floor)
-            tell("handed back", f"the newest {self.episodes} episodes return less than the floor, {floor}")
-            standing = kept if kept is not None and kept.updates else None
-        return Practised(standing, new, told, probation.floor, probation.spent, probation.broken)
+        if not probation.broken:
+            return Practised(learned, new, told, probation.floor, probation.spent, False)
+        tell(
+            "handed back", f"the newest {self.episodes} episodes return less than the floor, {figure(probation.floor)}"
+        )
+        return Practised(kept if kept.updates else None, new, told, probation.floor, probation.spent, True)
 
-    def _improve(self, left: Heritage, played: Sequence[Batch], updates: int) -> Policy:
-        """Updates on the log, on the true episodes, and on what is imagined from the states of both."""
+    def _learned(self, left: Heritage, played: Sequence[Batch], updates: int, before: Standing) -> Standing:
+        """Updates on the log, on the true episodes, and on what is imagined from the states of both.
+
+        Where the policy is an average of weights, it goes on as one: one that began with every episode would be of as
+        many updates as the episode has, few of them where it is short.
+        """
         data = joined(left.data, left.episodes, played, self.share)
-        return fit_policy(
+        policy = fit_policy(
             left.learner,
             data.batch(),
             left.simulator and left.simulator.replaying(data),
             ends=data.ends(torch.arange(len(data))),
             seed=self.seed,
             updates=updates,
+            averaged=(before.policy, left.checkpoint["updates"] + before.updates),
             label=f"finetuning {len(played)}",
             **left.settings,
         ).policy
+        return Standing.of(policy, left.learner, before.updates + updates)
 
     def _judged(self, left: Heritage, old: np.ndarray, practised: Practised, stage: RunLog) -> Decision:
         """The verdict, and the file with all that it is made of."""

@@ -44,10 +44,15 @@ class Driver:
         seen = self.window.begin(frame) if self.last is None else self.window.shift(*self.last, frame)
         rows = seen.unsqueeze(0)
         drawn = self.policy.act(rows, self.rng)
-        bare = torch.equal(drawn, self.policy.act(rows, None)) and self.policy.log_prob(rows, drawn) is None
-        action = self._explored(drawn[0], self.rng) if self.rng is not None and bare else drawn[0]
+        action = drawn[0]
+        if self.rng is not None and self._bare(rows, drawn):
+            action = self._explored(action, self.rng)
         self.last = seen, action
         return np.asarray(action.argmax() if self.policy.spec.discrete else action)
+
+    def _bare(self, rows: Tensor, drawn: Tensor) -> bool:
+        """Whether what was drawn is the mode, and not by chance."""
+        return torch.equal(drawn, self.policy.act(rows, None)) and self.policy.log_prob(rows, drawn) is None
 
     def _explored(self, action: Tensor, rng: torch.Generator) -> Tensor:
         """An action [A] near this one, or another choice."""

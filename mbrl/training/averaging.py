@@ -21,16 +21,17 @@ class Average(Generic[Module]):
     Args:
         module: to be copied, on its device.
         updates: over how many of them the average is, about: its weights follow by one part in so many.
+        past: updates that the module is an average of already; 0 where it has the weights of the beginning.
     """
 
-    def __init__(self, module: Module, updates: int) -> None:
+    def __init__(self, module: Module, updates: int, past: int = 0) -> None:
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
-        self.updates = updates
+        self.updates, self.past = updates, past
 
     @torch.no_grad()
     def follow(self, module: Module, done: int) -> None:
         """Take the weights after update `done` in; buffers are taken as they are."""
-        share = 1 / min(done, self.updates)
+        share = 1 / min(self.past + done, self.updates)
         torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), share)
         for kept, now in zip(self.module.buffers(), module.buffers(), strict=True):
             kept.copy_(now)

@@ -54,6 +54,7 @@ def fit_policy(
     rollout_starts: int = 2_500,
     keep_rollouts: int = 20,
     average: int | None = None,
+    averaged: tuple[Policy, int] | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 10_000,
     accelerator: str = "cpu",
@@ -85,6 +86,8 @@ def fit_policy(
         rollout_starts: logged states that each of these begins with.
         keep_rollouts: how many of these batches the ring holds.
         average: updates over which the weights of the reported policy are averaged; None for the last ones.
+        averaged: the average that this one goes on from, and the updates before this call; None for one that begins.
+            Without `average` it counts for nothing.
         checkpoint: a file, written every `checkpoint_every` updates, at Ctrl-C and at the end; if it exists, the run
             goes on from it.
         accelerator, precision: of Fabric. One device. `auto` is bf16-mixed where its matmuls are in hardware.
@@ -138,7 +141,10 @@ def fit_policy(
     capacity = check_ring(crowd, counts, row_bytes(logged.real), device) if imagines else crowd
     ring = Ring(learner.spec, capacity, device, crowd)
     rngs = {name: generator(seed, f"{label}/{name}", device) for name in STREAMS}
-    mean = None if average is None else Average(learner.policy, average)
+    begins, past = averaged or (learner.policy, 0)
+    mean = None if average is None else Average(begins, average, past)
+    if mean is not None:
+        mean.module.to(device)
     settings: dict[str, Any] = {k: v for k, v in counts.items() if k not in PASSING}
     settings |= {"seed": seed, "real_ratio": real_ratio, "best": best, **pessimism, "precision": arithmetic}
     settings |= {"average": average, "label": label, "rows": source.rows, "groups": logged.groups}

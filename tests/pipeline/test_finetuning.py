@@ -248,6 +248,7 @@ def test_the_learner_goes_on_from_its_checkpoint_and_the_new_version_can_go_on_i
     for number, (real, settings, _) in enumerate(seen, 1):
         true = real.obs.abs().sum(1) < 3.01  # of Push: Pendulum's speeds are mostly above
         assert settings["updates"] == 2 * STEPS
+        assert settings["averaged"][1] == 300 + 2 * STEPS * (number - 1)  # where weights are averaged, it goes on
         assert (settings["batch_size"], settings["rollout_starts"]) == (32, 16)  # as in the run
         assert (len(real.reward) - logged) % (number * STEPS) == 0
         assert (len(real.reward) - logged) / len(real.reward) == pytest.approx(0.25, abs=0.01)
@@ -267,6 +268,30 @@ def test_equal_seeds_end_alike(plant: type[Push]) -> None:
     assert answers[0]["true_environment"] == answers[1]["true_environment"]
     first, second = (models.load_policy(f"models:/toy-policy/{v}").state_dict() for v in (2, 3))
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("sound", [1, 0])
+def test_updates_that_diverge_end_it_with_what_was_learned_before(
+    sound: int, plant: type[Push], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter([becoming(1.5)] * sound)
+
+    def fit(*rows: Any, **settings: Any) -> Any:
+        if (learned := next(calls, None)) is None:
+            raise FloatingPointError("critics is nan at update 5")
+        return learned(*rows, **settings)
+
+    monkeypatch.setattr(practice, "fit_policy", fit)
+    status, answer, told = spoken([*FOUR, "--steps", "1000", "--floor=-10"])
+    if not sound:
+        assert (status, answer["error"]) == (1, "FloatingPointError: critics is nan at update 5")
+        assert versions() == [1]
+        return
+    assert status == 0, told
+    assert "critics is nan at update 5; it ends here, with what was learned from the episodes before" in told
+    assert (answer["updates"], answer["policy_version"], answer["handed_back"]) == (STEPS, "2", False)
+    assert answer["steps"] == plant.taken == 20 + 2 * STEPS + 20  # two episodes of practice between two measurements
+    assert answer["true_environment"]["new"]["value"] == pytest.approx(7.5)
 
 
 def test_nothing_is_registered_where_the_plant_fails(plant: type[Push]) -> None:

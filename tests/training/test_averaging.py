@@ -32,6 +32,28 @@ def test_the_first_weights_are_averaged_evenly_and_later_ones_exponentially() ->
     assert not any(p.requires_grad for p in average.module.parameters())
 
 
+def test_one_that_goes_on_follows_as_slowly_as_it_did() -> None:
+    policy = Deterministic(SPEC, (4,))
+    weight = next(policy.parameters())
+    weight.data.fill_(4.0)
+    average, young = Average(policy, 10, past=1000), Average(policy, 10, past=3)
+    weight.data.fill_(14.0)
+    for one in average, young:
+        one.follow(policy, 1)
+    assert [float(next(one.module.parameters()).flatten()[0]) for one in (average, young)] == pytest.approx([5.0, 6.5])
+
+
+def test_a_fit_goes_on_from_the_average_of_an_earlier_one() -> None:
+    earlier = fit_policy(cloning(), ROWS, updates=20, batch_size=16, average=10).policy
+    before = [parameter.clone() for parameter in earlier.parameters()]
+    learner = cloning()
+    later = fit_policy(learner, ROWS, updates=1, batch_size=16, average=10, averaged=(earlier, 20)).policy
+    rows = zip(before, earlier.parameters(), learner.policy.parameters(), later.parameters(), strict=True)
+    for kept, old, last, new in rows:
+        assert torch.equal(kept, old)
+        torch.testing.assert_close(new, kept + (last - kept) / 10)
+
+
 def test_a_fit_reports_the_average_and_leaves_the_learner_its_own_weights() -> None:
     plain, averaged = cloning(), cloning()
     last = fit_policy(plain, ROWS, updates=20, batch_size=16)
