@@ -169,6 +169,11 @@ def sweep(
     name = arena.name if name is None else name
     models.check_name(name)
     for label, path in found.items():
+        if not models.NAME.fullmatch(f"{name}-{label}-{max(seeds)}"):
+            raise ValueError(
+                f"configs has {path}, whose name is to be part of a model's, {name}-{label}-{max(seeds)}: 100 letters,"
+                " digits, _ or - at most. Rename the file"
+            )
         if (reason := unfit(run_settings(path, arena, ()), arena)) is not None:
             raise ValueError(f"configs has {label}, which cannot learn from {data}: {reason}")
     place = (folder or files.home() / "sweeps" / name).absolute()

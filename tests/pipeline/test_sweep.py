@@ -170,6 +170,15 @@ def test_a_sweep_says_what_it_cannot_do(arguments: list[str], part: str) -> None
     assert part in answer["error"]
 
 
+def test_a_file_whose_name_no_model_can_have_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "my cloning.yaml"
+    path.write_text((ROOT / "configs" / "bc.yaml").read_text())
+    command = ["sweep", "--data", "toy/pendulum-v0", "--configs", str(path), "--folder", str(tmp_path / "out")]
+    status, answer, _ = spoken(command)
+    assert (status, (tmp_path / "out").exists()) == (1, False)
+    assert f"configs has {path}, whose name is to be part of a model's, toy-pendulum-my cloning-2: " in answer["error"]
+
+
 def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
