@@ -121,7 +121,7 @@ class Schema:
             FileNotFoundError: there is no such file.
             ValueError: it is not YAML, a key is unknown or missing, or a value has the wrong type.
         """
-        if not path.is_file():
+        if path.is_dir() or not path.exists():  # a pipe can be read
             raise FileNotFoundError(f"there is no file {path}, which --schema names")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
