@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 from mbrl.__main__ import config_file
 
 POSITIONAL = {  # the one setting of a command that needs no name: its name, what it is on the command line, type, help
-    "import_": ("file", "FILE", Path, "the log: .npz, .csv, .csv.gz or .parquet"),
+    "import_": ("file", "FILE", Path, "the log: .npz, .csv, .csv.gz, .parquet; several, or a folder of them"),
     "audit": ("id", "ID", str, "Minari id of the data set"),
     "card": ("name", "NAME", str, "NAME of the registered model NAME-simulator"),
     "select": ("name", "NAME", str, "NAME of the registered model NAME-policy"),
@@ -98,9 +98,11 @@ def parser(function: Callable[..., Any], command: str, default: str | None, argu
     files: list[str | PathLike[str]] = [config_file(default)] if default and not named else []
     name, shown, kind, text = POSITIONAL.get(function.__name__, ("", "", None, ""))
     flags = FLAGS.get(function.__name__, {})
+    several = name and str(signature(function).parameters[name].annotation).startswith("list[")
+    more = f" [{shown} ...]" if several else ""
     made = ArgumentParser(
         prog=f"mbrl {command}",
-        usage=f"mbrl {command} {shown + ' ' if shown else ''}[--config FILE.yaml] [--SETTING VALUE ...]",
+        usage=f"mbrl {command} {shown + more + ' ' if shown else ''}[--config FILE.yaml] [--SETTING VALUE ...]",
         description=(function.__doc__ or "").split("\n\n")[0],
         default_config_files=files,
         formatter_class=_Formatter,
@@ -109,7 +111,7 @@ def parser(function: Callable[..., Any], command: str, default: str | None, argu
     )
     made.add_argument("--config", action="config", metavar="FILE.yaml", help="YAML with settings; later arguments win")
     if name:
-        made.add_argument(name, metavar=shown, type=kind, help=text)
+        made.add_argument(name, metavar=shown, type=kind, help=text, nargs="+" if several else None)
     for flag, meaning in flags.items():
         made.add_argument(f"--{flag}", action="store_true", help=meaning)
     skipped: set[str | int] = {"resolved", "only", *filter(None, (name, *flags))}

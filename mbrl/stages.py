@@ -152,7 +152,7 @@ def demo(
 
 
 def import_(
-    file: Path,
+    file: list[Path],
     id: str,
     env: str | None = None,
     schema: Path | None = None,
@@ -161,7 +161,8 @@ def import_(
     """Turn an npz, CSV or Parquet log into a Minari data set.
 
     Args:
-        file: the log, in a file that ends in .npz, .csv, .csv.gz or .parquet.
+        file: the log, in a file that ends in .npz, .csv, .csv.gz or .parquet; or several of a kind, such as
+            day-*.csv, or a folder of them. An episode goes on into the next file where there is a time that goes on.
         id: id of the new data set, NAMESPACE/NAME-vN, such as plant/run1-v0.
         env: Gymnasium environment that the log is from (also MODULE:ENV_ID), for the spaces and their bounds.
         schema: YAML that names the columns (README, On your own logs); an npz with obs, action, next_obs, reward, done,

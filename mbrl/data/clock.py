@@ -22,12 +22,12 @@ def uneven(rows: Rows, period: float) -> str | None:
     row, name = int(odd[0]) + 1, rows.columns["time"][0]
     if not steps[row - 1]:
         return (
-            f"row {rows.first + row} has the same time as the row before it in {name!r} (so have"
+            f"{rows.at(rows.first + row)} has the same time as the row before it in {name!r} (so have"
             f" {int((steps == 0).sum())} rows of this episode): remove the repetitions, or give `period` and `max_gap`"
             " with `resample: last` or `linear`, which do without them"
         )
     return (
-        f"row {rows.first + row} is {steps[row - 1]:.6g} after the row before it in {name!r}, and the period is "
+        f"{rows.at(rows.first + row)} is {steps[row - 1]:.6g} after the row before it in {name!r}, and the period is "
         f"{period:.6g} (so are {len(odd)} of {len(steps)} steps of this episode): state `max_gap`, beyond which an "
         "episode ends, and `period` with `resample: last` or `linear`, or leave `time` out of the schema"
     )

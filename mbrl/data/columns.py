@@ -11,7 +11,8 @@ import numpy as np
 
 from mbrl.data.cells import CellError, flags, labels, numbers, texts, times
 from mbrl.data.episodes import Rows
-from mbrl.data.readers import Npz, Source
+from mbrl.data.logfiles import Chunk, LogFiles
+from mbrl.data.readers import Npz
 from mbrl.data.schema import Schema
 
 MOST_CHOICES = 1_000  # of a category or a discrete action: each is a one-hot channel
@@ -54,7 +55,7 @@ class Plan:
     lenient: bool = False  # whether a cell of a measurement that is no number counts as empty
 
 
-def survey(source: Source, schema: Schema, drop: bool, lenient: bool = False) -> Plan:
+def survey(files: LogFiles, schema: Schema, drop: bool, lenient: bool = False) -> Plan:
     """Find categories and, where `drop`, channels of the observation that never change; `lenient` as in `Plan`.
 
     Raises:
@@ -64,31 +65,30 @@ def survey(source: Source, schema: Schema, drop: bool, lenient: bool = False) ->
         return Plan(schema, {}, lenient)
     after = dict(zip(schema.next_observation, schema.seen, strict=False))
     seen = {name: _Seen() for name in schema.seen}
-    start = 0
+    chunk = None
     names = dict.fromkeys((*schema.seen, *schema.next_observation))
     others = [schema.fallback[name] for name in names if name in schema.fallback]
-    for chunk in source.chunks(list(dict.fromkeys([*names, *others]))):
+    for chunk in files.chunks(list(dict.fromkeys([*names, *others]))):
         for name in names:
             column = after.get(name, name)
             if column in schema.categorical:
-                seen[column].add(read(source, texts, name, chunk, start))
+                seen[column].add(chunk.read(texts, name))
             else:
-                seen[column].add(measured(source, schema, name, chunk, start, lenient))
-        start += len(next(iter(chunk.values())))
-    if not start:
-        raise ValueError(f"{source.path} holds no row")
+                seen[column].add(measured(schema, name, chunk, lenient))
+    if chunk is None:
+        raise ValueError(f"{files} holds no row")
     categories = {name: listed or tuple(sorted(seen[name].names)) for name, listed in schema.categorical.items()}
     for name, listed in categories.items():
         if len(listed) > MOST_CHOICES:
             raise ValueError(
-                f"{source.path}: column {name!r} has {len(listed):,} categories, expected at most {MOST_CHOICES}: "
+                f"{files}: column {name!r} has {len(listed):,} categories, expected at most {MOST_CHOICES}: "
                 "group them, or use a column of numbers as one"
             )
     whole = replace(schema, categorical=categories)
-    return Plan(whole, _constant(source, whole, seen) if drop else {}, lenient)
+    return Plan(whole, _constant(files, whole, seen) if drop else {}, lenient)
 
 
-def _constant(source: Source, schema: Schema, seen: dict[str, _Seen]) -> dict[str, str]:
+def _constant(files: LogFiles, schema: Schema, seen: dict[str, _Seen]) -> dict[str, str]:
     found, moving = dict[str, str](), False
     for name in schema.seen:
         listed, low = schema.categorical.get(name), seen[name].low
@@ -102,27 +102,25 @@ def _constant(source: Source, schema: Schema, seen: dict[str, _Seen]) -> dict[st
                 found[name if width == 1 else f"{name}[{k}]"] = value
     if found and not moving:
         left = f"; {', '.join(schema.exogenous)} are exogenous, and not to be predicted" if schema.exogenous else ""
-        raise ValueError(f"{source.path}: no column of the observation ever changes: {', '.join(found)}{left}")
+        raise ValueError(f"{files}: no column of the observation ever changes: {', '.join(found)}{left}")
     return found
 
 
-def rows(source: Source, plan: Plan) -> Iterator[Rows]:
-    """The file as chunks of rows, by meaning; constant channels are still there (`to_episode` drops them).
+def rows(files: LogFiles, plan: Plan) -> Iterator[Rows]:
+    """The log as chunks of rows, by meaning; constant channels are still there (`to_episode` drops them).
 
     Raises:
         ValueError: a cell cannot be read as what its column is for; the message names the row and the column.
     """
     schema = plan.schema
-    start, named = 0, dict[str, list[str]]()
-    index = _index(source, schema.index) if isinstance(source, Npz) and schema.index else None
-    for chunk in source.chunks(schema.columns()):
-        look = partial(read, source, chunk=chunk, start=start)
-        number = partial(measured, source, schema, chunk=chunk, start=start, lenient=plan.lenient)
+    named = dict[str, list[str]]()
+    for chunk in files.chunks(schema.columns()):
+        look, number = chunk.read, partial(measured, schema, chunk=chunk, lenient=plan.lenient)
         obs, held = _observation(schema, schema.observation, look, number)
         given, also = _observation(schema, schema.exogenous, look, number)
         action = {name: _acted(schema, name, look, number) for name in schema.action}
         after, _ = _observation(schema, schema.next_observation, look, number)
-        reward, cost, propensity = (_single(source, schema, role, number) for role in ("reward", "cost", "propensity"))
+        reward, cost, propensity = (_single(chunk, schema, role, number) for role in ("reward", "cost", "propensity"))
         columns = {
             "obs": _channels(obs | given),
             "action": _channels(action),
@@ -133,14 +131,15 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
             "time": [schema.time or ""],
         }
         if named not in ({}, columns):
-            raise ValueError(f"{source.path}: from row {start} on, the channels are {columns}, before it {named}")
-        size = len(next(iter(obs.values())))
-        named, never = columns, np.zeros(size, bool)
+            told = f"from {files.at(chunk.first)} on, the channels are {columns}, before it {named}"
+            raise ValueError(f"{chunk.source.path}: {told}")
+        named, never = columns, np.zeros(len(chunk), bool)
         episode = look(labels, schema.episode) if schema.episode else None
-        if index is not None:
-            episode = np.searchsorted(index, np.arange(start, start + size), side="right")
+        if schema.index and isinstance(chunk.source, Npz):
+            own = np.arange(chunk.start, chunk.start + len(chunk))
+            episode = np.searchsorted(_index(chunk.source, schema.index), own, side="right")
         yield Rows(
-            first=start,
+            first=chunk.first,
             obs=np.concatenate([*obs.values(), *given.values()], axis=1),
             action=np.concatenate(list(action.values()), axis=1),
             reward=reward,
@@ -154,18 +153,19 @@ def rows(source: Source, plan: Plan) -> Iterator[Rows]:
             given=tuple(_channels(given)),
             propensity=propensity,
             cost=cost,
+            opens=chunk.start == 0,
+            at=files.at,
         )
-        start += size
 
 
-def _single(source: Source, schema: Schema, role: str, number: Callable[[str], np.ndarray]) -> np.ndarray | None:
+def _single(chunk: Chunk, schema: Schema, role: str, number: Callable[[str], np.ndarray]) -> np.ndarray | None:
     """The column of a role that has one channel, [n], None where none is named."""
     name = getattr(schema, role)
     if name is None:
         return None
     values = number(name)
     if values.shape[1] != 1:
-        raise ValueError(f"{source.path}: the {role} {name!r} has {values.shape[1]} channels, expected 1")
+        raise ValueError(f"{chunk.source.path}: the {role} {name!r} has {values.shape[1]} channels, expected 1")
     return values[:, 0]
 
 
@@ -225,32 +225,18 @@ def _numbered(listed: tuple[str, ...], names: np.ndarray, what: str) -> np.ndarr
     return codes
 
 
-def read(source: Source, use: Callable[[Any], np.ndarray], name: str, chunk: dict[str, Any], start: int) -> np.ndarray:
-    """A column of a chunk that begins with row `start`; its errors name the file, the row and the column."""
-    try:
-        return use(chunk[name])
-    except CellError as error:
-        raise ValueError(
-            f"{source.path}: row {start + error.row}, column {name!r} {error} (rows count from 0)"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{source.path}: column {name!r} {error}") from error
-
-
-def measured(
-    source: Source, schema: Schema, name: str, chunk: dict[str, Any], start: int, lenient: bool = False
-) -> np.ndarray:
+def measured(schema: Schema, name: str, chunk: Chunk, lenient: bool = False) -> np.ndarray:
     """A column of numbers [n, k] of a chunk, with those of its fallback where it has none; `lenient` as in `Plan`."""
     found = partial(numbers, lenient=lenient)
-    values = read(source, found, name, chunk, start)
+    values = chunk.read(found, name)
     if name not in schema.fallback:
         return values
     other = schema.fallback[name]
-    instead = read(source, found, other, chunk, start)
+    instead = chunk.read(found, other)
     if instead.shape != values.shape:
         raise ValueError(
-            f"{source.path}: the fallback {other!r} of {name!r} has {instead.shape[1]} channels, expected as many as"
-            f" {name!r}: {values.shape[1]}"
+            f"{chunk.source.path}: the fallback {other!r} of {name!r} has {instead.shape[1]} channels, expected as many"
+            f" as {name!r}: {values.shape[1]}"
         )
     return np.where(np.isnan(values), instead, values)
 

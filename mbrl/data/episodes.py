@@ -22,9 +22,9 @@ LARGEST = dict.fromkeys(("obs", *OF_STEPS, "next_obs"), np.finfo(np.float32).max
 
 @dataclass(frozen=True)
 class Rows:
-    """Consecutive rows of a log: a chunk of the file, or one episode."""
+    """Consecutive rows of a log: a chunk of a file, or one episode."""
 
-    first: int  # index of the first one in the file
+    first: int  # index of the first one in the log
     obs: np.ndarray  # [n, O]
     action: np.ndarray  # [n, A]; Discrete: [n, 1]
     reward: np.ndarray | None  # [n], None where a function gives it
@@ -38,13 +38,17 @@ class Rows:
     given: tuple[str, ...] = ()  # channels of obs that are exogenous
     propensity: np.ndarray | None = None  # [n] logarithms, None where none was logged
     cost: np.ndarray | None = None  # [n], None where none was logged
+    opens: bool = False  # whether a file begins with them
+    at: Callable[[int], str] = "row {}".format  # what to call a row of the log in a message
 
     def __len__(self) -> int:
         return len(self.obs)
 
 
 def cut(chunks: Iterable[Rows], gap: float | None = None) -> Iterator[Rows]:
-    """Chunks of a file -> its episodes, each as one Rows; a step in time beyond `gap` ends one as well.
+    """Chunks of a log -> its episodes, each as one Rows; a step in time beyond `gap` ends one as well.
+
+    So does the end of a file, unless time goes on in the next one. Ids count within a file.
 
     Raises:
         ValueError: an episode id comes again after another one.
@@ -52,10 +56,13 @@ def cut(chunks: Iterable[Rows], gap: float | None = None) -> Iterator[Rows]:
     seen: set[Any] = set()
     last = None
     for whole in _whole(chunks, gap):
+        if whole.opens:
+            seen, last = set(), None
         if whole.episode is not None and whole.episode[0] != last:
             last = whole.episode[0]
             if last in seen:
-                raise ValueError(f"row {whole.first}: episode {last!r} comes again: sort the log by episode and time")
+                told = f"episode {last!r} comes again: sort the log by episode and time"
+                raise ValueError(f"{whole.at(whole.first)}: {told}")
             seen.add(last)
         yield whole
 
@@ -64,6 +71,9 @@ def _whole(chunks: Iterable[Rows], gap: float | None) -> Iterator[Rows]:
     parts: list[Rows] = []  # of the episode that is still open
     for chunk in chunks:
         ends = chunk.terminated | chunk.truncated
+        if parts and chunk.opens and not _goes_on(parts[-1], chunk):
+            yield _join(parts)
+            parts = []
         if gap is not None and chunk.time is not None:
             ends = ends | np.append(np.diff(chunk.time) > gap, False)
             if parts and parts[-1].time is not None and chunk.time[0] - parts[-1].time[-1] > gap:
@@ -83,6 +93,11 @@ def _whole(chunks: Iterable[Rows], gap: float | None) -> Iterator[Rows]:
             parts.append(_part(chunk, start, len(chunk)))
     if parts:
         yield _join(parts)
+
+
+def _goes_on(before: Rows, after: Rows) -> bool:
+    """Whether time says that what a file ends with goes on in the next one."""
+    return before.time is not None and after.time is not None and bool(after.time[0] > before.time[-1])
 
 
 def pieces(rows: Rows, most: int | None) -> Iterator[tuple[Rows, bool]]:
@@ -107,7 +122,7 @@ _ARRAYS = (
 def _part(rows: Rows, start: int, end: int) -> Rows:
     arrays = {name: getattr(rows, name) for name in _ARRAYS}
     cuts: dict[str, Any] = {name: None if array is None else array[start:end] for name, array in arrays.items()}
-    return replace(rows, first=rows.first + start, **cuts)
+    return replace(rows, first=rows.first + start, opens=rows.opens and start == 0, **cuts)
 
 
 def _join(parts: list[Rows]) -> Rows:
@@ -134,7 +149,7 @@ def fault(rows: Rows, space: Box | Discrete, alone: bool = False) -> str | None:
         what = "empty or not a number" if np.isnan(value) else f"{value}, which is not finite in float32"
         count = int((~(np.abs(wide) <= LARGEST[name])).any(1).sum())
         others = f" (so are {count} of {len(wide)} rows of this episode)" if count > 1 else ""
-        return f"row {rows.first + row}, column {rows.columns[name][channel]!r} is {what}{others}"
+        return f"{rows.at(rows.first + row)}, column {rows.columns[name][channel]!r} is {what}{others}"
     if rows.time is not None and (np.diff(rows.time) < 0).any():
         row = int(np.argmax(np.diff(rows.time) < 0)) + 1
         before, after = rows.time[row - 1], rows.time[row]
@@ -145,13 +160,13 @@ def fault(rows: Rows, space: Box | Discrete, alone: bool = False) -> str | None:
             else ""
         )
         return (
-            f"row {rows.first + row} is out of time order: {rows.columns['time'][0]!r} falls from "
+            f"{rows.at(rows.first + row)} is out of time order: {rows.columns['time'][0]!r} falls from "
             f"{before} to {after} within an episode; sort the log by episode and time, "
             f"or mark where another run begins (episode, terminal or truncated){clock}"
         )
     if len(rows) == 1 and rows.next_obs is None and not alone:
         return (
-            f"row {rows.first} is an episode of one row, and the log has no next observation to go with it: name a"
+            f"{rows.at(rows.first)} is an episode of one row, and the log has no next observation to go with it: name a"
             " `next_observation`, or say `final_action: true` if rows that are flagged terminal acted and were paid"
         )
     return _disagreement(rows) or _out_of_bounds(rows, space) or _improbable(rows, space)
@@ -179,9 +194,9 @@ def _disagreement(rows: Rows) -> str | None:
         return None
     row, channel = np.argwhere(differs)[0].tolist()
     return (
-        f"row {rows.first + row}, column {rows.columns['next_obs'][channel]!r} is {said[row, channel]} and the next "
-        f"row has {rows.columns['obs'][channel]!r} {found[row, channel]}: rows are missing or an episode ends here; "
-        "mark the end (episode, terminal or truncated)"
+        f"{rows.at(rows.first + row)}, column {rows.columns['next_obs'][channel]!r} is {said[row, channel]} and the"
+        f" next row has {rows.columns['obs'][channel]!r} {found[row, channel]}: rows are missing or an episode ends"
+        " here; mark the end (episode, terminal or truncated)"
     )
 
 
@@ -192,7 +207,7 @@ def _improbable(rows: Rows, space: Box | Discrete) -> str | None:
         return None
     row = int(np.argmax(bad))
     return (
-        f"row {rows.first + row}, column {rows.columns['propensity'][0]!r} is {logged[row]}, expected the natural"
+        f"{rows.at(rows.first + row)}, column {rows.columns['propensity'][0]!r} is {logged[row]}, expected the natural"
         " logarithm of a probability, which is not above 0: log the logarithm, or convert the column"
     )
 
@@ -218,7 +233,7 @@ def _out_of_bounds(rows: Rows, space: Box | Discrete) -> str | None:
         remedy = "; number the choices from 0" if space.start == 0 and value < 0 else ""
         remedy = remedy if value == np.round(value) else "; an action of such values is not discrete"
     return (
-        f"row {rows.first + row}, column {rows.columns['action'][channel]!r} is {value}, expected "
+        f"{rows.at(rows.first + row)}, column {rows.columns['action'][channel]!r} is {value}, expected "
         f"{kind} within the declared bounds [{low[channel]}, {high[channel]}] (so are {int(bad.any(1).sum())} of "
         f"{len(bad)} rows of this episode){remedy}"
     )
@@ -283,7 +298,7 @@ def to_episode(
     seen = np.concatenate([rows.obs, final])
     if rule is not None:
         flat = np.eye(int(space.n))[actions - space.start] if isinstance(space, Discrete) else actions
-        reward = _ruled(rule, seen, flat, rows.first)
+        reward = _ruled(rule, seen, flat, rows.at(rows.first))
     else:
         assert rows.reward is not None
         reward = rows.reward[:steps].astype(np.float64)
@@ -294,7 +309,7 @@ def to_episode(
     return Episode(seen[:, kept], actions, reward, terminations, truncations, propensity, cost)
 
 
-def _ruled(rule: Callable[..., Any], seen: np.ndarray, action: np.ndarray, first: int) -> np.ndarray:
+def _ruled(rule: Callable[..., Any], seen: np.ndarray, action: np.ndarray, first: str) -> np.ndarray:
     """Rewards [n] of a reward function, which takes and gives float32 tensors as networks do."""
     obs, acted = (torch.as_tensor(np.asarray(x), dtype=torch.float32) for x in (seen, action))
     reward = rule(obs[:-1], acted, obs[1:])
@@ -305,6 +320,6 @@ def _ruled(rule: Callable[..., Any], seen: np.ndarray, action: np.ndarray, first
     if not bool(torch.isfinite(reward).all()):
         step = int((~torch.isfinite(reward)).nonzero()[0])
         raise ValueError(
-            f"the reward_function {path} returned {reward[step]} for step {step} of the episode from row {first}"
+            f"the reward_function {path} returned {reward[step]} for step {step} of the episode from {first}"
         )
     return reward.double().numpy()

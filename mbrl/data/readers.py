@@ -45,6 +45,10 @@ class Source(ABC):
     def rows(self) -> int | None:
         """How many rows there are, where the file says so."""
 
+    def integer(self, name: str) -> bool:
+        """Whether a column is known to hold whole numbers by its type."""
+        return False
+
     def has(self, name: str) -> bool:
         """Whether `name` is a column, or one channel of a column."""
         return self.place(name)[0] in self.names
@@ -83,6 +87,11 @@ class Source(ABC):
             raise ValueError(f"{self.path}: there is no {column}[{k}] in every row: {error}") from error
 
 
+def suffix(path: Path) -> str | None:
+    """Which of the suffixes of a log a file has, None for none of them."""
+    return next((known for known in KINDS if path.name.lower().endswith(known)), None)
+
+
 def open_source(path: Path) -> Source:
     """The reader for a file, by its suffix.
 
@@ -90,14 +99,13 @@ def open_source(path: Path) -> Source:
         FileNotFoundError: there is no such file.
         ValueError: the suffix is unknown, or the file is not what its suffix says.
     """
-    kinds: dict[str, type[Source]] = {".npz": Npz, ".csv": Csv, ".csv.gz": Csv, ".parquet": Parquet}
-    kind = next((cls for suffix, cls in kinds.items() if path.name.lower().endswith(suffix)), None)
-    if kind is None:
-        raise ValueError(f"{path}: the suffix is none of {', '.join(kinds)}: save the log as one of these")
+    known = suffix(path)
+    if known is None:
+        raise ValueError(f"{path}: the suffix is none of {', '.join(KINDS)}: save the log as one of these")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     with _reading(path):
-        return kind(path)
+        return KINDS[known](path)
 
 
 @contextmanager
@@ -131,7 +139,6 @@ class Npz(Source):
         return next((shape[0] for shape, _, _ in self._arrays.values() if shape), None)
 
     def integer(self, name: str) -> bool:
-        """Whether an array holds whole numbers by its type."""
         return bool(np.issubdtype(self._arrays[name][1], np.integer))
 
     def array(self, name: str) -> np.ndarray:
@@ -257,6 +264,9 @@ class Parquet(Source):
 
     def _chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield from _batches(self.path, self._file.iter_batches(batch_size=CHUNK, columns=list(names)))
+
+
+KINDS: dict[str, type[Source]] = {".npz": Npz, ".csv": Csv, ".csv.gz": Csv, ".parquet": Parquet}
 
 
 def _check_once(path: Path, names: Sequence[str]) -> None:

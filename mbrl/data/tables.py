@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -14,16 +13,15 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from mbrl.core import locate
 from mbrl.data import minari
 from mbrl.data.clock import resampled, uneven
 from mbrl.data.columns import Plan, rows, survey
-from mbrl.data.declared import about, spaces
+from mbrl.data.declared import about, rule_of, schema_of, spaces
 from mbrl.data.episodes import Rows, cut, fault, limited, outside, pieces, to_episode
 from mbrl.data.findings import ROWS_NAMED
 from mbrl.data.lastrows import Unpaid, closed
-from mbrl.data.readers import Npz, Source, open_source
-from mbrl.data.schema import STANDARD, Schema, closest
+from mbrl.data.logfiles import LogFiles, open_files
+from mbrl.data.schema import Schema
 from mbrl.environments import Box, Discrete, Episode
 
 LINE_EVERY = 5.0  # seconds between progress lines where stderr is not a terminal
@@ -31,7 +29,7 @@ LINE_EVERY = 5.0  # seconds between progress lines where stderr is not a termina
 
 @dataclass(frozen=True)
 class _Log:
-    source: Source
+    files: LogFiles
     plan: Plan
     spaces: tuple[Box, Box | Discrete]
     rule: Callable[..., Any] | None  # what gives the reward
@@ -58,7 +56,7 @@ class _Tally:
 
 
 def import_log(
-    file: str | Path,
+    file: str | Path | Sequence[str | Path],
     id: str,
     *,
     env: str | None = None,
@@ -68,11 +66,13 @@ def import_log(
     """Turn a log into a Minari (hdf5) data set that appears whole or not at all.
 
     Episodes end where a terminal or truncated flag is set, where the episode id changes, at a gap in time, and at the
-    end of the file; an end without a flag counts as truncated.
+    end of a file; an end without a flag counts as truncated. With a column of time an episode goes on into the next
+    file, unless that begins earlier than this one ends, or another end is there. Ids of episodes count within a file.
 
     Args:
-        file: .npz, .csv, .csv.gz or .parquet. An npz with obs, action, next_obs, reward, done and truncated
-            (and perhaps index, the first row of each episode) needs no schema, or one that names no column.
+        file: .npz, .csv, .csv.gz or .parquet; or several of one kind with the same columns, as a list or as a folder;
+            see `mbrl.data.logfiles.open_files` for their order. An npz with obs, action, next_obs, reward, done and
+            truncated (and perhaps index, the first row of each episode) needs no schema, or one that names no column.
         id: NAMESPACE/NAME-vN, not taken.
         env: Gymnasium id, or `module:EnvId`, that the log is from: gives the spaces and the action bounds.
         schema: YAML file that names the columns, see `mbrl.data.schema.Schema`.
@@ -80,13 +80,14 @@ def import_log(
             a category or the name of a choice that cannot be read always stops it.
 
     Returns:
-        what was imported: id, path, episodes, rows, terminals, mean_return, dropped (episode, row, reason), gaps,
-        lone_terminals, clipped_actions (rows), period, outside_bounds (by column: count and first rows), constant
-        (channels dropped, with their value), exogenous (channels), ...
+        what was imported: id, path, files (path and first_row: rows are counted through all of them), episodes, rows,
+        terminals, mean_return, dropped (episode, row, reason), gaps, lone_terminals, clipped_actions (rows), period,
+        outside_bounds (by column: count and first rows), constant (channels dropped, with their value), exogenous
+        (channels), ...
 
     Raises:
         ValueError: the log, the schema, the environment and the id do not fit together; the message names the row
-            (counted from 0), the column or the key.
+            (counted from 0 in its file), the column or the key.
         FileExistsError: the id is taken.
         FileNotFoundError: there is no such file.
     """
@@ -95,23 +96,24 @@ def import_log(
         raise ValueError(f"on_bad_rows is {on_bad_rows!r}, expected 'error' or 'drop-episode'")
     minari.check_id(id)
     minari.check_free(id)
-    source = open_source(Path(file))
-    columns = _schema(source, schema)
+    files = open_files(file)
+    columns = schema_of(files, schema)
     drop, lenient = schema is not None and env is None and not columns.keep_constant, on_bad_rows != "error"
-    plan = survey(source, columns, drop, lenient)
+    plan = survey(files, columns, drop, lenient)
     for channel, value in plan.constant.items():
         print(f"import: {channel!r} is {value} in every row and is dropped", file=sys.stderr)
-    chunks = rows(source, plan)
+    chunks = rows(files, plan)
     first = next(chunks, None)
     if first is None:
-        raise ValueError(f"{source.path} holds no row")
-    log = _Log(source, plan, spaces(source, plan, first, env), _rule(columns))
+        raise ValueError(f"{files} holds no row")
+    log = _Log(files, plan, spaces(files, plan, first, env), rule_of(columns))
     if env is not None and first.given:
         told = ", ".join(first.columns["obs"])
         print(f"import: the observation of {env} has to be {told}, in this order: exogenous last", file=sys.stderr)
     tally = _Tally(period=columns.period)
-    episodes = _episodes(log, _shown(chain([first], chunks), source.rows), on_bad_rows, tally)
-    note = f"imported from {source.path.name} by mbrl"
+    episodes = _episodes(log, _shown(chain([first], chunks), files.rows), on_bad_rows, tally)
+    name = files.parts[0].path.name if len(files.parts) == 1 else f"{len(files.parts)} files"
+    note = f"imported from {name} by mbrl"
     names = about(columns, first, plan.constant, log.spaces[1])
     made = minari.write(id, episodes, *log.spaces, env_id=env, description=note, names=names)
     try:
@@ -125,6 +127,7 @@ def import_log(
     return {
         "id": id,
         "path": str(made),
+        "files": files.counted(),
         "episodes": data.episodes,
         "rows": len(data),
         "terminals": tally.terminals,
@@ -144,46 +147,10 @@ def import_log(
     }
 
 
-def _schema(source: Source, path: str | Path | None) -> Schema:
-    """The schema, all of whose columns the file has."""
-    where = f"the schema {path}" if path is not None else "without --schema"
-    layout = replace(STANDARD, index="index" if "index" in source.names else None) if isinstance(source, Npz) else None
-    if path is not None:
-        schema = Schema.read(Path(path), layout)
-    elif layout is not None:
-        schema = layout
-    else:
-        raise ValueError(f"{source.path} needs --schema FILE.yaml, which names its columns: {', '.join(source.names)}")
-    for name in schema.columns():
-        if not source.has(name):
-            hint = "" if path is not None else "; name other columns in a --schema FILE.yaml"
-            if "," in name and all(source.has(part.strip()) for part in name.split(",")):
-                hint = f"; several columns are a list, [{name}]"
-            raise ValueError(f"{source.path} has no column {name!r} ({where}): {closest(name, source.names)}{hint}")
-        column, channel = source.place(name)
-        if channel is not None and column in schema.columns():
-            raise ValueError(f"{where} names {column!r} and {name!r}, which is part of it: name each channel once")
-    return schema
-
-
-def _rule(schema: Schema) -> Callable[..., Any] | None:
-    """The reward function of the schema, which has to take (obs, action, next_obs)."""
-    if schema.reward_function is None:
-        return None
-    rule: Callable[..., Any] = locate(schema.reward_function)
-    try:
-        inspect.signature(rule).bind("obs", "action", "next_obs")
-    except TypeError as error:
-        raise ValueError(
-            f"reward_function {schema.reward_function!r} does not take (obs, action, next_obs): {error}"
-        ) from error
-    return rule
-
-
 def _episodes(
     log: _Log, chunks: Iterable[Rows], on_bad_rows: Literal["error", "drop-episode"], tally: _Tally
 ) -> Iterator[Episode]:
-    schema, path = log.plan.schema, log.source.path
+    schema, files = log.plan.schema, log.files
     before: Rows | None = None
     space = log.spaces[1]
     for number, (logged, more) in enumerate(_logged(cut(chunks, schema.gap), schema)):
@@ -197,7 +164,7 @@ def _episodes(
         if reason is not None:
             if on_bad_rows == "error":
                 raise ValueError(
-                    f"{path}: {reason} (rows count from 0; --on-bad-rows drop-episode leaves such episodes out)"
+                    f"{files}: {reason} (rows count from 0; --on-bad-rows drop-episode leaves such episodes out)"
                 )
             tally.dropped.append({"episode": number, "row": logged.first, "reason": reason})
             continue
@@ -210,9 +177,9 @@ def _episodes(
         for ready, goes_on in pieces(whole, schema.cut_every):
             yield from _stored(log, ready, more or goes_on, tally)
     if tally.outside and on_bad_rows == "error":
-        raise ValueError(f"{path}: {_told_outside(schema, tally)}")
+        raise ValueError(f"{files}: {_told_outside(log, tally)}")
     if not tally.rows:
-        raise ValueError(f"{path}: no episode is left, {len(tally.dropped)} were dropped: {tally.dropped[:1]}")
+        raise ValueError(f"{files}: no episode is left, {len(tally.dropped)} were dropped: {tally.dropped[:1]}")
     if notice := tally.unpaid.notice(schema):
         print(f"import: {notice}", file=sys.stderr)
 
@@ -262,13 +229,13 @@ def _reason(log: _Log, logged: Rows, tally: _Tally) -> str | None:
     return uneven(logged, tally.period)
 
 
-def _told_outside(schema: Schema, tally: _Tally) -> str:
+def _told_outside(log: _Log, tally: _Tally) -> str:
     told = []
     for name in tally.outside:
         found = tally.outside_of(name)
-        first = ", ".join(str(row) for row in found["rows"][:5])
-        low, high = schema.bounds[name]
-        told.append(f"column {name!r} leaves its bounds [{low:g}, {high:g}] in {found['count']} rows, first {first}")
+        first = ", ".join(log.files.at(row) for row in found["rows"][:5])
+        low, high = log.plan.schema.bounds[name]
+        told.append(f"column {name!r} leaves its bounds [{low:g}, {high:g}] in {found['count']} rows, such as {first}")
     return (
         f"{'; '.join(told)} (rows count from 0): correct the rows or the schema's bounds, or leave their episodes out "
         "with --on-bad-rows drop-episode"

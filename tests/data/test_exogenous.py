@@ -178,7 +178,7 @@ def test_what_binds_a_channel_binds_its_next_value_as_well(
 ) -> None:
     schema = "observation: x\nnext_observation: after\naction: a\nreward: r\nepisode: e\n"
     rows = table(x=[start, 1, 2, 0, 1, 2], after=[1, 2, after, 1, 2, 1])
-    message = rf"column '{bound}' leaves its bounds \[0, 2\] in 1 rows, first {2 if start == 0 else 0}"
+    message = rf"column '{bound}' leaves its bounds \[0, 2\] in 1 rows, such as row {2 if start == 0 else 0} "
     refused(tmp_path, rows, f"{schema}bounds: {{{bound}: [0, 2]}}\n", message)
 
 

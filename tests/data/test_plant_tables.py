@@ -124,7 +124,10 @@ def test_bounds_that_the_log_violates_are_counted_with_rows(tmp_path: Path) -> N
     rows = table([0, 1, 2, 3, 0, 1, 2], e=[0, 0, 0, 0, 1, 1, 1], y=[0.0, 5, -3, 7, 1, 1, 2])
     schema = RUNS + "bounds: {y: [0, 4]}\n"
     refused(
-        tmp_path, rows, schema, r"'y' leaves its bounds \[0, 4\] in 3 rows, first 1, 2, 3 .*--on-bad-rows drop-episode"
+        tmp_path,
+        rows,
+        schema,
+        r"'y' leaves its bounds \[0, 4\] in 3 rows, such as row 1, row 2, row 3 .*--on-bad-rows drop-episode",
     )
     report = load(tmp_path, rows, schema, on_bad_rows="drop-episode")
     assert report["outside_bounds"] == {"y": {"count": 3, "rows": [1, 2, 3]}}
