@@ -90,7 +90,7 @@ def _written(card: Card, label: str, record: RunLog, page: Path, stem: str) -> t
 
 
 def inspect(name: str, version: str | None, data_id: str | None, download: bool, seed: int) -> dict[str, Any]:
-    """Make the card of a registered simulator; see `stages.card`.
+    """Make the card of a registered simulator; see `views.card`.
 
     Raises:
         ValueError: the log is not what the simulator was fitted on, or has no held-out episode to be told apart.

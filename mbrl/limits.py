@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 
 def expect(good: bool, name: str, value: object, expected: str) -> None:
     """Refuse a value that is not good."""
@@ -31,6 +33,11 @@ def callable_with(name: str, function: Callable[..., Any] | None, *arguments: st
         raise ValueError(f"{name} is {path}, which does not take ({', '.join(arguments)}): {error}") from error
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed below 0."""
+    expect(seed >= 0, "seed", seed, "0 or more")
+
+
 def check_seeds(seeds: Sequence[int]) -> None:
     """Refuse seeds that say the same twice, or nothing, or are below 0.
 
@@ -39,3 +46,10 @@ def check_seeds(seeds: Sequence[int]) -> None:
     """
     if len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0:
         raise ValueError(f"seeds are {list(seeds)}, expected different numbers, at least one, and none below 0")
+
+
+def check_device(setting: str, device: str) -> None:
+    """Refuse a device that torch does not see."""
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not usable.get(device, True):
+        raise ValueError(f"{setting} is {device!r}, and torch {torch.__version__} sees no such device: use cpu")
