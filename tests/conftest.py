@@ -1,14 +1,24 @@
 """Every test has its own home, data sets and working folder, one torch thread and the same global draws."""
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from mbrl.data.dataset import TransitionDataset
+
+
+@event.listens_for(Engine, "connect")
+def unsynchronised(connection: Any, _: Any) -> None:
+    """No store of a test has to outlive a power cut, so nothing waits for the disc."""
+    connection.execute("PRAGMA synchronous=OFF")
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +28,7 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # see `unsynchronised`
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
     torch.set_num_threads(1)
     torch.manual_seed(0)  # weights that a test makes itself are the same in every run
