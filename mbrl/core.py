@@ -7,21 +7,21 @@ action travels as its one-hot row, so that every network reads `action [..., A]`
 
 from __future__ import annotations
 
-import copy
-import importlib
-import inspect
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from mbrl.descent import descend as descend
 from mbrl.descent import leaf as leaf
 from mbrl.descent import polyak_ as polyak_
 from mbrl.descent import slope as slope
+from mbrl.described import Described as Described
+from mbrl.described import build as build
+from mbrl.described import locate as locate
+from mbrl.described import signature as signature
 from mbrl.precision import full_precision as full_precision
 from mbrl.precision import narrow as narrow
 from mbrl.precision import narrow_linear as narrow_linear
@@ -97,49 +97,6 @@ class Prediction(NamedTuple):
         mean = torch.cat([obs, self.reward.unsqueeze(-1)], -1)
         std = torch.cat([obs_std, self.reward_std.unsqueeze(-1)], -1)
         return mean / self.scale, std / self.scale
-
-
-class Described(nn.Module, ABC):
-    """A module that remembers how it was built, so that a checkpoint holds data and no pickled object."""
-
-    config: dict[str, Any]  # {"class_path": dotted path, "init_args": plain values, `spec` left out}
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        self = super().__new__(cls)
-        bound = signature(cls).bind_partial(*args, **kwargs)
-        bound.apply_defaults()
-        init_args = {
-            k: list(v) if isinstance(v, tuple) else copy.deepcopy(v)  # YAML and JSON have no tuples
-            for k, v in bound.arguments.items()
-            if not isinstance(v, Spec)
-        }
-        config = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
-        object.__setattr__(self, "config", config)  # before nn.Module.__init__, whose __setattr__ needs its tables
-        return self
-
-
-def signature(cls: type[Described]) -> inspect.Signature:
-    """The arguments of `cls(...)`, each by its name.
-
-    The **kwargs of an __init__ stand for those arguments of the next __init__ in the MRO that it does not name itself:
-    it has to pass them all on, as they are. A default is the first one on the way.
-
-    Raises:
-        TypeError: an __init__ takes *args.
-    """
-    named: dict[str, inspect.Parameter] = {}
-    owners = [c for c in cls.__mro__ if issubclass(c, Described) and "__init__" in vars(c)]
-    for owner in owners:
-        _, *parameters = inspect.signature(owner.__init__).parameters.values()  # without self
-        kinds = {p.kind: p.name for p in parameters}
-        if name := kinds.get(inspect.Parameter.VAR_POSITIONAL):
-            raise TypeError(f"{owner.__qualname__}.__init__ takes *{name}, which no YAML can name: give it names")
-        for p in parameters:
-            if p.kind is not inspect.Parameter.VAR_KEYWORD:
-                named.setdefault(p.name, p if owner is owners[0] else p.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
-            break
-    return inspect.Signature(list(named.values()))
 
 
 class Dynamics(Described):
@@ -334,39 +291,3 @@ class Learner(Described):
         `simulator` is the world of `enter`; None where the run has none, or this learner has no use for it.
         Tensor code without host synchronisation: no `.item()`, no Python branch on a tensor.
         """
-
-
-def build(config: Mapping[str, Any], base: type[Described], spec: Spec) -> Any:
-    """Instantiate the plug-in that `config` names by dotted path.
-
-    Raises:
-        ValueError: `config` has no class_path, the path leads nowhere or to something that is not a concrete subclass
-            of `base`, or an init_arg is unknown.
-    """
-    if "class_path" not in config:
-        raise ValueError(f"the configuration of a {base.__name__} has no class_path, only {sorted(config)}")
-    path, init_args = config["class_path"], config.get("init_args", {})
-    cls = locate(path)
-    if not (isinstance(cls, type) and issubclass(cls, base)) or inspect.isabstract(cls):
-        raise ValueError(
-            f"class_path {path!r} is not a subclass of {base.__module__}.{base.__name__} that can be built"
-        )
-    try:
-        signature(cls).bind(spec, **init_args)
-    except TypeError as error:
-        raise ValueError(f"init_args {sorted(init_args)} do not fit {path}: {error}") from error
-    plugin: Any = cls  # its own signature has been checked
-    return plugin(spec, **init_args)
-
-
-def locate(path: str) -> Any:
-    """The object behind a dotted path such as `dynamics.uncertainty.max_aleatoric`.
-
-    Raises:
-        ValueError: there is no such module or attribute.
-    """
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path!r} is not an importable dotted path: {error}") from error
