@@ -74,14 +74,14 @@ class LogFiles:
     def chunks(self, names: Sequence[str]) -> Iterator[Chunk]:
         """The named columns, file by file and a chunk of rows at a time; see `Source.chunks` for errors."""
         first = 0
-        self._starts = [0]
-        for part in self.parts:
+        for number, part in enumerate(self.parts, 1):
             start = 0
             for columns in part.chunks(names):
                 chunk = Chunk(part, start, first, columns)
                 yield chunk
                 start, first = start + len(chunk), first + len(chunk)
-            self._starts.append(first)
+            if number == len(self._starts):  # every pass finds the same
+                self._starts.append(first)
 
 
 def open_files(files: str | Path | Sequence[str | Path]) -> LogFiles:

@@ -115,6 +115,9 @@ def test_categories_and_constants_are_those_of_all_files(tmp_path: Path, kind: s
     files = days(tmp_path, [0, 1], [2, 3], kind=kind, c=[0, 0, 4, 0])
     import_log(files, "toy/choices-v0", schema=schema(tmp_path, choices))
     assert minari.load("toy/choices-v0").action.shape[1] == 5
+    files = days(tmp_path, [0, 1], [2, 3], [4, 5], kind=kind, c=[0, 0, 4, 0, 0.5, 0])  # choices are counted first
+    with pytest.raises(ValueError, match=r"row 0 of day-2\..*, column 'c' is 0\.5, expected an integer"):
+        import_log(files, "toy/halves-v0", schema=schema(tmp_path, choices))
 
 
 @pytest.mark.parametrize(
