@@ -67,6 +67,8 @@ class Pipeline:
         models.check_name(self.name)
         makings = self.makings
         assessment = Assessment(self.name, self.env, self.seed, self.trial, read_rules(self.trial.rules))
+        if self.env is not None:
+            environments.spaces(self.env)  # one that is not there is refused before the log is read
         log = logs.read(self.data, self.seed, needs_terminals=self.world.termination is None)
         logs.told(log, asked=self.data.history == "auto")
         tell_few(log.episodes, self.data.split, assessment.rules)

@@ -156,6 +156,7 @@ PLANNING = json.dumps(
     [
         (["--env", "CartPole-v1"], "observations [4] and 2 discrete actions, and the log toy/pendulum-v0 has"),
         (["--env", "Pendulum-v9"], "there is no environment 'Pendulum-v9'"),
+        (["--env", "Pendulum-v9", "--data.id", "toy/missing-v0"], "there is no environment"),  # first of all
         (["--env", "nowhere:Pendulum-v1"], "nowhere"),
         (["--data.id", "toy/missing-v0"], "minari download toy/missing-v0"),
         (["--data.id", "toy/pendulum"], "expected NAMESPACE/NAME-vN"),
