@@ -276,23 +276,18 @@ def explained(client: MlflowClient, uri: str, model: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        where, why = store.shown(uri), store.reason(error)
-        raise store.StoreError(f"{model!r} in {where}: {why}{_inventory(client, model)}") from error
+        raise store.StoreError(_explanation(client, store.shown(uri), model, store.reason(error))) from error
 
 
-def _inventory(client: MlflowClient, model: str) -> str:
+def _explanation(client: MlflowClient, where: str, model: str, why: str) -> str:
     try:
         known = {m.name: m.aliases for m in client.search_registered_models(max_results=1000)}
         versions = sorted(int(v.version) for v in client.search_model_versions(f"name = '{model}'"))
     except MlflowException:
-        return ""  # the store does not answer at all, and the error being explained says so
-    if model not in known:
-        name = model.removesuffix("-simulator")
-        alone = f"{name}-policy" if name != model and f"{name}-policy" in known else None
-        told = (
-            f"; {alone} was learned without one, and judge-card.html in its run's folder is the judge's"
-            if alone
-            else ""
-        )
-        return f"{told}; registered models: {', '.join(sorted(known)) or 'none'}"
-    return f"; versions of {model}: {versions}, aliases: {known[model]}"
+        return f"{model!r} in {where}: {why}"  # the store does not answer at all, as it says
+    if model in known:
+        return f"{model!r} in {where}: {why}; versions of {model}: {versions}, aliases: {known[model]}"
+    name = model.removesuffix("-simulator")
+    alone = f"{name}-policy" if name != model and f"{name}-policy" in known else None
+    told = f"; {alone} was learned without one, and judge-card.html in its run's folder is the judge's" if alone else ""
+    return f"there is no model {model!r} in {where}{told}; registered models: {', '.join(sorted(known)) or 'none'}"
