@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from inspect import signature
@@ -14,7 +15,12 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 from mbrl.__main__ import config_file
 
 POSITIONAL = {  # the one setting of a command that needs no name: its name, what it is on the command line, type, help
-    "import_": ("file", "FILE", Path, "the log: .npz, .csv, .csv.gz, .parquet; several, or a folder of them"),
+    "import_": (
+        "file",
+        "FILE [FILE ...]",
+        list[Path] | Path,
+        "the log: .npz, .csv, .csv.gz, .parquet; several, or a folder of them",
+    ),
     "audit": ("id", "ID", str, "Minari id of the data set"),
     "card": ("name", "NAME", str, "NAME of the registered model NAME-simulator"),
     "select": ("name", "NAME", str, "NAME of the registered model NAME-policy"),
@@ -44,12 +50,16 @@ def spelt(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
 
     `--data ID` and `--data.id ID` are both understood, by commands that only name a log and by those that have more to
     say of it. A file (`--data log.yaml`) or a dictionary of these settings stays what it is. `--seeds 0,1` is `--seeds
-    [0,1]`, whose brackets some shells take for a pattern of file names. `--floor -1e9` is `--floor=-1e9`.
+    [0,1]`, whose brackets some shells take for a pattern of file names. `--floor -1e9` is `--floor=-1e9`. Files that a
+    command takes several of are one list.
     """
     settings = signature(function).parameters
     wanted = settings.get("data")
     plain = wanted is not None and str(wanted.annotation).startswith("str")
     found, words = [], list(arguments)
+    ahead = next((k for k, word in enumerate(words) if word.startswith("-")), len(words))
+    if ahead > 1 and function.__name__ in POSITIONAL and str(POSITIONAL[function.__name__][2]).startswith("list["):
+        words[:ahead] = [json.dumps(words[:ahead])]
     for number, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name.startswith("--"):
@@ -98,11 +108,9 @@ def parser(function: Callable[..., Any], command: str, default: str | None, argu
     files: list[str | PathLike[str]] = [config_file(default)] if default and not named else []
     name, shown, kind, text = POSITIONAL.get(function.__name__, ("", "", None, ""))
     flags = FLAGS.get(function.__name__, {})
-    several = name and str(signature(function).parameters[name].annotation).startswith("list[")
-    more = f" [{shown} ...]" if several else ""
     made = ArgumentParser(
         prog=f"mbrl {command}",
-        usage=f"mbrl {command} {shown + more + ' ' if shown else ''}[--config FILE.yaml] [--SETTING VALUE ...]",
+        usage=f"mbrl {command} {shown + ' ' if shown else ''}[--config FILE.yaml] [--SETTING VALUE ...]",
         description=(function.__doc__ or "").split("\n\n")[0],
         default_config_files=files,
         formatter_class=_Formatter,
@@ -111,7 +119,7 @@ def parser(function: Callable[..., Any], command: str, default: str | None, argu
     )
     made.add_argument("--config", action="config", metavar="FILE.yaml", help="YAML with settings; later arguments win")
     if name:
-        made.add_argument(name, metavar=shown, type=kind, help=text, nargs="+" if several else None)
+        made.add_argument(name, metavar=shown, type=kind, help=text)
     for flag, meaning in flags.items():
         made.add_argument(f"--{flag}", action="store_true", help=meaning)
     skipped: set[str | int] = {"resolved", "only", *filter(None, (name, *flags))}

@@ -150,7 +150,7 @@ def demo(
 
 
 def import_(
-    file: list[Path],
+    file: list[Path] | Path,
     id: str,
     env: str | None = None,
     schema: Path | None = None,

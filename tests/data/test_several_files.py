@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from pipeline_toys import spoken
 from table_toys import assert_is, schema
 
@@ -168,3 +169,8 @@ def test_the_command_takes_several(tmp_path: Path) -> None:
     status, answer, told = spoken(["import", *files, "--id", ID, "--schema", str(schema(tmp_path, TIMED))])
     assert (status, answer["rows"], answer["episodes"]) == (0, 3, 1)
     assert "files              2, whose rows are counted from 0 and through all of them" in told
+    for number, named in enumerate((files, files[:1], files[0])):
+        settings = {"file": named, "id": f"toy/yaml{number}-v0", "schema": str(tmp_path / "schema.yaml")}
+        (tmp_path / "import.yaml").write_text(yaml.safe_dump(settings))
+        status, answer, _ = spoken(["import", "--config", str(tmp_path / "import.yaml")])
+        assert (status, answer["rows"]) == (0, 1 if number else 3)
