@@ -165,12 +165,12 @@ def test_files_that_are_no_log_together_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_takes_several(tmp_path: Path) -> None:
-    files = [str(path) for path in days(tmp_path, [0, 1], [2, 3])]
+    files = [str(path) for path in days(tmp_path, [0, 1, 2], [3, 4])]
     status, answer, told = spoken(["import", *files, "--id", ID, "--schema", str(schema(tmp_path, TIMED))])
-    assert (status, answer["rows"], answer["episodes"]) == (0, 3, 1)
+    assert (status, answer["rows"], answer["episodes"]) == (0, 4, 1)
     assert "files              2, whose rows are counted from 0 and through all of them" in told
     for number, named in enumerate((files, files[:1], files[0])):
         settings = {"file": named, "id": f"toy/yaml{number}-v0", "schema": str(tmp_path / "schema.yaml")}
         (tmp_path / "import.yaml").write_text(yaml.safe_dump(settings))
         status, answer, _ = spoken(["import", "--config", str(tmp_path / "import.yaml")])
-        assert (status, answer["rows"]) == (0, 1 if number else 3)
+        assert (status, answer["rows"]) == (0, 2 if number else 4)
