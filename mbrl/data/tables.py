@@ -67,7 +67,7 @@ def import_log(
 
     Episodes end where a terminal or truncated flag is set, where the episode id changes, at a gap in time, and at the
     end of a file; an end without a flag counts as truncated. With a column of time an episode goes on into the next
-    file, unless that begins earlier than this one ends, or another end is there. Ids of episodes count within a file.
+    file where that begins later than this one ends, and none of the other ends is there. Ids count within a file.
 
     Args:
         file: .npz, .csv, .csv.gz or .parquet; or several of one kind with the same columns, as a list or as a folder;
