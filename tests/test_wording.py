@@ -43,7 +43,7 @@ from mbrl.__main__ import config_file, main
             "run a/b-v0",
             "a/b-v0 is left over, expected mbrl run [--config FILE.yaml] [--SETTING VALUE ...]: did you mean",
         ),
-        ("import x.csv y.csv --id a/b-v0", "y.csv is left over, expected mbrl import FILE [--config FILE.yaml]"),
+        ("import --id a/b-v0 x.csv y.csv", "y.csv is left over, expected mbrl import FILE [FILE ...] [--config FILE"),
     ],
 )
 def test_wrong_words_are_told_as_they_were_typed(typed: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:

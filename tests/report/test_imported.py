@@ -11,6 +11,7 @@ from mbrl.report.imported import lines
 PLAIN = {
     "id": "acme/mill-v0",
     "path": "/data/acme/mill-v0",
+    "files": [{"path": "mill.csv", "first_row": 0}],
     "episodes": 1200,
     "rows": 98_765,
     "terminals": 7,
