@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,9 +101,9 @@ def open_files(files: str | Path | Sequence[str | Path]) -> LogFiles:
     paths = [path for file in named for path in (_listed(file) if file.is_dir() else [file])]
     if not paths:
         raise ValueError("no file is named, expected one that ends in .npz, .csv, .csv.gz or .parquet")
-    whole = [path.resolve() for path in paths]
-    if twice := [path for path, real in zip(paths, whole, strict=True) if whole.count(real) > 1]:
-        raise ValueError(f"{twice[0]} is named twice: name each file of the log once")
+    times = Counter(path.resolve() for path in paths)
+    if twice := next((path for path in paths if times[path.resolve()] > 1), None):
+        raise ValueError(f"{twice} is named twice: name each file of the log once")
     parts = [open_source(path) for path in paths]
     if other := next((part for part in parts if type(part) is not type(parts[0])), None):
         raise ValueError(f"{other.path} and {parts[0].path} are files of different kinds: save the log in one kind")

@@ -251,19 +251,23 @@ class Parquet(Source):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._file = pa.parquet.ParquetFile(path, memory_map=True)
-        _check_once(path, self.names)
+        with pa.parquet.ParquetFile(path, memory_map=True) as file:  # a log has more files than may be open at once
+            self._names, self._rows = list(file.schema_arrow.names), int(file.metadata.num_rows)
+        _check_once(path, self._names)
 
     @property
     def names(self) -> list[str]:
-        return list(self._file.schema_arrow.names)
+        return self._names
 
     @property
     def rows(self) -> int | None:
-        return int(self._file.metadata.num_rows)
+        return self._rows
 
     def _chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        yield from _batches(self.path, self._file.iter_batches(batch_size=CHUNK, columns=list(names)))
+        with _reading(self.path):
+            file = pa.parquet.ParquetFile(self.path, memory_map=True)
+        with file:
+            yield from _batches(self.path, file.iter_batches(batch_size=CHUNK, columns=list(names)))
 
 
 KINDS: dict[str, type[Source]] = {".npz": Npz, ".csv": Csv, ".csv.gz": Csv, ".parquet": Parquet}

@@ -11,6 +11,7 @@ from pipeline_toys import spoken
 from table_toys import assert_is, schema
 
 from mbrl.data import minari, readers
+from mbrl.data.logfiles import open_files
 from mbrl.data.tables import import_log
 
 ID = "toy/days-v0"
@@ -31,6 +32,11 @@ def days(folder: Path, *times: list[float], kind: str = "csv", **columns: list[A
         table.to_parquet(paths[-1]) if kind == "parquet" else table.to_csv(paths[-1], index=False)
         count += len(t)
     return paths
+
+
+def opened() -> int:
+    """How many files this process has open."""
+    return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
 def steps(id: str = ID) -> list[tuple[float, float, bool]]:
@@ -143,6 +149,16 @@ def test_what_is_wrong_is_told_by_the_file_that_it_is_in(
     text = TIMED.replace("[x]", "[x, level]") + "bounds: {level: [0, 2]}\n"
     with pytest.raises(ValueError, match=message):
         import_log(files, ID, schema=schema(tmp_path, text))
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_one_file_is_open_at_a_time(tmp_path: Path, kind: str) -> None:
+    paths, before = days(tmp_path, *[[0, 1]] * 9, kind=kind), opened()
+    files = open_files(paths)
+    assert opened() <= before + 1
+    held = [opened() for _ in files.chunks(["x"])]
+    assert len(held) == 9
+    assert max(held) <= before + 2
 
 
 def test_files_that_are_no_log_together_are_refused(tmp_path: Path) -> None:
