@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import LEAST
-from mbrl.data.episodes import differing
+from mbrl.data.faults import differing
 from mbrl.data.findings import Finding, Flags, named, share
 
 PREFIX = 5  # rows with which two recordings of one episode begin alike, before the rest is compared

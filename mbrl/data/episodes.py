@@ -1,4 +1,4 @@
-"""Rows of a log -> episodes: where they end, what is wrong with them, and how they are stored."""
+"""Rows of a log -> episodes: where they end, and how they are stored."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ import torch
 from mbrl.environments import Box, Discrete, Episode
 
 ROUNDING = 1e-6  # relative to the larger of value and 1, or what is largest in its channel: as text and float32 lose
-LEAST_SIZE = 1e-9  # of a channel, in its unit: smaller values are what arithmetic leaves of a 0
-DATED = 1e8  # seconds; beyond it times are dates, in seconds since 1970
-AUTUMN = 3_600  # seconds by which clocks are set back
-OF_STEPS = ("action", "propensity", "reward", "cost")  # what a final observation goes without
-LARGEST = dict.fromkeys(("obs", *OF_STEPS, "next_obs"), np.finfo(np.float32).max) | {"time": np.finfo(np.float64).max}
 
 
 @dataclass(frozen=True)
@@ -131,112 +126,6 @@ def _join(parts: list[Rows]) -> Rows:
     arrays = {name: [getattr(part, name) for part in parts] for name in _ARRAYS}
     joined: dict[str, Any] = {k: None if v[0] is None else np.concatenate(v) for k, v in arrays.items()}
     return replace(parts[0], **joined)
-
-
-def fault(rows: Rows, space: Box | Discrete, alone: bool = False) -> str | None:
-    """Why an episode cannot be used, naming its first bad row and the column; None where it can.
-
-    Without next observations the last row is a final observation, and what else it holds does not matter. `alone`
-    allows a single row of that kind, which comes to nothing.
-    """
-    for name in LARGEST:
-        values = _used(rows, name)
-        if values is None or (np.abs(values) <= LARGEST[name]).all():
-            continue
-        wide = values.reshape(len(values), -1)
-        row, channel = np.argwhere(~(np.abs(wide) <= LARGEST[name]))[0].tolist()
-        value = wide[row, channel]
-        what = "empty or not a number" if np.isnan(value) else f"{value}, which is not finite in float32"
-        count = int((~(np.abs(wide) <= LARGEST[name])).any(1).sum())
-        others = f" (so are {count} of {len(wide)} rows of this episode)" if count > 1 else ""
-        return f"{rows.at(rows.first + row)}, column {rows.columns[name][channel]!r} is {what}{others}"
-    if rows.time is not None and (np.diff(rows.time) < 0).any():
-        row = int(np.argmax(np.diff(rows.time) < 0)) + 1
-        before, after = rows.time[row - 1], rows.time[row]
-        dated = after > DATED and before - after <= AUTUMN
-        clock = (
-            "; in local time an hour comes twice when clocks are set back: log UTC, or a zone with each"
-            if dated
-            else ""
-        )
-        return (
-            f"{rows.at(rows.first + row)} is out of time order: {rows.columns['time'][0]!r} falls from "
-            f"{before} to {after} within an episode; sort the log by episode and time, "
-            f"or mark where another run begins (episode, terminal or truncated){clock}"
-        )
-    if len(rows) == 1 and rows.next_obs is None and not alone:
-        return (
-            f"{rows.at(rows.first)} is an episode of one row, and the log has no next observation to go with it: name a"
-            " `next_observation`, or say `final_action: true` if rows that are flagged terminal acted and were paid"
-        )
-    return _disagreement(rows) or _out_of_bounds(rows, space) or _improbable(rows, space)
-
-
-def _used(rows: Rows, name: str) -> np.ndarray | None:
-    """The values of a field that become part of the episode, None where there are none."""
-    values: np.ndarray | None = getattr(rows, name)
-    return values if values is None or rows.next_obs is not None or name not in OF_STEPS else values[:-1]
-
-
-def differing(said: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Which values [n, O] differ by more than rounding: [n, O]. In a channel of small values a small error counts."""
-    size = np.maximum(np.abs(found).max(0, initial=LEAST_SIZE), np.abs(said).max(0, initial=LEAST_SIZE))
-    return np.abs(said - found) > ROUNDING * np.maximum(np.abs(found), np.minimum(1, size))
-
-
-def _disagreement(rows: Rows) -> str | None:
-    """Minari keeps T + 1 observations of T steps, so within an episode next_obs must be the next row's obs."""
-    if rows.next_obs is None:
-        return None
-    said, found = rows.next_obs[:-1], rows.obs[1:]
-    differs = differing(said, found)
-    if not differs.any():
-        return None
-    row, channel = np.argwhere(differs)[0].tolist()
-    return (
-        f"{rows.at(rows.first + row)}, column {rows.columns['next_obs'][channel]!r} is {said[row, channel]} and the"
-        f" next row has {rows.columns['obs'][channel]!r} {found[row, channel]}: rows are missing or an episode ends"
-        " here; mark the end (episode, terminal or truncated)"
-    )
-
-
-def _improbable(rows: Rows, space: Box | Discrete) -> str | None:
-    """The probability of a choice is 1 at most, and its logarithm 0, but for rounding."""
-    logged = _used(rows, "propensity") if isinstance(space, Discrete) else None
-    if logged is None or not (bad := logged > ROUNDING).any():
-        return None
-    row = int(np.argmax(bad))
-    return (
-        f"{rows.at(rows.first + row)}, column {rows.columns['propensity'][0]!r} is {logged[row]}, expected the natural"
-        " logarithm of a probability, which is not above 0: log the logarithm, or convert the column"
-    )
-
-
-def _out_of_bounds(rows: Rows, space: Box | Discrete) -> str | None:
-    action = _used(rows, "action")
-    assert action is not None
-    if isinstance(space, Discrete):
-        low, high = np.array([space.start]), np.array([space.start + space.n - 1])
-        bad = (action < low) | (action > high) | (action != np.round(action))
-        kind = "an integer"
-    else:
-        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        room = ROUNDING * np.where(np.isfinite(low) & np.isfinite(high), np.maximum(np.abs(low), np.abs(high)), 1)
-        bad = (action < low - room) | (action > high + room)
-        kind = "a value"
-    if not bad.any():
-        return None
-    row, channel = np.argwhere(bad)[0].tolist()
-    value = action[row, channel]
-    remedy = "; correct the bounds, or, if the actuator limited commands to them, say `clip_action: true` in the schema"
-    if isinstance(space, Discrete):
-        remedy = "; number the choices from 0" if space.start == 0 and value < 0 else ""
-        remedy = remedy if value == np.round(value) else "; an action of such values is not discrete"
-    return (
-        f"{rows.at(rows.first + row)}, column {rows.columns['action'][channel]!r} is {value}, expected "
-        f"{kind} within the declared bounds [{low[channel]}, {high[channel]}] (so are {int(bad.any(1).sum())} of "
-        f"{len(bad)} rows of this episode){remedy}"
-    )
 
 
 def limited(rows: Rows, space: Box) -> tuple[Rows, int]:

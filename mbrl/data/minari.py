@@ -12,12 +12,10 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import minari
-import numpy as np
 import torch
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
@@ -27,16 +25,12 @@ from minari.storage import get_dataset_path
 from mbrl import environments, files
 from mbrl.data import cache, workspace
 from mbrl.data.dataset import TransitionDataset
-from mbrl.data.mapped import new_array
+from mbrl.data.unrolled import INFOS, flat_columns
 from mbrl.environments import Box, Discrete, Episode
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
 _ID = re.compile(rf"(?:(?P<namespace>{_PART}(?:/{_PART})*)/)?{_PART}-v(?:0|[1-9][0-9]*)")
 _NAMES = "mbrl_channels"  # the metadata key of what the channels are called, and in which units
-_INFOS = {  # what the infos may hold, by the field of a TransitionDataset
-    "propensity": "log_propensity",  # the log density (Discrete: log probability) of each action
-    "cost": "cost",  # what a step costs beside its reward, by the name that Safety-Gymnasium has for it
-}
 _ENV_ID = "mbrl_env_id"  # the metadata key of `module:EnvId`, which Minari's own env_spec cannot say
 _TIME_LIMIT = "mbrl_time_limit"  # that of its max_episode_steps, as env_spec lacks some environments altogether
 
@@ -116,11 +110,12 @@ def _from_episodes(id: str, folder: Path, place: Path | None) -> TransitionDatas
         source = minari.load_dataset(id)
     except (OSError, ValueError, KeyError) as error:
         raise _damaged(id, folder, error) from error
+    space = source.action_space
     try:
-        columns = _columns(id, source, place)
+        spaces = source.observation_space, space
+        columns = flat_columns(id, source.iterate_episodes(), spaces, int(source.total_steps), place)
     except OSError as error:
         raise _damaged(id, folder, error) from error
-    space = source.action_space
     names: dict[str, Any] = {}
     if isinstance(space, Discrete):  # a policy answers 0, 1, ...: which choices of the log these are, the names say
         low, high = [0.0] * int(space.n), [1.0] * int(space.n)
@@ -145,73 +140,6 @@ def _damaged(id: str, folder: Path, error: Exception) -> files.CorruptFileError:
     return files.CorruptFileError(
         f"{folder / 'data'} cannot be read: {error}. Delete {folder} and import or download {id} again"
     )
-
-
-def _columns(id: str, source: minari.MinariDataset, place: Path | None) -> dict[str, np.ndarray]:
-    """The flat arrays: the one place where episodes become rows. They lie in files in `place`, or else in memory."""
-    flat_obs, flat_action = environments.flat_spaces(source.observation_space, source.action_space)
-    width = int(flat_action.n) if isinstance(flat_action, Discrete) else flat_action.shape[0]
-    n = int(source.total_steps)
-    made = partial(new_array, place)
-    obs, next_obs = (made(name, (n, flat_obs.shape[0]), np.float32) for name in ("obs", "next_obs"))
-    action, reward = made("action", (n, width), np.float32), made("reward", (n,), np.float32)
-    terminated, truncated = (made(name, (n,), np.bool_) for name in ("terminated", "truncated"))
-    episode = made("episode", (n,), np.int64)
-    more: dict[str, list[np.ndarray]] = {field: [] for field in _INFOS}
-    row = 0
-    for number, logged in enumerate(source.iterate_episodes()):
-        steps = len(logged.rewards)
-        if steps == 0:
-            raise ValueError(f"{id}: episode {number} has no step")
-        here = slice(row, row + steps)
-        seen = environments.flatten(source.observation_space, logged.observations, steps + 1)
-        obs[here], next_obs[here] = seen[:-1], seen[1:]
-        action[here] = _flat_actions(id, number, flat_action, logged.actions, steps)
-        reward[here], terminated[here], truncated[here] = logged.rewards, logged.terminations, logged.truncations
-        truncated[row + steps - 1] |= not terminated[row + steps - 1]  # the log ends here, whatever the flags say
-        episode[here] = number
-        columns = {"observation": seen, "action": action[here], "reward": reward[here]}
-        for field, key in _INFOS.items():
-            found = _of_infos(id, number, key, logged.infos, steps, known=len(more[field]) == number)
-            if found is not None:
-                more[field].append(found)
-                columns[key] = found
-        for name, values in columns.items():
-            if not np.isfinite(values).all():
-                step = int(np.argwhere(~np.isfinite(values))[0][0])
-                raise ValueError(f"{id}: the {name} of episode {number} is not finite at step {step}")
-        row += steps
-    return {
-        "obs": obs,
-        "action": action,
-        "reward": reward,
-        "next_obs": next_obs,
-        "terminated": terminated,
-        "truncated": truncated,
-        "episode": episode,
-        **{field: np.concatenate(parts) for field, parts in more.items() if parts},
-    }
-
-
-def _of_infos(id: str, number: int, key: str, infos: Any, steps: int, known: bool) -> np.ndarray | None:
-    """What the infos say of an episode's steps, [T] float32; `known` is whether every episode before said it."""
-    found = np.asarray(infos[key], np.float32) if infos and key in infos else None
-    if number and (found is not None) != known:
-        raise ValueError(f"{id}: some episodes have {key!r} in their infos and some have not, first {number}")
-    if found is None:
-        return None
-    if found.shape not in ((steps,), (steps + 1,)):
-        raise ValueError(f"{id}: {key!r} of episode {number} is {list(found.shape)}, expected [{steps}]")
-    return found[-steps:]  # a collector's infos begin with that of the reset
-
-
-def _flat_actions(id: str, number: int, space: Box | Discrete, actions: Any, steps: int) -> np.ndarray:
-    if not isinstance(space, Discrete):
-        return np.asarray(actions, np.float32).reshape(steps, -1)
-    chosen = np.asarray(actions).reshape(steps) - space.start
-    if chosen.min() < 0 or chosen.max() >= space.n:
-        raise ValueError(f"{id}: episode {number} has an action outside of {space}")
-    return np.eye(int(space.n), dtype=np.float32)[chosen]
 
 
 def write(
@@ -316,7 +244,7 @@ def _buffers(
                     f"{id}: {name} of episode {number} are {list(values.shape)}, expected {list(shape)}"
                     + (" with at least one step" if steps == 0 else "")
                 )
-        infos = {_INFOS["propensity"]: played.log_propensities, _INFOS["cost"]: played.costs}
+        infos = {INFOS["propensity"]: played.log_propensities, INFOS["cost"]: played.costs}
         yield EpisodeBuffer(
             observations=played.observations.astype(observation_space.dtype, copy=False),
             actions=played.actions.astype(action_space.dtype, copy=False),

@@ -17,7 +17,8 @@ from mbrl.data import minari
 from mbrl.data.clock import resampled, uneven
 from mbrl.data.columns import Plan, rows, survey
 from mbrl.data.declared import about, rule_of, schema_of, spaces
-from mbrl.data.episodes import Rows, cut, fault, limited, outside, pieces, to_episode
+from mbrl.data.episodes import Rows, cut, limited, outside, pieces, to_episode
+from mbrl.data.faults import fault
 from mbrl.data.findings import ROWS_NAMED
 from mbrl.data.lastrows import Unpaid, closed
 from mbrl.data.logfiles import LogFiles, open_files
