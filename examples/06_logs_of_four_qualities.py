@@ -13,7 +13,7 @@ from itertools import chain
 
 import numpy as np
 
-from mbrl import environments
+from mbrl import environments, playing
 from mbrl.data import minari
 
 SKILLS = {"random": 0.0, "poor": 0.35, "good": 0.9}  # share of the actions that the controller chooses well
@@ -54,7 +54,7 @@ for task, env, discrete in ("pendulum", "Pendulum-v1", False), ("cartpole", "Car
         controllers = [partial(act, skill=skill, discrete=discrete) for skill in skills]
         share = max(1, count // len(controllers))
         first = [1000 * seed + k * share for k in range(len(controllers))]  # each episode starts somewhere else
-        played = chain(*(environments.record(env, c, share, k) for c, k in zip(controllers, first, strict=True)))
+        played = chain(*(playing.record(env, c, share, k) for c, k in zip(controllers, first, strict=True)))
         id = f"{options.namespace}/{task}-{quality}-v0"
         minari.write(id, played, *environments.spaces(env), env_id=env)
         print(f"{id}: mean return {minari.load(id).returns().mean():.1f}")

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from mbrl import environments
+from mbrl import environments, playing
 from mbrl.data import minari
 
 LAG, DEMANDS = 25, [50.0, 80.0, 110.0, 140.0]
@@ -55,6 +55,6 @@ if "Pipe-v0" not in gym.registry:  # Minari imports this file once more
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=100)
-    played = environments.record("Pipe-v0", operate, parser.parse_args().episodes, seed=0)
+    played = playing.record("Pipe-v0", operate, parser.parse_args().episodes, seed=0)
     minari.write("plant/pipe-v0", played, *environments.spaces("Pipe-v0"), env_id="late_plant:Pipe-v0")
     print(f"plant/pipe-v0: mean return {minari.load('plant/pipe-v0').returns().mean():.0f}")

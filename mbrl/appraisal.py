@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mbrl import environments, files
+from mbrl import environments, files, playing
 from mbrl.assessment import make_bench, plain
 from mbrl.core import Policy
 from mbrl.data import minari
@@ -18,7 +18,7 @@ from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.judging import Score, score
-from mbrl.evaluation.panel import Heard, check_kinds, combined_gain, hear, spread
+from mbrl.evaluation.panel import KINDS, Heard, check_kinds, combined_gain, hear, spread
 from mbrl.evaluation.trajectories import check_acts_on, fitted
 from mbrl.registry import models, promotion, witnesses
 from mbrl.registry.gates import CLONING, LOG
@@ -28,6 +28,7 @@ from mbrl.report.console import seldom
 from mbrl.settings import Trial
 
 COMBINED = "combined"
+BEYOND = 0.05  # weight of the steps after a cut, above which a true return is not what endless values are of
 
 
 class Case(NamedTuple):
@@ -182,38 +183,52 @@ def _silence(case: Case, kind: str) -> str:
     return case.heard.refused[kind] if other is None else f"no step is trusted, so it would repeat {other}"
 
 
-def truth(found: Sequence[Case], env: str, episodes: int, seed: int, level: float) -> dict[float, dict[str, Estimate]]:
-    """True values by discount and policy, of every policy and of behaviour cloning, from the same seeds."""
+class Truth(NamedTuple):
+    """True values of every policy and of behaviour cloning, from the same seeds."""
+
+    values: Mapping[float, Mapping[str, Estimate]]  # by discount and policy
+    beyond: Mapping[float, float]  # by discount: the weight that steps after the cut of an episode have, on average
+
+    def cut(self, kinds: Mapping[str, float]) -> dict[str, float]:
+        """Those of `kinds` (with their discounts) whose values count more of these steps than can be overlooked."""
+        return {k: gamma for k, gamma in kinds.items() if KINDS[k].endless and self.beyond.get(gamma, 0.0) > BEYOND}
+
+
+def truth(found: Sequence[Case], env: str, episodes: int, seed: int, level: float) -> Truth:
+    """Every policy and behaviour cloning, at each discount that somebody judges them by and undiscounted."""
     gammas = sorted({*discounts(found).values(), 1.0}, reverse=True)
     policies = {CLONING: found[0].seen.cloning} | {label: p for case in found for label, p in case.policies.items()}
     for label, policy in policies.items():
         environments.check_spaces(env, policy.spec, label)
     values: dict[float, dict[str, Estimate]] = {gamma: {} for gamma in gammas}
+    beyond = dict.fromkeys(gammas, 0.0)
     for label, policy in policies.items():
+        played = playing.play(acting(policy), env, episodes, seed)
         for gamma in gammas:
-            returns = environments.true_returns(acting(policy), env, episodes, seed, gamma)
-            values[gamma][label] = bootstrap(returns, level, seed)
-    return values
+            values[gamma][label] = bootstrap(played.returns(gamma), level, seed)
+            beyond[gamma] += float(played.beyond(gamma).mean()) / len(policies)
+    return Truth(values, beyond)
 
 
-def scores(found: Sequence[Case], true: Mapping[float, Mapping[str, Estimate]], rules: Rules) -> dict[str, Score]:
+def scores(found: Sequence[Case], true: Truth, rules: Rules) -> dict[str, Score]:
     """What each kind's estimates were worth, and the combined ones: those in spreads of the log's returns.
+
+    Error and coverage of values that count steps after the cut of an episode, which the truth has not, are None.
 
     Raises:
         ValueError: there are fewer than two policies.
     """
     labels = [label for case in found for label in case.policies]
     table = {
-        kind: score({label: true[gamma][label].value for label in labels}, said(found, kind))
+        kind: score({label: true.values[gamma][label].value for label in labels}, said(found, kind))
         for kind, gamma in discounts(found).items()
     }
+    table |= {k: table[k]._replace(absolute_error=None, coverage=None) for k in true.cut(discounts(found))}
     gains, gained = combined(found, true, rules)
     return {**table, COMBINED: score(gained, gains)}
 
 
-def combined(
-    found: Sequence[Case], true: Mapping[float, Mapping[str, Estimate]], rules: Rules
-) -> tuple[dict[str, Estimate], dict[str, float]]:
+def combined(found: Sequence[Case], true: Truth, rules: Rules) -> tuple[dict[str, Estimate], dict[str, float]]:
     """Combined gains over the log by policy, and the true ones, both in spreads."""
     gains: dict[str, Estimate] = {}
     gained: dict[str, float] = {}
@@ -222,7 +237,7 @@ def combined(
         for label in case.policies:
             gain = case.score(label, rules)
             gains |= {} if gain is None else {label: gain}
-            gained[label] = (true[1.0][label].value - logged) / case.spread
+            gained[label] = (true.values[1.0][label].value - logged) / case.spread
     return gains, gained
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mbrl import environments
+from mbrl import playing
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division
@@ -153,7 +153,7 @@ class Assessment:
             return {}
         true, first = {}, TRUE_SEED + self.seed * self.trial.episodes
         for name, policy in policies.items():
-            returns = environments.true_returns(acting(policy), self.env, self.trial.episodes, first)
+            returns = playing.true_returns(acting(policy), self.env, self.trial.episodes, first)
             true[name] = bootstrap(returns, self.rules.coverage, self.seed)
             tell(name, f"{shown(true[name])} in {self.env}, {self.trial.episodes} episodes")
         stage.dict(plain(true), "true_environment.json")

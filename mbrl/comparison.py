@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mbrl import appraisal, environments, selection
-from mbrl.appraisal import COMBINED, Case
+from mbrl import appraisal, environments, playing, selection
+from mbrl.appraisal import COMBINED, Case, Truth
 from mbrl.assessment import plain, shown, small
 from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting
@@ -41,7 +41,7 @@ def _measured(uri: str, played: TrueEpisodes) -> dict[str, Any]:
     assert env is not None
     actor = models.load_policy(uri)
     environments.check_spaces(env, actor.spec, uri)
-    returns = environments.true_returns(acting(actor), env, episodes, seed)
+    returns = playing.true_returns(acting(actor), env, episodes, seed)
     estimate = bootstrap(returns, level, seed)
     print(f"{uri} in {env}: {shown(estimate)} (mean and {level:.0%} interval of {episodes} undiscounted returns)")
     return {**estimate.to_dict(), "returns": returns.tolist()}
@@ -55,11 +55,16 @@ def compare(
     kinds = tuple(part.strip() for part in estimators.split(",")) if estimators else said.kinds
     found = appraisal.cases(appraisal.named(policy), data, kinds, trial, said)
     answer = {"policy": policy, **appraisal.table(found, said)}
-    true: dict[float, dict[str, Estimate]] = {}
+    true = Truth({}, {})
     if played.env is not None:
         true = appraisal.truth(found, played.env, played.episodes, played.seed, played.level)
-        answer |= {"env": played.env, "true": {str(gamma): plain(values) for gamma, values in true.items()}}
-    _tell(answer, true)
+        answer |= {"env": played.env, "true": {str(gamma): plain(values) for gamma, values in true.values.items()}}
+    _tell(answer, true.values)
+    for kind, gamma in true.cut(appraisal.discounts(found)).items():
+        print(
+            f"{kind}: {played.env} cuts episodes, and {true.beyond[gamma]:.0%} of the weight at discount {gamma:g} lies"
+            " beyond: its values count them, the true ones do not, so that neither error nor coverage is told"
+        )
     labels, log = [origin.label for case in found for origin in case.origins], answer["data"]["id"]
     path = appraisal.picture_path(labels, log, "judges" if judge else "estimates")
     path.unlink(missing_ok=True)  # of an earlier evaluation
@@ -69,7 +74,7 @@ def compare(
             plot_judges(path, clouds, f"Estimates over true values, {log}")
         answer["scores"] = {kind: row._asdict() for kind, row in worth.items()}
         _tell_scores(worth)
-    elif panels := _stands(found, true.get(1.0, {})):
+    elif panels := _stands(found, true.values.get(1.0, {})):
         plot_forest(path, panels, f"Policies on {log}", PARTIES)
     drawn = path.exists()
     print(f"picture: {path}" if drawn else "no picture: no estimator answered")
@@ -143,12 +148,12 @@ def _stands(found: Sequence[Case], true: Mapping[str, Estimate]) -> list[Stand]:
     return [*panels, *stands({}, true)]
 
 
-def _clouds(found: Sequence[Case], true: Mapping[float, Mapping[str, Estimate]], rules: Rules) -> list[Cloud]:
+def _clouds(found: Sequence[Case], true: Truth, rules: Rules) -> list[Cloud]:
     clouds = []
     for kind, gamma in appraisal.discounts(found).items():
         if said := appraisal.said(found, kind):
             discount = "undiscounted" if gamma == 1 else f"discount {gamma:g}"
-            truth = [true[gamma][label].value for label in said]
+            truth = [true.values[gamma][label].value for label in said]
             clouds.append(Cloud(kind, f"return, {discount}", truth, list(intervals(said).values())))
     gains, gained = appraisal.combined(found, true, rules)
     if gains:

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from mbrl import environments
+from mbrl import environments, playing
 from mbrl.data import minari
 from mbrl.report.console import tell
 
@@ -40,7 +40,7 @@ def log_pendulum(id: str, episodes: int, seed: int) -> None:
     played = (
         episode
         for k in range(episodes)
-        for episode in environments.record(ENV, partial(mediocre, noise=NOISES[k % len(NOISES)]), 1, seed + k)
+        for episode in playing.record(ENV, partial(mediocre, noise=NOISES[k % len(NOISES)]), 1, seed + k)
     )
     observation_space, action_space = environments.spaces(ENV)
     minari.write(

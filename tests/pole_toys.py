@@ -8,7 +8,7 @@ import torch
 
 from dynamics import ProbabilisticEnsemble
 from dynamics.uncertainty import max_aleatoric
-from mbrl import environments
+from mbrl import playing
 from mbrl.core import Learner, Policy, seeded
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.source import Whole
@@ -77,7 +77,7 @@ class Problem(NamedTuple):
     def earned(self, kind: type[Learner], arguments: dict[str, Any], settings: dict[str, Any]) -> float:
         """Mean true return of five episodes: 500 if the pole is held to the end."""
         policy = self.learned(kind, arguments, settings)
-        return float(np.mean(environments.true_returns(acting(policy), self.env, 5, 77)))
+        return float(np.mean(playing.true_returns(acting(policy), self.env, 5, 77)))
 
 
 def played(name: str, seed: int = 0) -> TransitionDataset:

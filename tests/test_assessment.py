@@ -80,7 +80,7 @@ def test_runs_of_other_seeds_meet_other_starts_and_policies_of_one_run_the_same(
         met[seed].append(set(range(first, first + episodes)))
         return np.arange(float(episodes))
 
-    monkeypatch.setattr("mbrl.assessment.environments.true_returns", returns)
+    monkeypatch.setattr("mbrl.assessment.playing.true_returns", returns)
     monkeypatch.setattr("mbrl.assessment.acting", lambda policy: policy)
     record: Any = SimpleNamespace(dict=lambda content, path: None)
     for seed in range(3):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gate_toys import RULES
 
-from mbrl.appraisal import Case, scores, table
+from mbrl.appraisal import Case, Truth, scores, table
 from mbrl.comparison import _clouds, _tell
 from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.opinions import Answer, Opinion
@@ -26,7 +26,8 @@ def case(labels: list[str], opinions: dict[str, Opinion], **silent: dict[str, st
 
 
 FULL = {"model": opinion(1.0, v1=14.0), "model+fqe": opinion(0.9, v1=13.0), "fqe": opinion(0.9, v1=12.0)}
-TRUE = {g: {f"mill-policy/{k}": Estimate(15.0 - k, 0, 20, 5) for k in (1, 2)} for g in (1.0, 0.9)}
+VALUES = {g: {f"mill-policy/{k}": Estimate(15.0 - k, 0, 20, 5) for k in (1, 2)} for g in (1.0, 0.9)}
+TRUE = Truth(VALUES, {1.0: 1.0, 0.9: 0.01})
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -72,3 +73,16 @@ def test_a_kind_that_all_leave_out_is_told_once(capsys: pytest.CaptureFixture[st
     refused = table([case(["mill-policy/1"], {}, refused={"model": "no judge"})], RULES)
     _tell(refused, {})
     assert "model: no estimate: no judge" in capsys.readouterr().out
+
+
+def test_values_of_an_endless_world_have_no_error_beside_returns_that_were_cut() -> None:
+    """At a discount of 0.9 and cut after 10 steps, a third of what fqe counts lies beyond."""
+    full = {"fqe": opinion(0.9, v1=12.0, v2=11.0), "pdis": opinion(0.9, v1=12.0, v2=11.0)}
+    found = [case(["mill-policy/1", "mill-policy/2"], full | {"model": opinion(1.0, v1=14.0, v2=13.0)})]
+    for beyond, told in (0.05, {"fqe", "pdis", "model"}), (0.35, {"pdis", "model"}):
+        true = Truth(VALUES, {1.0: 1.0, 0.9: beyond})
+        rows = scores(found, true, RULES)
+        assert {kind for kind, row in rows.items() if row.coverage is not None} - {"combined"} == told
+        assert {kind for kind, row in rows.items() if row.absolute_error is not None} - {"combined"} == told
+        assert rows["fqe"].rank_correlation == pytest.approx(1.0)
+        assert rows["combined"].coverage is not None

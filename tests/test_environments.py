@@ -8,7 +8,7 @@ import pytest
 from dynamics_toys import unit_spec
 from gymnasium import spaces
 
-from mbrl import environments
+from mbrl import environments, playing
 
 NESTED = spaces.Dict(
     {
@@ -169,7 +169,7 @@ def test_returns_are_those_of_one_environment_after_another() -> None:
             ended = terminated or truncated
         return total
 
-    returns = environments.true_returns(act, "Pendulum-v1", 18, seed=5)
+    returns = playing.true_returns(act, "Pendulum-v1", 18, seed=5)
     assert returns.shape == (18,)
     np.testing.assert_allclose(returns[[0, 1, 15, 16, 17]], [alone(5 + k) for k in (0, 1, 15, 16, 17)], rtol=1e-12)
 
@@ -181,15 +181,23 @@ def test_actions_are_clipped_and_given_the_environments_shape() -> None:
         seen.append((len(obs), list(episodes)))
         return np.full((len(obs), 1), 100.0)
 
-    returns = environments.true_returns(act, "mbrltest/Count-v0", 3, seed=0)
+    returns = playing.true_returns(act, "mbrltest/Count-v0", 3, seed=0)
     assert returns.tolist() == [2 * (1 + 2 + 3), 2 * (1 + 2 + 3 + 4), 2 * (1 + 2 + 3)]
     assert seen == [(3, [0, 1, 2])] * 3 + [(1, [1])]
-    discounted = environments.true_returns(act, "mbrltest/Count-v0", 3, seed=0, gamma=0.5)
+    discounted = playing.play(act, "mbrltest/Count-v0", 3, seed=0).returns(0.5)
     assert discounted.tolist() == [2 * (1 + 1 + 0.75), 2 * (1 + 1 + 0.75 + 0.5), 2 * (1 + 1 + 0.75)]
 
 
+def test_what_a_cut_leaves_out_is_known_by_its_weight() -> None:
+    def act(obs: np.ndarray, episodes: Sequence[int]) -> np.ndarray:
+        return np.zeros((len(obs), 1))
+
+    assert playing.play(act, "Pendulum-v1", 2, 3).beyond(0.99).tolist() == pytest.approx([0.99**200] * 2)
+    assert playing.play(act, "mbrltest/Count-v0", 2, 0).beyond(0.99).tolist() == [0, 0]  # these end
+
+
 def test_discrete_actions_count_from_zero() -> None:
-    returns = environments.true_returns(lambda obs, episodes: np.full(len(obs), 2), "mbrltest/Choose-v0", 1, seed=0)
+    returns = playing.true_returns(lambda obs, episodes: np.full(len(obs), 2), "mbrltest/Choose-v0", 1, seed=0)
     assert returns.tolist() == [7 * (1 + 2 + 3)]
 
 
@@ -205,24 +213,24 @@ def test_discrete_actions_count_from_zero() -> None:
 )
 def test_a_wrong_action_is_an_error(env_id: str, action: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        environments.true_returns(lambda obs, episodes: action(len(obs)), env_id, 2, seed=0)
+        playing.true_returns(lambda obs, episodes: action(len(obs)), env_id, 2, seed=0)
 
 
 def test_no_episode_and_an_endless_one_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environments, "MAX_STEPS", 20)
+    monkeypatch.setattr(playing, "MAX_STEPS", 20)
     with pytest.raises(ValueError, match="at least 1"):
-        environments.true_returns(lambda obs, episodes: obs, "Pendulum-v1", 0, seed=0)
+        playing.true_returns(lambda obs, episodes: obs, "Pendulum-v1", 0, seed=0)
     with pytest.raises(ValueError, match="did not end in 20 steps"):
-        environments.true_returns(lambda obs, episodes: obs, "mbrltest/Endless-v0", 1, seed=0)
+        playing.true_returns(lambda obs, episodes: obs, "mbrltest/Endless-v0", 1, seed=0)
     with pytest.raises(ValueError, match="did not end in 20 steps"):
-        list(environments.record("mbrltest/Endless-v0", lambda obs, rng: obs, 1, seed=0))
+        list(playing.record("mbrltest/Endless-v0", lambda obs, rng: obs, 1, seed=0))
 
 
 def test_record_logs_whole_episodes_reproducibly() -> None:
     def controller(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return rng.normal(0, 3, 1)
 
-    first, second = (list(environments.record("Pendulum-v1", controller, 2, seed=7)) for _ in range(2))
+    first, second = (list(playing.record("Pendulum-v1", controller, 2, seed=7)) for _ in range(2))
     assert len(first) == 2
     episode = first[0]
     assert episode.observations.shape == (201, 3)
@@ -235,19 +243,19 @@ def test_record_logs_whole_episodes_reproducibly() -> None:
 
 
 def test_record_keeps_what_an_environment_writes_over() -> None:
-    (episode,) = environments.record("mbrltest/Reusing-v0", lambda obs, rng: np.full(1, 0.5), 1, seed=0)
+    (episode,) = playing.record("mbrltest/Reusing-v0", lambda obs, rng: np.full(1, 0.5), 1, seed=0)
     assert episode.observations.tolist() == [[0], [1], [2], [3]]
     assert episode.actions.tolist() == [[0.5]] * 3
     assert episode.rewards.tolist() == [5, 10, 15]
 
 
 def test_record_takes_discrete_and_nested_spaces() -> None:
-    (episode,) = environments.record("mbrltest/Choose-v0", lambda obs, rng: np.array(1), 1, seed=0)
+    (episode,) = playing.record("mbrltest/Choose-v0", lambda obs, rng: np.array(1), 1, seed=0)
     assert episode.actions.tolist() == [6, 6, 6]
     assert episode.observations.tolist() == [[0], [1], [2], [3]]
     assert episode.rewards.tolist() == [6, 12, 18]
     assert episode.terminations.tolist() == [False, False, True]
-    (cart,) = environments.record("CartPole-v1", lambda obs, rng: rng.integers(2), 1, seed=0)
+    (cart,) = playing.record("CartPole-v1", lambda obs, rng: rng.integers(2), 1, seed=0)
     assert len(cart.actions) == len(cart.rewards) == len(cart.observations) - 1
 
 

@@ -13,7 +13,7 @@ import torch
 from mlflow import MlflowClient
 from pipeline_toys import small_cards, spoken
 
-from mbrl import environments
+from mbrl import environments, playing
 from mbrl.__main__ import config_file
 from mbrl.data import minari
 from mbrl.data.history import windowed
@@ -46,7 +46,7 @@ def whole(folder: Path) -> tuple[dict[str, Any], str]:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         small_cards(patch)
         torch.set_num_threads(1)
-        played = environments.record("CartPole-v1", lambda obs, rng: rng.integers(2), 16, seed=0)
+        played = playing.record("CartPole-v1", lambda obs, rng: rng.integers(2), 16, seed=0)
         minari.write("toy/cartpole-v0", played, *environments.spaces("CartPole-v1"), env_id="CartPole-v1")
         run = [*CARTPOLE, "--data.history", "3", "--env", "CartPole-v1", "--folder", str(folder / "run")]
         status, answer, told = spoken(run)
@@ -152,7 +152,7 @@ def test_another_history_and_one_that_is_too_long_are_refused(
 
 
 def test_auto_looks_back_as_far_as_the_log_asks_for(folder: Path) -> None:
-    played = environments.record("CartPole-v1", lambda obs, rng: rng.integers(2), 60, seed=0)
+    played = playing.record("CartPole-v1", lambda obs, rng: rng.integers(2), 60, seed=0)
     sighted = [0, 2]  # place and angle, without their speeds
     blind = (episode._replace(observations=episode.observations[:, sighted]) for episode in played)
     _, actions = environments.spaces("CartPole-v1")

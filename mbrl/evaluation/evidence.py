@@ -13,7 +13,7 @@ from mbrl.window import Remembering
 
 
 def acting(policy: Policy) -> Callable[[np.ndarray, Sequence[int]], np.ndarray]:
-    """The policy's mode as `mbrl.environments.true_returns` plays it; a policy with a history remembers each episode.
+    """The policy's mode as `mbrl.playing.true_returns` plays it; a policy with a history remembers each episode.
 
     (plain observations [B, F] float32, episode of each row) -> [B, A] float32 or, for Discrete, [B] int64. An episode
     begins with the first row that names it, so make a new actor for each measurement.

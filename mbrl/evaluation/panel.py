@@ -44,6 +44,7 @@ class Kind(NamedTuple):
     answer: Callable[[Bench, Policy], Answer]
     log: Callable[[Bench], Answer]
     about: str  # for a reader of a picture
+    endless: bool = False  # whether its values are of a world that nobody cuts: truncated episodes count as going on
 
 
 class Heard(NamedTuple):
@@ -262,9 +263,9 @@ def _fitted(bench: Bench) -> Answer:
 KINDS: Mapping[str, Kind] = {
     FULL: Kind(False, _model, partial(_logged, 1.0), "whole episodes in the second simulator"),
     MIXED: Kind(
-        True, _model_and_critic, _continued, "second simulator as far as it is trusted, fitted Q values beyond"
+        True, _model_and_critic, _continued, "second simulator as far as it is trusted, fitted Q values beyond", True
     ),
-    CRITIC: Kind(True, _critic, _fitted, "fitted Q values of logged rows"),
+    CRITIC: Kind(True, _critic, _fitted, "fitted Q values of logged rows", True),
     "is": Kind(True, partial(_weighed, "IS"), partial(_logged, None), "importance-weighted episodes"),
     "wis": Kind(True, partial(_weighed, "WIS"), partial(_logged, None), "self-normalised weighted episodes"),
     "pdis": Kind(True, partial(_weighed, "PDIS"), partial(_logged, None), "importance-weighted steps"),
@@ -274,15 +275,21 @@ KINDS: Mapping[str, Kind] = {
         partial(_corrected, partial(doubly_robust, "DR")),
         _continued,
         "fitted Q values, corrected by weighted steps",
+        True,
     ),
     "wdr": Kind(
         True,
         partial(_corrected, partial(doubly_robust, "WDR")),
         _continued,
         "fitted Q values, corrected by self-normalised steps",
+        True,
     ),
     "dice": Kind(
-        True, _marginal, partial(_marginal, policy=None), "logged rows, weighted by how often the policy is there"
+        True,
+        _marginal,
+        partial(_marginal, policy=None),
+        "logged rows, weighted by how often the policy is there",
+        True,
     ),
-    "magic": Kind(True, partial(_corrected, magic), _continued, "a blend of fitted Q values and weighted steps"),
+    "magic": Kind(True, partial(_corrected, magic), _continued, "a blend of fitted Q values and weighted steps", True),
 }

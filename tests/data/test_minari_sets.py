@@ -13,7 +13,7 @@ import pytest
 import torch
 from minari_toys import LINE, PUSH, TWO, episode, folder
 
-from mbrl import environments
+from mbrl import environments, playing
 from mbrl.data import minari
 from mbrl.environments import Box
 
@@ -50,7 +50,7 @@ def test_minari_lists_opens_and_deletes_it() -> None:
 
 
 def test_the_environment_is_recorded() -> None:
-    played = environments.record("CartPole-v1", lambda obs, rng: rng.integers(2), 2, seed=0)
+    played = playing.record("CartPole-v1", lambda obs, rng: rng.integers(2), 2, seed=0)
     minari.write("toy/cart-v0", played, *environments.spaces("CartPole-v1"), env_id="CartPole-v1")
     data = minari.load("toy/cart-v0")
     assert (data.env_id, data.time_limit, data.discrete, data.action.shape[1]) == ("CartPole-v1", 500, True, 2)
@@ -68,7 +68,7 @@ def test_an_environment_from_a_module_is_recorded_by_its_full_name(
         "gym.register('MyPlant-v0', PendulumEnv, max_episode_steps=5)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    played = list(environments.record("myplant:MyPlant-v0", lambda obs, rng: rng.normal(size=1), 1, seed=0))
+    played = list(playing.record("myplant:MyPlant-v0", lambda obs, rng: rng.normal(size=1), 1, seed=0))
     minari.write("toy/mine-v0", played, *environments.spaces("myplant:MyPlant-v0"), env_id="myplant:MyPlant-v0")
     data = minari.load("toy/mine-v0")
     assert (data.env_id, data.time_limit) == ("myplant:MyPlant-v0", 5)

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from pipeline_toys import PENDULUM, dots, small_cards, spoken
 
-from mbrl import demonstration, environments
+from mbrl import demonstration, environments, playing
 from mbrl.data import minari
 from mbrl.registry import store
 
@@ -22,7 +22,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(folder))
         demonstration.log_pendulum("toy/pendulum-v0", 8, seed=0)
-        played = environments.record("CartPole-v1", lambda obs, rng: rng.integers(2), 16, seed=0)
+        played = playing.record("CartPole-v1", lambda obs, rng: rng.integers(2), 16, seed=0)
         minari.write("toy/cartpole-v0", played, *environments.spaces("CartPole-v1"), env_id="CartPole-v1")
     return folder
 

@@ -18,7 +18,7 @@ import torch
 from mlflow import MlflowClient
 from pipeline_toys import DEBUG, PENDULUM, apart, spoken, stages
 
-from mbrl import demonstration, environments, files, pipeline, worlds
+from mbrl import demonstration, environments, files, pipeline, playing, worlds
 from mbrl.data import minari
 from mbrl.registry import store
 
@@ -231,7 +231,7 @@ def test_a_strict_run_ends_after_a_serious_audit_and_before_any_training(
         raise AssertionError("the training began")
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "own"))
-    played = environments.record("Pendulum-v1", lambda obs, rng: rng.uniform(-2, 2, 1), 8, seed=0)
+    played = playing.record("Pendulum-v1", lambda obs, rng: rng.uniform(-2, 2, 1), 8, seed=0)
     dead = (episode._replace(observations=episode.observations * np.float32([1, 1, 0])) for episode in played)
     minari.write("toy/dead-v0", dead, *environments.spaces("Pendulum-v1"))
     monkeypatch.setattr(worlds, "fit_dynamics", never)

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from pipeline_toys import DEBUG, PENDULUM, spoken, stages
 
-from mbrl import assessment, demonstration, environments, files
+from mbrl import assessment, demonstration, files, playing
 from mbrl.data import minari
 from mbrl.registry import models, promotion, store
 from mbrl.registry.gates import CHAMPION, Evidence, Verdict
@@ -257,7 +257,7 @@ def test_the_alias_moves_at_a_promotion_only_and_the_truth_is_measured_after_the
 
     monkeypatch.setattr(assessment, "decide", watched("verdict", decided))
     monkeypatch.setattr(promotion, "promote", watched("asked", promotion.promote))
-    monkeypatch.setattr(environments, "true_returns", watched("truth", environments.true_returns))
+    monkeypatch.setattr(playing, "true_returns", watched("truth", playing.true_returns))
     short = [*PENDULUM, "--rehearsal.updates", "40"]
     status, first, _ = spoken([*short, "--env", "Pendulum-v1"])
     assert (status, first["promoted"], first["champion"]) == (0, True, "1")
