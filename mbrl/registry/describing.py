@@ -9,6 +9,8 @@ from mbrl.registry.aliases import Registry
 from mbrl.registry.decisions import Decision
 from mbrl.registry.runs import STAGE_TAG
 
+PAGE = 5000  # characters that MLflow's databases hold of a description, and more of a note
+
 
 def describe(registry: Registry, version: str, decision: Decision) -> None:
     """Write the model card into the version's description, and the dossier's first page into its run's note.
@@ -29,5 +31,9 @@ def describe(registry: Registry, version: str, decision: Decision) -> None:
         facts = modelcard.Facts(
             registry.name, version, decision, found.tags, card, run.data.params, (experiment, run_id), stages
         )
-        client.update_model_version(registry.policy, version, modelcard.model_card(facts))
-        client.set_tag(run_id, MLFLOW_RUN_NOTE, modelcard.run_page(facts))
+        client.update_model_version(registry.policy, version, _page(modelcard.model_card(facts)))
+        client.set_tag(run_id, MLFLOW_RUN_NOTE, _page(modelcard.run_page(facts)))
+
+
+def _page(text: str) -> str:
+    return text if len(text) <= PAGE else text[: PAGE - 1] + "…"

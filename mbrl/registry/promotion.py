@@ -53,8 +53,8 @@ def judge(
     known = chronicle.judged(entries, version)
     if known is not None and chronicle.says(known, decision) and chronicle.pending(entries) is None:
         at = registry.aliases().get((registry.policy, "candidate"))
+        describe(registry, version, decision)  # which the call before may have been too short-lived for
         return Moved(registry.policy, "candidate", at, at, None, None)
-    describe(registry, version, decision)
     verdict = decision.to_dict()
     reasons = verdict.pop("reasons")
     about = {**_facts(registry, version), "author": author or who(), "decision": verdict, "reasons": reasons}
@@ -64,7 +64,9 @@ def judge(
         return [Move(registry.policy, "candidate", before, version)]
 
     about |= more or {}
-    return carry_out(registry, ledger, Request(action, version, "candidate", None, about, moves, compares=False))
+    moved = carry_out(registry, ledger, Request(action, version, "candidate", None, about, moves, compares=False))
+    describe(registry, version, decision)
+    return moved
 
 
 def promote(
@@ -209,25 +211,21 @@ def delete(name: str, version: str) -> Moved:
     waiting = chronicle.pending(ledger.entries())
     if waiting is None or (waiting.action, waiting.about["version"]) != ("delete", number):
         registry.version(number)
-    held = sorted(a for (model, a), v in registry.aliases().items() if (model, v) == (registry.policy, number))
-    against = (
-        [f"{' and '.join(held)} of {registry.policy} point to version {number}: move or withdraw them first"]
-        if held
-        else []
-    )
-    return carry_out(
-        registry, ledger, Request("delete", number, None, None, {"version": number}, lambda _: [], against)
-    )
+    return carry_out(registry, ledger, Request("delete", number, None, None, {"version": number}, lambda _: []))
 
 
 def _with_champion(
     registry: Registry, placed: Mapping[tuple[str, str], str], own: Move, simulator: str | None, previous: str | None
 ) -> list[Move]:
-    """All moves of a new champion, its own as the last: `previous`, and its simulator's where that is there."""
+    """All moves of a new champion, its own as the last: `previous`, and the simulator that it was rehearsed in.
+
+    Where there is none, or it is not there any more, no simulator is the champion's.
+    """
     moves = [Move(registry.policy, "previous", placed.get((registry.policy, "previous")), previous)]
     model, _, number = (simulator or "").partition("/")
-    if model == f"{registry.name}-simulator" and registry.exists(model, number):
-        moves.append(Move(model, CHAMPION, placed.get((model, CHAMPION)), number))
+    worlds = f"{registry.name}-simulator"
+    after = number if model == worlds and registry.exists(model, number) else None
+    moves.append(Move(worlds, CHAMPION, placed.get((worlds, CHAMPION)), after))
     return [move for move in moves if move.before != move.after] + [own]
 
 

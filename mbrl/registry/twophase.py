@@ -135,6 +135,13 @@ def _barred(registry: Registry, entries: Sequence[Entry], waiting: Entry | None,
         f" the ledger (mbrl history {registry.name} --repair puts it back)"
         for (model, alias), put, found in chronicle.differences(entries, at)
     ]
+    if request.action == "delete":
+        held = sorted(alias for (model, alias), v in at.items() if (model, v) == (registry.policy, request.version))
+        if held:
+            told = f"{' and '.join(held)} of {registry.policy} point to version {request.version}"
+            against.append(f"{told}: move or withdraw them first")
+    elif request.action != "withdraw" and not request.against and not registry.exists(registry.policy, request.version):
+        against.append(f"there is no version {request.version} of {registry.policy} any more: it was deleted meanwhile")
     found = at.get((registry.policy, request.alias)) if request.alias else None
     if request.alias and request.compares and found != request.expected:
         against.append(
