@@ -182,7 +182,7 @@ def fit_q(
         facts = _facts(fitted, rows, division, limits)
     sound = bool(values.isfinite().all()) and fitted.clipped <= DIVERGED
     about = {"value": "discounted", "gamma": gamma, "members": members, "folds": folds, **settings, **facts}
-    recipe = (data.fingerprint, tuple(episodes.tolist()), gamma, members, folds, *settings.values())
+    recipe = (data.fingerprint, tuple(episodes.tolist()), gamma, horizon, members, folds, *settings.values())
     diagnostics = {**about, "hidden": list(hidden), "diverged": not sound}
     return FittedQ(fitted, encoding, policy, division, episodes, values, gamma, recipe, diagnostics)
 
@@ -197,7 +197,8 @@ def differences(candidate: FittedQ, baseline: FittedQ, level: float = 0.95) -> E
         Refused: one of the fits diverged.
         ValueError: they were not fitted alike, or level is not within (0, 1).
     """
-    names = ("log", "episodes", "gamma", "members", "folds", "hidden", "updates", "batch", "lr", "tau", "seed")
+    fitting = ("hidden", "updates", "batch", "lr", "tau", "seed")
+    names = ("log", "episodes", "gamma", "horizon", "members", "folds", *fitting)
     for name, one, other in zip(names, candidate.recipe, baseline.recipe, strict=True):
         if one != other:
             told = "" if name == "episodes" else f": {one} and {other}"

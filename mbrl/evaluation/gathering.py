@@ -13,7 +13,7 @@ from mbrl.evaluation.grounds import support, tail, walk
 from mbrl.evaluation.opinions import Opinion
 from mbrl.evaluation.panel import FULL, Heard
 from mbrl.evaluation.twoway import spread_over
-from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, COSTED, LOG, CardFacts, Evidence, View
+from mbrl.registry.gates import CANDIDATE, CHAMPION, CLONING, COSTED, LOG, NEAR, CardFacts, Evidence, View
 from mbrl.registry.rules import Rules
 from mbrl.simulator.rollout import Cost
 
@@ -61,9 +61,13 @@ def gather(
             counted = bench.cost()
         except Refused as reason:
             refused[COSTED] = str(reason)
+    try:
+        near = bench.neighbours()
+    except Refused as reason:
+        near, refused[NEAR] = None, str(reason)
     walked = None
     if bench.simulator is not None:
-        near, level, seed = bench.neighbours(), rules.level, bench.seed
+        level, seed = rules.level, bench.seed
         walked = walk(policy, bench.simulator, bench.starts, near, cost=counted, level=level, seed=seed)
     return Evidence(
         level=rules.level,
@@ -76,7 +80,7 @@ def gather(
         champion=provenance.champion,
         outside=walked and walked.outside,
         doubt=walked and walked.doubt,
-        support=support(policy, bench.data, bench.neighbours()),
+        support=None if near is None else support(policy, bench.data, near),
         unread=bench.unread(),
         tail=_tail(bench, heard.opinions, roles[CANDIDATE]),
         cost=walked and walked.cost and _told(walked.cost, counted),

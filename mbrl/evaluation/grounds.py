@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mbrl.core import Policy, Prediction, generator
 from mbrl.data.dataset import TransitionDataset
-from mbrl.evaluation.estimates import Estimate
+from mbrl.evaluation.estimates import Estimate, Refused
 from mbrl.evaluation.modelbased import Starts, rolled, uncertain_share, worst_mean
 from mbrl.evaluation.twoway import spread_over
 from mbrl.simulator.rollout import Cost
@@ -45,14 +45,15 @@ class Neighbours(NamedTuple):
         """A sample of a log.
 
         Raises:
-            ValueError: the rows are of one episode only.
+            Refused: the rows are of one episode only.
         """
         order = torch.randperm(len(data), generator=generator(seed, "support")).to(data.obs.device)
         asked, known = order[:ASKED], order[:KNOWN]
         episode = data.episode[known]
         if len(episode.unique()) < 2:
-            raise ValueError(
-                f"{data.id} has one episode in a sample of {len(known)} rows: support is measured against the others"
+            raise Refused(
+                f"{data.id} has one episode in a sample of {len(known)} rows, and what is near to the log is measured"
+                " against the others: import it with `cut_every`, which makes episodes of equal length"
             )
         rows = torch.cat([data.obs[known], data.action[known]], -1).double()
         unit = rows.std(0, correction=0)
@@ -74,11 +75,16 @@ class Neighbours(NamedTuple):
         """The distance within which that share of logged rows has a neighbour."""
         return self.gaps.quantile(share).clamp_min(LEAST)
 
+    @property
+    def edge(self) -> Tensor:
+        """The distance beyond which a step is outside the log."""
+        return self.radius(INSIDE)
+
 
 class Walk(NamedTuple):
     """Rollouts of a policy's mode in a simulator, from logged start states."""
 
-    outside: float  # share of steps farther from the log than `INSIDE` of its rows are from its other episodes
+    outside: float | None  # share of steps farther from the log than `INSIDE` of its rows are from its other episodes
     doubt: float | None  # share of steps whose uncertainty is above `DOUBTFUL`; None without an uncertainty
     cost: Estimate | None  # of an episode, undiscounted
 
@@ -101,7 +107,7 @@ def walk(
     policy: Policy,
     simulator: Simulator,
     starts: Starts,
-    near: Neighbours,
+    near: Neighbours | None,
     *,
     cost: Cost | None,
     level: float,
@@ -114,23 +120,23 @@ def walk(
         simulator: replays the log that the starts are of, where channels are exogenous.
         starts: where rollouts begin, and where they are cut; where no cost is counted the first `WALKED` alone, as a
             share of steps needs no more, and uncertainty is the dearest part of a simulator's step.
-        near: rows of the log, which says what is outside of it.
+        near: rows of the log, which says what is outside of it; None where that is not known.
         cost: of a transition, where one is to be counted.
         level: of each one-sided bound of the cost, over start states and the members of `cost`, where it has some. The
             error of the simulator itself is not in them.
         seed: of the noise.
     """
     starts = starts if cost is not None else Starts(*(column[:WALKED] for column in starts))
-    edge = near.radius(INSIDE)
 
     def measure(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
-        beyond = (near.distance(obs, action) > edge).to(obs.dtype).unsqueeze(0)
+        far = obs.new_zeros(len(obs)) if near is None else (near.distance(obs, action) > near.edge).to(obs.dtype)
+        beyond = far.unsqueeze(0)
         return beyond if cost is None else torch.cat([beyond, torch.atleast_2d(cost(obs, action, after))])
 
     played = rolled(policy, simulator, starts, seed, measure=measure)
     assert played.measured is not None
     within = played.within(starts.limit)
-    outside = float(played.measured[:, 0][within].double().mean())
+    outside = None if near is None else float(played.measured[:, 0][within].double().mean())
     doubt = None if simulator.uncertainty is None else uncertain_share(played, starts.limit, DOUBTFUL)
     spent = played.measured[:, 1:].where(within.unsqueeze(1), 0.0).sum(0)
     return Walk(outside, doubt, None if cost is None else spread_over(spent.cpu().numpy(), level))

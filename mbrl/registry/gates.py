@@ -17,7 +17,9 @@ TOLD = {CANDIDATE: "the candidate", LOG: "the log", CLONING: CLONING, CHAMPION: 
 OUTSIDE, DOUBT = "share of simulated steps outside the log", "share of doubtful simulated steps"
 TRUSTED = "trusted horizon of the card"
 COST = "upper bound of the cost"
-COSTED = "cost"  # the key of `Evidence.refused` that says why it is not known
+SUPPORT = "share of logged states where its action has support"
+COSTED, NEAR = "cost", "edge of the log"  # keys of `Evidence.refused` that say why what rests on them is not known
+RESTS = {COST: COSTED, OUTSIDE: NEAR, SUPPORT: NEAR}
 UNREAD = "observations in a row that the log asks for, and nobody reads"
 GROUNDS = ("outside", "doubt", "support", "unread", "tail")  # numbers of the evidence that are on no scale of returns
 FLOORS = {LOG: "least_gain_over_log", CHAMPION: "least_gain_over_champion"}
@@ -55,7 +57,7 @@ class Evidence(NamedTuple):
 
     level: float  # of each one-sided bound
     views: Mapping[str, View]  # by kind of estimator
-    refused: Mapping[str, str]  # kinds that gave no estimate, and COSTED where its cost is not known, and why
+    refused: Mapping[str, str]  # kinds that gave no estimate, COSTED and NEAR where these are not known, and why
     fingerprints: Mapping[str, str]  # of the data set that each part of the evidence is from: all have to be one
     hashes: Mapping[str, tuple[str, str]]  # by file: SHA-256 that was recorded, and that was found
     card: CardFacts | None
@@ -131,8 +133,8 @@ def decide(evidence: Evidence, rules: Rules) -> Verdict:
     table = (sound, harm, *gained, *limits)
     judged = (harm, *limits) if faults else table[1:]  # the faults are why no gain is known
     reasons = [*faults, *(rule.sentence() for rule in judged if rule.outcome == "failed")]
-    if any(rule.name == COST and rule.outcome == "failed" for rule in judged) and COSTED in evidence.refused:
-        reasons.append(f"the cost is not known: {evidence.refused[COSTED]}")
+    bases = dict.fromkeys(RESTS.get(rule.name, "") for rule in judged if rule.outcome == "failed")
+    reasons += [f"the {base} is not known: {evidence.refused[base]}" for base in bases if base in evidence.refused]
     if harm.outcome == "failed":
         return Verdict("harmful", tuple(reasons), table, rules.version)
     if reasons:
@@ -170,6 +172,11 @@ def _faults(evidence: Evidence, rules: Rules) -> list[str]:
             faults.append(f"{kind} is missing: {evidence.refused.get(kind, 'it was not asked')}")
     for kind, view in evidence.views.items():
         faults += _view_faults(kind, view, evidence.champion is not None and kind in deciding)
+        if kind in deciding and CANDIDATE in view.values and view.values[CANDIDATE].diagnostics.get("members") == 1:
+            faults.append(
+                f"{kind} is of one member, which does not show how far others would be from it: fit a second simulator"
+                " of two members or more, two of them elites"
+            )
     numbers: dict[str, object] = {name: getattr(evidence, name) for name in GROUNDS}
     if evidence.card is not None:
         numbers |= {f"card.{name}": getattr(evidence.card, name) for name in ("coverage", "trusted_horizon")}
@@ -260,7 +267,7 @@ def _limits(evidence: Evidence, rules: Rules) -> tuple[Rule, ...]:
         _most(OUTSIDE, evidence.outside, rules.most_outside),
         _most(DOUBT, evidence.doubt, rules.most_doubt),
         _most(UNREAD, evidence.unread, None if evidence.unread is None else rules.most_unread),
-        _least("share of logged states where its action has support", evidence.support, rules.least_support),
+        _least(SUPPORT, evidence.support, rules.least_support),
         _most("loss of the worst tenth of returns", loss, rules.most_tail_loss),
         _most(COST, None if cost is None else cost.high, rules.most_cost),
         Rule("grade of the card", grade, "one of", rules.grades, _passed(grade in rules.grades)),

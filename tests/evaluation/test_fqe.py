@@ -253,6 +253,8 @@ def test_fits_that_are_not_alike_have_no_paired_difference() -> None:
     one = fitted(GAIN, updates=2)
     with pytest.raises(ValueError, match="the two fits differ in seed: 0 and 1"):
         differences(one, fitted(GAIN, updates=2, seed=1))
+    with pytest.raises(ValueError, match="the two fits differ in horizon: None and 30"):
+        differences(one, fitted(GAIN, updates=2, horizon=30))
     other = fit_q(LQR, EVERY[:100], Linear(SPEC, GAIN), gamma=0.8, **{**SMALL, "updates": 2})
     with pytest.raises(ValueError, match="differ in episodes; fit both alike"):
         differences(one, other)

@@ -14,6 +14,7 @@ from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation import grounds, modelbased
 from mbrl.evaluation.bench import Bench
+from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.gathering import Provenance, gather, view
 from mbrl.evaluation.grounds import Neighbours, disagreement, support, tail, walk
 from mbrl.evaluation.modelbased import Starts, start_states
@@ -203,7 +204,7 @@ def test_support_is_the_share_of_states_where_the_action_is_not_odd(toy_data: ob
     neighbours = Neighbours.of(data, seed=0)
     assert support(far, data, neighbours) == 0.0
     assert support(near, data, neighbours) > 0.8
-    with pytest.raises(ValueError, match="has one episode"):
+    with pytest.raises(Refused, match=r"has one episode in a sample of 5 rows.*import it with `cut_every`"):
         Neighbours.of(toy_data((5,)), seed=0)
 
 

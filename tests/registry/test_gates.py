@@ -191,6 +191,29 @@ def test_why_a_cost_is_not_known_is_among_the_reasons_where_a_rule_asks_for_it()
     assert decide(unknown, replace(RULES, most_cost=None)).promote
 
 
+def test_why_nobody_knows_the_edge_of_the_log_is_told_once() -> None:
+    refused = {"edge of the log": "one episode"}
+    verdict = decide(GOOD._replace(outside=None, support=None, refused=refused), RULES)
+    assert [reason.partition(":")[0] for reason in verdict.reasons] == [
+        "share of simulated steps outside the log",
+        "share of logged states where its action has support",
+        "the edge of the log is not known",
+    ]
+
+
+def test_one_member_of_a_simulator_is_no_evidence_as_nothing_says_how_far_off_it_is() -> None:
+    def told(members: int) -> Evidence:
+        seen = GOOD.views["model"]
+        own = seen.values[CANDIDATE]._replace(diagnostics={"members": members})
+        return everybody(GOOD, model=seen._replace(values={**seen.values, CANDIDATE: own}))
+
+    assert decide(told(2), RULES).promote
+    verdict = decide(told(1), RULES)
+    assert verdict.outcome == "no evidence of improvement"
+    assert verdict.reasons[0].startswith("model is of one member, which does not show how far others would be from it")
+    assert decide(told(1), replace(RULES, kinds=("fqe",), choice="fqe")).promote  # who does not ask it
+
+
 def test_without_a_card_all_that_is_asked_of_it_fails() -> None:
     assert failed(GOOD._replace(card=None)) == NAMES[-3:]
 
