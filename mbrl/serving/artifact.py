@@ -25,6 +25,7 @@ from torch import Tensor
 
 MANIFEST = "artifacts/manifest.json"  # paths inside the model's folder
 UNLISTED = (MANIFEST, "registered_model_meta")  # the latter is MLflow's note, in a copy, of what it is a copy of
+LARGEST = 1e30  # of an input: beyond it numbers stand for missing values, and float32 overflows within a network
 MOST_STREAMS = 100_000  # whose past is kept: a process that serves for years must not grow for years
 
 
@@ -83,11 +84,14 @@ class Program:
             One array (policy: [B, A] float32, Discrete [B] int64), or a dict of arrays by name (simulator).
 
         Raises:
-            ValueError: no rows, a missing or unknown input, a dtype or shape other than expected, NaN or infinity.
+            ValueError: no rows, a missing or unknown input, a dtype or shape other than expected, NaN, infinity or
+                a number beyond `LARGEST`; or the answer is not finite.
         """
         tensors = self.tensors(inputs)
         with torch.no_grad():
             result: Tensor | dict[str, Tensor] = self.module(*tensors)
+        for name, answer in (result if isinstance(result, dict) else {"action": result}).items():
+            _check_answer(name, answer, tensors)
         return {k: v.numpy() for k, v in result.items()} if isinstance(result, dict) else result.numpy()
 
     def tensors(self, inputs: Any) -> list[Tensor]:
@@ -141,6 +145,7 @@ class Streams:
             past, began = self._recalled(names, reset)
             with torch.no_grad():
                 answer: dict[str, Tensor] = self.program.module(obs, past, began)
+            _check_answer("action", answer["action"], [obs])
             self._keep(names, answer["past"])
         return answer["action"].numpy()
 
@@ -192,11 +197,25 @@ def _checked(name: str, value: Any, width: int) -> Tensor:
         raise ValueError(f"{name} is {found}, expected a numpy array of float32; convert with .astype('float32')")
     if value.ndim != 2 or value.shape[1] != width or len(value) == 0:
         raise ValueError(f"{name} has shape {value.shape}, expected (rows, {width}) with at least one row")
-    finite = np.isfinite(value)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        raise ValueError(f"{name} is {value[row, column]} at row {row}, column {column}, expected finite numbers")
+    usual = np.abs(value) <= LARGEST
+    if not usual.all():
+        row, column = np.argwhere(~usual)[0]
+        raise ValueError(
+            f"{name} is {value[row, column]} at row {row}, column {column}, expected finite numbers of {LARGEST:g} at"
+            " most in size; one that stands for a missing value is none"
+        )
     return torch.tensor(value)
+
+
+def _check_answer(name: str, answer: Tensor, inputs: Sequence[Tensor]) -> None:
+    finite = answer.isfinite().reshape(len(answer), -1).all(-1)
+    if not finite.all():
+        row = int((~finite).nonzero()[0])
+        given = max(float(rows[row].abs().max()) for rows in inputs)
+        raise ValueError(
+            f"{name} is not finite at row {row}, whose largest input is {given:.3g}: expected inputs such as the model"
+            " was fitted on"
+        )
 
 
 class _Calls:

@@ -94,12 +94,25 @@ def test_a_simulator_answers_by_name(folders):
         (np.zeros((0, 3), np.float32), r"obs has shape \(0, 3\), expected \(rows, 3\) with at least one row"),
         (np.array([[0, 0, 0], [0, np.nan, 0]], np.float32), r"obs is nan at row 1, column 1, expected finite"),
         (np.array([[0, 0, -np.inf]], np.float32), r"obs is -inf at row 0, column 2"),
+        (
+            np.array([[0, 0, 0], [0, 3.4e38, 0]], np.float32),
+            r"obs is 3\.\d+e\+38 at row 1, column 1, expected finite numbers of 1e\+30 at most in size",
+        ),
         ({"state": np.zeros((1, 3), np.float32)}, r"inputs are \['state'\], expected \['obs'\]"),
     ],
 )
 def test_a_wrong_observation_is_told_what_was_expected(folders, obs, message):
     with pytest.raises(ValueError, match=message):
         artifact.Program(folders["policy"])(obs)
+
+
+def test_an_answer_that_is_not_finite_is_none(folders):
+    program = artifact.Program(folders["policy"])
+    honest, obs = program.module, np.array([[1, 2, 3], [9, -40, 0]], np.float32)
+    program.module = lambda obs: honest(obs).masked_fill(obs[:, 1:] < -30, torch.nan)
+    with pytest.raises(ValueError, match="action is not finite at row 1, whose largest input is 40: expected inputs"):
+        program(obs)
+    assert program(obs[:1]).shape == (1, 2)
 
 
 def test_a_simulator_wants_as_many_actions_as_observations(folders):
