@@ -19,6 +19,7 @@ from mbrl.registry.witnesses import Origin
 from mbrl.runfolder import RunFolder
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.checkpoint import KEYS
+from mbrl.training.filtering import best_rows
 
 # settings in a checkpoint that do not go on with its learner
 OF_ONE_TRAINING = ("seed", "label", "rows", "groups", "device")
@@ -37,6 +38,12 @@ class Heritage(NamedTuple):
     data: TransitionDataset  # with windows in its rows, where the policy has a history
     episodes: Tensor  # that it learned from, [k] long
     fingerprint: str  # of the log without windows
+
+    def lessons(self) -> Tensor:
+        """The episodes whose rows its updates were drawn from, [k'] long: fewer where it learned from the best."""
+        rows = self.data.rows(self.episodes)
+        kept = best_rows(self.data.reward[rows], self.data.ends(rows), self.settings["best"])
+        return self.episodes if kept is None else self.data.episode[rows[kept]].unique()
 
 
 def inherit(name: str, version: str | None) -> Heritage:

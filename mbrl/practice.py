@@ -155,9 +155,10 @@ class Practice:
         """Updates on the log, on the true episodes, and on what is imagined from the states of both.
 
         Where the policy is an average of weights, it goes on as one: one that began with every episode would be of as
-        many updates as the episode has, few of them where it is short.
+        many updates as the episode has, few of them where it is short. What learned from the best logged episodes alone
+        goes on with these, and with every true one: best of the mixture could be all of the one or none.
         """
-        data = joined(left.data, left.episodes, played, self.share)
+        data = joined(left.data, left.lessons(), played, self.share)
         policy = fit_policy(
             left.learner,
             data.batch(),
@@ -167,7 +168,7 @@ class Practice:
             updates=updates,
             averaged=(before.policy, left.checkpoint["updates"] + before.updates),
             label=f"finetuning {len(played)}",
-            **left.settings,
+            **left.settings | {"best": 1.0},
         ).policy
         return Standing.of(policy, left.learner, before.updates + updates)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from mbrl import environments
+from mbrl import environments, playing
 from mbrl.core import Policy
 from mbrl.environments import Episode
 from mbrl.window import Window
@@ -23,13 +23,13 @@ EXPLORE = 0.1  # std of the noise of a policy without one, in half ranges, or ho
 
 @final
 class Driver:
-    """A policy as `mbrl.environments.record` calls it: it remembers the window of the episode that is being played.
+    """A policy as `mbrl.playing.record` calls it: it remembers the window of the episode that is being played.
 
     Args:
         policy: may be exchanged between two episodes.
-        rng: of its noise; None for its mode. Where what it draws is its mode, and not by chance (it has no `log_prob`),
-            this adds a Gaussian within the bounds (Fujimoto et al. 2018, "TD3", algorithm 1), or now and then a choice
-            at random.
+        rng: of its noise; None for its mode. To what has no density (`log_prob`) this adds a Gaussian within the bounds
+            (Fujimoto et al. 2018, "TD3", algorithm 1), as a planner's draws are nearly its mode; to a choice that is
+            the mode, and not by chance, now and then another one at random.
     """
 
     def __init__(self, policy: Policy, rng: torch.Generator | None) -> None:
@@ -51,8 +51,10 @@ class Driver:
         return np.asarray(action.argmax() if self.policy.spec.discrete else action)
 
     def _bare(self, rows: Tensor, drawn: Tensor) -> bool:
-        """Whether what was drawn is the mode, and not by chance."""
-        return torch.equal(drawn, self.policy.act(rows, None)) and self.policy.log_prob(rows, drawn) is None
+        """Whether what was drawn has no noise to speak of."""
+        if self.policy.log_prob(rows, drawn) is not None:
+            return False
+        return not self.policy.spec.discrete or torch.equal(drawn, self.policy.act(rows, None))
 
     def _explored(self, action: Tensor, rng: torch.Generator) -> Tensor:
         """An action [A] near this one, or another choice."""
@@ -120,7 +122,7 @@ class Probation:
 
     def _played(self, driver: Driver, count: int, seed: int) -> Generator[tuple[Episode, float]]:
         driver.last = None
-        for episode in environments.record(self.env, driver, count, seed):
+        for episode in playing.record(self.env, driver, count, seed):
             driver.last = None
             self.spent += len(episode.rewards)
             value = float(episode.rewards.sum())

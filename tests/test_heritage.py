@@ -1,12 +1,13 @@
 """What a learner is left with goes on on another device than the one it was trained on."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from weather_world import Rest, driven
 
 from mbrl.core import Batch, Learner, Policy, Spec, World, descend, generator
-from mbrl.heritage import _restore
+from mbrl.heritage import Heritage, _restore
 
 DATA = driven()
 
@@ -43,3 +44,17 @@ def test_a_learner_whose_updates_were_cuda_graphs_goes_on_without_them() -> None
     before = second.level.detach().clone()
     second.update(DATA.batch(), None, generator(0, "update"))
     assert not torch.equal(second.level, before)
+
+
+def test_what_was_learned_from_the_best_episodes_goes_on_with_these() -> None:
+    """Episode 3 is the best of all, and was not learned from."""
+    data, episodes = driven((6, 4, 9, 5)), torch.tensor([0, 1, 2])
+    data = replace(data, reward=torch.tensor([1.0, 3.0, 2.0, 4.0])[data.episode] / data.lengths[data.episode])
+
+    def lessons(best: float) -> list[int]:
+        left: Any = Heritage(*[None] * 4, {"best": best}, {}, None, data, episodes, "")  # type: ignore[arg-type]
+        return left.lessons().tolist()
+
+    assert lessons(1.0) == [0, 1, 2]
+    assert lessons(4 / 19) == [1]
+    assert lessons(5 / 19) == [1, 2]

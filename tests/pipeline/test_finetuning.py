@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from pipeline_toys import spoken, stages
 from registry_toys import crown
 
-from mbrl import demonstration, environments, files, practice
+from mbrl import demonstration, files, playing, practice
 from mbrl.assessment import figure
 from mbrl.evaluation.evidence import acting
 from mbrl.heritage import inherit
@@ -38,7 +38,7 @@ def own(whole: tuple[Path, dict[str, Any], str], plant: type[Push], tmp_path: Pa
 @pytest.fixture
 def worth() -> float:
     """The mean return of the toy policy's mode from the four starts of a measurement."""
-    returns = environments.true_returns(acting(models.load_policy("models:/toy-policy/1")), ENV, 4, seed=0)
+    returns = playing.true_returns(acting(models.load_policy("models:/toy-policy/1")), ENV, 4, seed=0)
     Push.taken = 0
     return float(returns.mean())
 
@@ -58,7 +58,7 @@ def test_a_better_policy_is_registered_judged_and_not_promoted(
 ) -> None:
     monkeypatch.setattr(practice, "fit_policy", becoming(1.99))
     crown("toy", "1")
-    before = environments.true_returns(acting(models.load_policy("models:/toy-policy/1")), ENV, 4, seed=0)
+    before = playing.true_returns(acting(models.load_policy("models:/toy-policy/1")), ENV, 4, seed=0)
     plant.taken = 0
     status, answer, told = spoken([*FOUR, "--steps", "64", "--floor", "-10"])
     assert status == 0, told

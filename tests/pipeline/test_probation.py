@@ -9,6 +9,7 @@ import pytest
 import torch
 from dynamics_toys import unit_spec
 from gymnasium.spaces import Box
+from torch import Tensor
 
 from mbrl.core import Policy, Spec, generator, seeded
 from mbrl.probation import EXPLORE, Driver, Probation
@@ -59,6 +60,15 @@ def driven(policy: Policy, rng: torch.Generator | None) -> np.ndarray:
     return np.stack(actions)
 
 
+class Restless(Policy):
+    """The middle of the range, and a hundredth of it as noise."""
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        middle = (self.spec.action_low[0] + self.spec.action_high[0]) / 2
+        noise = torch.zeros(len(obs), 1) if rng is None else 0.01 * torch.randn(len(obs), 1, generator=rng)
+        return middle + noise
+
+
 def made(kind: type[Policy], spec: Spec) -> Policy:
     with seeded(0, "policy"):
         return kind(spec)
@@ -82,6 +92,13 @@ def test_a_greedy_policy_tries_another_choice_now_and_then() -> None:
     (mode,) = np.unique(driven(policy, None))
     tried = float((driven(policy, generator(0, "noise")) != mode).mean())
     assert abs(tried - EXPLORE * 3 / 4) < 0.04  # one in four of them is the mode again
+
+
+def test_a_planner_explores_as_a_deterministic_policy_does() -> None:
+    """Its own draws lie next to its mode."""
+    policy = made(Restless, replace(unit_spec(2), action_low=(-2.0,), action_high=(6.0,)))
+    assert driven(policy, None).std() == 0.0
+    assert abs(driven(policy, generator(0, "noise")).std() / (EXPLORE * 4) - 1) < 0.1
 
 
 def test_a_policy_with_noise_of_its_own_has_that_alone() -> None:
