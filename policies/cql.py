@@ -29,8 +29,10 @@ class CQL(SoftLearner):
     w (gap - threshold), so that it grows while the mean gap of the critics is above the threshold, and shrinks below
     it. As for the temperature, the step is one of log w. The gap is the cross-entropy of the logged actions, in
     [-1, 1] units, under a policy as exp Q: A log 2 (Box) or log A (Discrete) where all actions are worth the same, and
-    never below the entropy of the log's own policy; a threshold has to be between these two. That of the paper, 5 or
-    10, is for its rewards and for a gap without the -log of the number of samples.
+    never below the entropy of the log's own policy; a threshold has to be between these two, or the weight goes to 0 or
+    without end. For Box actions the sum is an estimate, which is too low by up to log 3 where the actor, which two
+    thirds of the samples are from, is narrow: leave as much below A log 2. That of the paper, 5 or 10, is for its
+    rewards and for a gap without the -log of the number of samples.
 
     The arguments that are not here are those of `SoftLearner`.
 

@@ -19,8 +19,9 @@ class MOBILE(SoftLearner):
     SAC without an entropy bonus in its targets, on logged and imagined rows. The targets of the imagined ones are
     lowered: y = r + discount min_k Q_k(s', a') - beta U(s, a), where U is the std over the elite models of what each
     thinks the successors of (s, a) to be worth, min_k Q_k(s', a') with a' of the policy, averaged over its samples.
-    Disagreement about what does not matter for the return costs nothing. A target may be negative: the authors' code
-    clamps it at zero, which no plant with negative returns can be learned with.
+    Disagreement about what does not matter for the return costs nothing. A row that ends is not lowered, as nothing
+    follows whose worth models could disagree about; the authors' code lowers it, too. A target may be negative: their
+    code clamps it at zero, which no plant with negative returns can be learned with.
 
     The arguments that are not here are those of `SoftLearner`.
 

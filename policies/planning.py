@@ -66,6 +66,10 @@ class Planning(Learner):
     def rehearsing(self) -> Policy:
         return self.inner.rehearsing
 
+    @property
+    def studies(self) -> bool:
+        return self.inner.studies
+
     def study(self, real: Batch, ends: Tensor | None) -> Batch:
         return self.inner.study(real, ends)
 

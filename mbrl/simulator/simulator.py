@@ -334,5 +334,6 @@ class Simulator(World):
     def plain(self) -> Self:
         """The same world, its tensors shared, without the uncertainty: faster, as each row asks its own member only."""
         world = copy.copy(self)
+        world._modules = dict(self._modules)  # an uncertainty may be one of them
         world.uncertainty = None
         return world

@@ -9,7 +9,7 @@ import torch
 from planning_toys import Heap, Hill, choices_spec, doubt_above_one, world_of
 
 from mbrl import files
-from mbrl.core import Spec, generator, seeded
+from mbrl.core import Learner, Spec, build, generator, seeded
 from mbrl.serving.export import policy_from, policy_state
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import check_learner, check_policy, rows_for
@@ -55,6 +55,15 @@ def test_it_learns_as_the_other_learner_does_and_its_plans_follow() -> None:
     for _ in range(20):
         learner.update(rows_for(SPEC, 12, 0), None, generator(1, "x"), world)
     assert not torch.equal(plan.act(obs, None), before)
+
+
+def test_the_whole_log_is_read_where_the_other_learner_reads_it() -> None:
+    assert not planning(SPEC).studies
+    inner = {"class_path": "policies.IQL", "init_args": {"hidden": [8, 8]}}
+    planner = {"class_path": "policies.CEM", "init_args": QUICK[False]}
+    with seeded(0, "test"):
+        both = Planning(SPEC, inner, planner, 2), build(inner, Learner, SPEC)
+    assert both[0].studies is both[1].studies is False
 
 
 @torch.no_grad()

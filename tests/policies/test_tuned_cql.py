@@ -41,6 +41,21 @@ def test_the_weight_climbs_towards_the_threshold(threshold: float, step: float, 
     assert float(learner.log_weight.detach()) == pytest.approx(math.log(3) + step)
 
 
+@pytest.mark.parametrize(("std", "below"), [(1.0, 0.5), (0.03, math.log(3))])
+def test_the_gap_of_equal_values_is_a_log_2_less_what_a_narrow_actor_hides(
+    std: float, below: float, problem: Problem
+) -> None:
+    """Critics of 0: samples of a narrow actor weigh next to nothing, and the uniform third of all is what is left."""
+    spec, rows = problem(False)
+    learner = made(spec, threshold=0.1)
+    with torch.no_grad():
+        for parameter in [*learner.agent.critics.parameters(), *learner.agent.actor.parameters()]:
+            parameter.zero_()
+        learner.agent.actor.network.output.bias[spec.action_dim :] = math.log(std)
+    told = learner.update(rows, None, generator(0, "a"))
+    assert float(told["gap"]) == pytest.approx(spec.action_dim * math.log(2) - below, abs=0.1)
+
+
 def test_a_weight_that_is_tuned_begins_as_the_fixed_one_and_has_an_end(problem: Problem) -> None:
     spec, rows = problem(False)
     fixed, tuned = made(spec, conservatism=2.0), made(spec, conservatism=2.0, threshold=0.1)

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 from dynamics_toys import Known, linear_world, reward_of_first, spec_of, unit_spec
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamics import DeterministicEnsemble, ProbabilisticEnsemble
 from dynamics.terminations import hopper
@@ -279,6 +279,16 @@ def test_plain_is_the_same_world_without_its_uncertainty() -> None:
     assert (simulator.uncertainty, plain.uncertainty) == (max_pairwise, None)
     assert (plain.trusted_horizon, plain.starts) == (4, simulator.starts)
     assert same(stepped(plain, LOG.obs), stepped(other, LOG.obs))
+
+
+def test_a_module_as_uncertainty_stays_with_the_world_that_it_is_of() -> None:
+    class Doubt(nn.Module):
+        def forward(self, prediction: Prediction) -> Tensor:
+            return max_pairwise(prediction)
+
+    simulator = Simulator(ensemble(), SPEC, Doubt())
+    assert simulator.plain().uncertainty is None
+    assert isinstance(simulator.uncertainty, Doubt)
 
 
 def test_fewer_rows_than_elites_are_stepped_by_as_many_members() -> None:

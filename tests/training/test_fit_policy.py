@@ -8,8 +8,9 @@ import torch
 from rehearsal_toys import ROWS, SHORT, SPEC, Spy, parts, same, straight, weights
 from torch import Tensor, nn
 
-from mbrl.core import Batch, Policy, World, generator
+from mbrl.core import Batch, Policy, World
 from mbrl.simulator.simulator import Simulator
+from mbrl.training import steps
 from mbrl.training.loop import Pace
 from mbrl.training.policy import fit_policy
 
@@ -74,16 +75,14 @@ def test_rollouts_begin_in_logged_states_and_the_policy_dreams_in_eval_mode(monk
     learner, simulator = parts()
     started: list[Tensor] = []
     modes: list[bool] = []
-    from mbrl.training import steps as loop
-
-    honest = loop.imagine
+    honest = steps.imagine
 
     def spy(actor: Policy, world: Simulator, start: Tensor, *rest: Any, **named: Any) -> Batch:
         started.append(start)
         modes.append(actor.training)
         return honest(actor, world, start, *rest, **named)
 
-    monkeypatch.setattr(loop, "imagine", spy)
+    monkeypatch.setattr(steps, "imagine", spy)
     fit_policy(learner, ROWS, simulator, updates=15, **SHORT)
     assert len(started) == 3  # updates 0, 7 and 14
     logged = {tuple(row) for row in ROWS.obs.tolist()}
@@ -152,8 +151,25 @@ def test_the_pace_says_where_the_time_went(tmp_path: Path) -> None:
     assert report.imagined_rows == 3 * 20  # before updates 0, 7 and 14
 
 
-def test_streams_of_randomness_are_separate() -> None:
-    """The start states and rows of a run do not depend on how long its rollouts are."""
-    drawn = [torch.rand(3, generator=generator(0, f"policy/{name}")) for name in ("rows", "start", "imagination")]
-    assert not torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[1], drawn[2])
+def test_logged_rows_and_starts_do_not_depend_on_how_long_rollouts_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Notes(Spy):
+        def update(
+            self, real: Batch, imagined: Batch | None, rng: torch.Generator, simulator: World | None = None
+        ) -> dict[str, Tensor]:
+            logged.append(real.obs)
+            return super().update(real, imagined, rng, simulator)
+
+    def spy(actor: Policy, world: Simulator, start: Tensor, *rest: Any, **named: Any) -> Batch:
+        started.append(start)
+        return honest(actor, world, start, *rest, **named)
+
+    honest, seen = steps.imagine, []
+    monkeypatch.setattr(steps, "imagine", spy)
+    for horizon in (1, 3):
+        logged: list[Tensor] = []
+        started: list[Tensor] = []
+        fit_policy(Notes(SPEC), ROWS, parts()[1], updates=15, **SHORT | {"horizon": horizon})
+        seen.append((logged, started))
+    assert [len(column) for column in seen[0]] == [15, 3]
+    for one, other in zip(*seen, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
