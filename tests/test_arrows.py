@@ -17,6 +17,7 @@ DOORS = {  # library: the only folders or files that may import it
     "h5py": ("mbrl/data/minari.py",),
     "gymnasium": (
         "mbrl/environments.py",
+        "mbrl/playing.py",
         "mbrl/simulator/envs.py",
         "mbrl/simulator/wrappers.py",
         "mbrl/simulator/registration.py",
