@@ -199,7 +199,7 @@ def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tu
             continue
         rest = {key: value for key, value in settings.items() if key not in OWN}
         if settings["candidates"]:
-            yield settings, [name]
+            yield {key: value for key, value in settings.items() if key != "rehearsal"}, [name]  # they have their own
             continue
         _check_name(name, path)
         run, members = shared.setdefault(json.dumps(rest, sort_keys=True), ({**rest, "candidates": {}}, []))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -130,33 +130,50 @@ def labels(values: Any) -> np.ndarray:
     if isinstance(values, pa.Array):
         _check_whole(values)
         values = np.array(values.to_pylist(), dtype=object)
-    return np.asarray(values)
+    found = np.asarray(values)
+    if (odd := found != found).any():  # NaN, which is no other row's id either
+        raise CellError(int(np.argmax(odd)), "is NaN")
+    return found
 
 
-def times(values: Any) -> np.ndarray:
-    """A column of times that can be compared, [n]: numbers as they are, timestamps and durations as seconds.
+class Times(NamedTuple):
+    """A column of times that can be compared."""
+
+    seconds: np.ndarray  # [n], or numbers as they are
+    kind: str  # only those of one kind can be compared with others
+
+
+NUMBERS, ZONED, LOCAL = "numbers", "times with a zone", "times without a zone"
+
+
+def times(values: Any) -> Times:
+    """A column of times: numbers as they are, timestamps and durations as seconds.
 
     Raises:
         CellError: a cell is neither a number nor an ISO 8601 timestamp, with a zone in every row or in none.
     """
-    values = _column(values)
+    values, kind = _column(values), NUMBERS
+    if isinstance(values, pa.DictionaryArray):
+        values = values.dictionary_decode()
     if isinstance(values, pa.Array):
         if _textual(values):
             try:
-                return numbers(values)[:, 0]
+                return Times(numbers(values)[:, 0], kind)
             except CellError:
                 values = _stamps(pc.utf8_trim_whitespace(values))
         if pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
+            kind = ZONED if pa.types.is_timestamp(values.type) and values.type.tz else LOCAL
             values = values.cast(pa.timestamp("ns"))
         elif pa.types.is_duration(values.type):
             values = values.cast(pa.duration("ns"))
         else:
-            return numbers(values)[:, 0]
-        return np.asarray(numbers(values.cast(pa.int64()))[:, 0] * 1e-9)
+            return Times(numbers(values)[:, 0], kind)
+        return Times(np.asarray(numbers(values.cast(pa.int64()))[:, 0] * 1e-9), kind)
     if values.dtype.kind in "mM":
         wide = values.astype(f"{values.dtype.kind}8[ns]")
-        return np.where(np.isnat(wide), np.nan, wide.astype(np.int64) * 1e-9)
-    return numbers(values)[:, 0].astype(np.float64)
+        kind = LOCAL if values.dtype.kind == "M" else NUMBERS
+        return Times(np.where(np.isnat(wide), np.nan, wide.astype(np.int64) * 1e-9), kind)
+    return Times(numbers(values)[:, 0].astype(np.float64), kind)
 
 
 def _stamps(values: pa.Array) -> pa.Array:
@@ -188,7 +205,9 @@ def texts(values: Any, lenient: bool = False) -> np.ndarray:
     names = np.array([called[cell] for cell in cells], dtype=str)
     names[names == "nan"] = ""
     if not lenient and (names == "").any():
-        raise CellError(int(np.argmax(names == "")), "is empty or NaN, expected a category")
+        raise CellError(
+            int(np.argmax(names == "")), "is empty or NaN (as NA and null in a CSV are), expected a category"
+        )
     return names
 
 

@@ -50,7 +50,7 @@ def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     same[1:] = data.episode.diff().numpy() == 0
     for k, (name, column, after) in enumerate(zip(data.channels, obs.T, data.next_obs.numpy().T, strict=True)):
         distinct = np.unique(column)
-        if len(distinct) == 1:
+        if len(distinct) == 1 and (after == distinct[0]).all():
             yield Finding(
                 "constant sensor",
                 "serious",

@@ -44,12 +44,17 @@ def copied_episodes(data: TransitionDataset, sides: tuple[Tensor, ...]) -> Itera
     across = sum(side.get(a) != side.get(b) for a, b in pairs)
     one, other = pairs[0]
     text = f"{len(pairs)} episode(s) repeat an earlier one, such as episode {other} episode {one}"
+    natural = _few_states(data, pairs)
     yield Finding(
         "same episode twice",
-        "serious",
+        "note" if natural else "serious",
         text + (f"; {across} of them lie on another side of the split" if sides else ""),
-        "a model is judged on rows that it was fitted to, so hold-out errors and the second simulator flatter it",
-        "import each recording once; where a machine repeats itself exactly, keep one of the episodes",
+        "none, where the world has few states, so that short episodes are bound to be alike"
+        if natural
+        else "a model is judged on rows that it was fitted to, so hold-out errors and the second simulator flatter it",
+        "nothing, unless a logger or an export wrote them twice"
+        if natural
+        else "import each recording once; where a machine repeats itself exactly, keep one of the episodes",
         **named(data.rows(torch.tensor([b for _, b in pairs])).numpy()),
     )
 
@@ -80,6 +85,14 @@ def _pairs(data: TransitionDataset) -> list[tuple[int, int]]:
                 found.setdefault(other, one)
             begun.append((whole, episode))
     return [(found[other], other) for other in sorted(found)]
+
+
+def _few_states(data: TransitionDataset, pairs: list[tuple[int, int]]) -> bool:
+    """Whether half of the rows of episodes that repeat no other are repeated all the same."""
+    copied = np.isin(data.episode.numpy(), [later for _, later in pairs])
+    number, _ = _previous(torch.cat([data.obs, data.action, data.reward[:, None]], 1))
+    own = number[~copied]
+    return bool(len(np.unique(own)) <= 0.5 * len(own))
 
 
 def duplicate_rows(data: TransitionDataset) -> Iterator[Finding]:

@@ -33,6 +33,8 @@ class _Seen:
             return
         low = np.fmin.reduce(values, axis=0)
         high = np.fmax.reduce(values, axis=0)
+        if self.low is not None and len(self.low) != len(low):
+            raise CellError(0, f"holds {len(low)} numbers, the rows before it {len(self.low)}")
         self.low = low if self.low is None else np.fmin(self.low, low)
         self.high = high if self.high is None else np.fmax(self.high, high)
 
@@ -71,10 +73,12 @@ def survey(files: LogFiles, schema: Schema, drop: bool, lenient: bool = False) -
     for chunk in files.chunks(list(dict.fromkeys([*names, *others]))):
         for name in names:
             column = after.get(name, name)
-            if column in schema.categorical:
-                seen[column].add(chunk.read(texts, name))
-            else:
-                seen[column].add(measured(schema, name, chunk, lenient))
+            category = column in schema.categorical
+            values = chunk.read(texts, name) if category else measured(schema, name, chunk, lenient)
+            try:
+                seen[column].add(values)
+            except CellError as error:
+                raise chunk.fault(name, error) from error
     if chunk is None:
         raise ValueError(f"{files} holds no row")
     categories = {name: listed or tuple(sorted(seen[name].names)) for name, listed in schema.categorical.items()}
@@ -113,7 +117,7 @@ def rows(files: LogFiles, plan: Plan) -> Iterator[Rows]:
         ValueError: a cell cannot be read as what its column is for; the message names the row and the column.
     """
     schema = plan.schema
-    named = dict[str, list[str]]()
+    named, kind = dict[str, list[str]](), ""
     for chunk in files.chunks(schema.columns()):
         look, number = chunk.read, partial(measured, schema, chunk=chunk, lenient=plan.lenient)
         obs, held = _observation(schema, schema.observation, look, number)
@@ -134,10 +138,16 @@ def rows(files: LogFiles, plan: Plan) -> Iterator[Rows]:
             told = f"from {files.at(chunk.first)} on, the channels are {columns}, before it {named}"
             raise ValueError(f"{chunk.source.path}: {told}")
         named, never = columns, np.zeros(len(chunk), bool)
+        stamps = chunk.read(times, schema.time) if schema.time else None
+        if stamps is not None and stamps.kind != (kind := kind or stamps.kind):
+            raise ValueError(
+                f"{chunk.source.path}: column {schema.time!r} holds {stamps.kind} from row {chunk.start} on (rows count"
+                f" from 0), and {kind} before: write all times of a log alike, with a zone in every row or in none"
+            )
         episode = look(labels, schema.episode) if schema.episode else None
         if schema.index and isinstance(chunk.source, Npz):
             own = np.arange(chunk.start, chunk.start + len(chunk))
-            episode = np.searchsorted(_index(chunk.source, schema.index), own, side="right")
+            episode = np.searchsorted(_index(chunk.source, schema), own, side="right")
         yield Rows(
             first=chunk.first,
             obs=np.concatenate([*obs.values(), *given.values()], axis=1),
@@ -147,7 +157,7 @@ def rows(files: LogFiles, plan: Plan) -> Iterator[Rows]:
             terminated=look(flags, schema.terminal) if schema.terminal else never,
             truncated=look(flags, schema.truncated) if schema.truncated else never,
             episode=episode,
-            time=look(times, schema.time) if schema.time else None,
+            time=stamps and stamps.seconds,
             columns=columns,
             held=(*held, *also),
             given=tuple(_channels(given)),
@@ -241,16 +251,17 @@ def measured(schema: Schema, name: str, chunk: Chunk, lenient: bool = False) -> 
     return np.where(np.isnan(values), instead, values)
 
 
-def _index(source: Npz, name: str) -> np.ndarray:
+def _index(source: Npz, schema: Schema) -> np.ndarray:
+    name, rows = schema.index or "", source.length(schema.observation[0])
     index = source.array(name)
     if index.ndim != 1 or not len(index) or index[0] != 0 or (np.diff(index) <= 0).any():
         raise ValueError(
             f"{source.path}: the array {name!r} must hold the first row of each episode: increasing from 0"
         )
-    if source.rows is not None and index[-1] >= source.rows:
+    if index[-1] >= rows:
         raise ValueError(
-            f"{source.path}: the array {name!r} has an episode begin in row {index[-1]}, and there are {source.rows}"
-            " rows, counted from 0: it is of another file"
+            f"{source.path}: the array {name!r} has an episode begin in row {index[-1]}, and there are {rows} rows,"
+            " counted from 0: it is of another file"
         )
     return index
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,7 +38,8 @@ def _flag(value: Any) -> bool:
 
 def _number(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError("a number")
+        hint = ", and YAML takes 1e0 for one where it is written 1.0e+0" if _exponential(value) else ""
+        raise TypeError(f"a number{hint}")
     return float(value)
 
 
@@ -124,3 +126,8 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "action_high": _numbers,
     "discrete": _choices,
 }
+
+
+def _exponential(value: Any) -> bool:
+    """Whether it is a text that everybody but YAML 1.1 takes for a number."""
+    return isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -140,28 +140,6 @@ def limited(rows: Rows, space: Box) -> tuple[Rows, int]:
     moved = finite & (np.abs(np.where(finite, action, 0) - known) > ROUNDING * np.maximum(limits, np.abs(known)))
     used = len(rows) if rows.next_obs is not None else len(rows) - 1
     return replace(rows, action=action), int(moved[:used].any(axis=1).sum())
-
-
-def outside(rows: Rows, bounds: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
-    """Rows of the file that leave the physical bounds of a column (all channels of an array), by its name.
-
-    What binds a channel of the observation binds it in the next observation as well, and the other way round.
-    """
-    found = {}
-    twins = [pair for pair in (("obs", "next_obs"), ("next_obs", "obs"), ("reward",)) if rows.columns[pair[0]]]
-    for name, (low, high) in bounds.items():
-        wide = [
-            getattr(rows, part).reshape(len(rows), -1)[:, k]
-            for parts in twins
-            for k, channel in enumerate(rows.columns[parts[0]])
-            if channel == name or channel.startswith(f"{name}[")
-            for part in parts
-            if rows.columns[part]
-        ]
-        bad = np.flatnonzero(np.any([(column < low) | (column > high) for column in wide], axis=0))
-        if len(bad):
-            found[name] = rows.first + bad
-    return found
 
 
 def to_episode(

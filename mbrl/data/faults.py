@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from mbrl.data.episodes import ROUNDING, Rows
@@ -118,3 +120,26 @@ def _out_of_bounds(rows: Rows, space: Box | Discrete) -> str | None:
         f"{kind} within the declared bounds [{low[channel]}, {high[channel]}] (so are {int(bad.any(1).sum())} of "
         f"{len(bad)} rows of this episode){remedy}"
     )
+
+
+def outside(rows: Rows, bounds: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
+    """Rows of the file that leave the physical bounds of a column (all channels of an array), by its name.
+
+    What binds a channel of the observation binds it in the next observation as well, and the other way round.
+    What a last row goes without is not looked at.
+    """
+    found = {}
+    twins = [pair for pair in (("obs", "next_obs"), ("next_obs", "obs"), ("reward",)) if rows.columns[pair[0]]]
+    for name, (low, high) in bounds.items():
+        wide = [
+            values.reshape(len(values), -1)[:, k]
+            for parts in twins
+            for k, channel in enumerate(rows.columns[parts[0]])
+            if channel == name or channel.startswith(f"{name}[")
+            for part in parts
+            if rows.columns[part] and (values := _used(rows, part)) is not None
+        ]
+        bad = np.flatnonzero(np.any([(column < low) | (column > high) for column in wide], axis=0))
+        if len(bad):
+            found[name] = rows.first + bad
+    return found

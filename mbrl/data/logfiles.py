@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
-
-import numpy as np
+from typing import Any, TypeVar, final
 
 from mbrl.data.cells import CellError
 from mbrl.data.readers import Source, open_source, suffix
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,20 @@ class Chunk:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
-    def read(self, use: Callable[[Any], np.ndarray], name: str) -> np.ndarray:
+    def read(self, use: Callable[[Any], T], name: str) -> T:
         """A column as what it is used for; errors name the file, the row and the column."""
         try:
             return use(self.columns[name])
         except CellError as error:
-            raise ValueError(
-                f"{self.source.path}: row {self.start + error.row}, column {name!r} {error} (rows count from 0)"
-            ) from error
+            raise self.fault(name, error) from error
         except ValueError as error:
             raise ValueError(f"{self.source.path}: column {name!r} {error}") from error
+
+    def fault(self, name: str, error: CellError) -> ValueError:
+        """The error, with file, row and column."""
+        return ValueError(
+            f"{self.source.path}: row {self.start + error.row}, column {name!r} {error} (rows count from 0)"
+        )
 
 
 @final

@@ -11,6 +11,7 @@ import re
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ import pyarrow.parquet
 CHUNK = 65_536  # rows
 CHANNEL = re.compile(r"(.+)\[(\d+)\]")  # array[k]
 HEAD = 1 << 20  # bytes in which the header line of a CSV is looked for
+QUOTED = pa.csv.ParseOptions(newlines_in_values=True)  # in quotes, a cell may have several lines
 SEPARATORS = (b";", b"\t", b"|")  # that other programs write in the place of commas
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # what such a file begins with
 
@@ -136,7 +138,12 @@ class Npz(Source):
 
     @property
     def rows(self) -> int | None:
-        return next((shape[0] for shape, _, _ in self._arrays.values() if shape), None)
+        lengths = Counter(shape[0] for shape, _, _ in self._arrays.values() if shape)
+        return lengths.most_common(1)[0][0] if lengths else None  # an array of another length is no column
+
+    def length(self, name: str) -> int:
+        """Of one array, or of that whose channel is named."""
+        return self._arrays[self.place(name)[0]][0][0]
 
     def integer(self, name: str) -> bool:
         return bool(np.issubdtype(self._arrays[name][1], np.integer))
@@ -207,7 +214,10 @@ class Csv(Source):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._check_header()
-        with pa.input_stream(str(path), compression=self._compression()) as text, pa.csv.open_csv(text) as reader:
+        with (
+            pa.input_stream(str(path), compression=self._compression()) as text,
+            pa.csv.open_csv(text, parse_options=QUOTED) as reader,
+        ):
             self._names = reader.schema.names
         _check_once(path, self._names)
 
@@ -240,9 +250,8 @@ class Csv(Source):
         types = {name: pa.string() for name in names}
         convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(names), strings_can_be_null=True)
         with _reading(self.path):
-            reader = pa.csv.open_csv(
-                pa.input_stream(str(self.path), compression=self._compression()), convert_options=convert
-            )
+            text = pa.input_stream(str(self.path), compression=self._compression())
+            reader = pa.csv.open_csv(text, parse_options=QUOTED, convert_options=convert)
         yield from _batches(self.path, iter(reader))
 
 

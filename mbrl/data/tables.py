@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,8 @@ from mbrl.data import minari
 from mbrl.data.clock import resampled, uneven
 from mbrl.data.columns import Plan, rows, survey
 from mbrl.data.declared import about, rule_of, schema_of, spaces
-from mbrl.data.episodes import Rows, cut, limited, outside, pieces, to_episode
-from mbrl.data.faults import fault
+from mbrl.data.episodes import Rows, cut, limited, pieces, to_episode
+from mbrl.data.faults import fault, outside
 from mbrl.data.findings import ROWS_NAMED
 from mbrl.data.lastrows import Unpaid, closed
 from mbrl.data.logfiles import LogFiles, open_files
@@ -46,6 +46,8 @@ class _Tally:
     terminals: int = 0
     last_rows: int = 0  # rows that became a final observation only
     lone: int = 0  # terminal rows among them that have no row before them
+    latched: int = 0  # terminal rows alone, right after another terminal row
+    longest: int = 0  # steps of an episode
     unpaid: Unpaid = field(default_factory=Unpaid)
     returns: list[float] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)
@@ -122,9 +124,13 @@ def import_log(
     except ValueError:
         minari.remove(id)  # what cannot be used must not keep the id
         raise
-    if tally.lone:
+    if latched := tally.latched if tally.longest > 1 else 0:
+        told = "a row that ends the world comes right after another one, and ends an episode of its own or nothing"
+        print(f"import: {latched} times {told}: of a flag that stays set, flag the first row alone", file=sys.stderr)
+    if tally.lone > latched:
         told = "a terminal row stands alone between two gaps in time, and ends nothing"
-        print(f"import: {tally.lone} times {told}: raise max_gap to have it end the rows before it", file=sys.stderr)
+        alone = tally.lone - latched
+        print(f"import: {alone} times {told}: raise max_gap to have it end the rows before it", file=sys.stderr)
     return {
         "id": id,
         "path": str(made),
@@ -155,11 +161,13 @@ def _episodes(
     before: Rows | None = None
     space = log.spaces[1]
     for number, (logged, more) in enumerate(_logged(cut(chunks, schema.gap), schema)):
+        raw, logged = logged, closed(logged, schema)  # what is resampled is closed anew, but checked as it was logged
         if schema.clip_action and isinstance(space, Box):
             logged, clipped = limited(logged, space)
             tally.clipped += clipped
-        pause = before is not None and _paused(before, logged, schema.gap)
-        tally.gaps += pause
+        if before is not None:
+            tally.gaps += _paused(before, logged, schema.gap)
+            tally.latched += _latched(before, logged)
         before = logged
         reason = _reason(log, logged, tally)
         if reason is not None:
@@ -174,7 +182,9 @@ def _episodes(
                 tally.outside.setdefault(name, []).append(found)
             tally.dropped.append({"episode": number, "row": logged.first, "reason": f"{', '.join(violated)}: bounds"})
             continue
-        whole = closed(resampled(logged, schema), schema) if schema.resample else logged
+        whole = logged
+        if schema.resample:
+            whole = closed(resampled(replace(logged, next_obs=raw.next_obs), schema), schema)
         for ready, goes_on in pieces(whole, schema.cut_every):
             yield from _stored(log, ready, more or goes_on, tally)
     if tally.outside and on_bad_rows == "error":
@@ -203,6 +213,7 @@ def _stored(log: _Log, ready: Rows, more: bool, tally: _Tally) -> Iterator[Episo
         return
     episode = to_episode(ready, log.spaces[1], log.plan.constant, log.rule)
     tally.rows += len(episode.rewards)
+    tally.longest = max(tally.longest, len(episode.rewards))
     tally.last_rows += 0 if more else len(ready) - len(episode.rewards)
     tally.terminals += int(episode.terminations[-1])
     tally.returns.append(float(episode.rewards.sum()))
@@ -216,6 +227,12 @@ def _paused(before: Rows, after: Rows, gap: float | None) -> bool:
         return False
     same = before.episode is None or after.episode is None or before.episode[-1] == after.episode[0]
     return bool(same and after.time[0] - before.time[-1] > gap)
+
+
+def _latched(before: Rows, after: Rows) -> bool:
+    """Whether a terminal row stands alone after another one: a flag that stays set ends the world again and again."""
+    same = before.episode is None or after.episode is None or before.episode[-1] == after.episode[0]
+    return bool(same and not after.opens and len(after) == 1 and after.terminated[0] and before.terminated[-1])
 
 
 def _reason(log: _Log, logged: Rows, tally: _Tally) -> str | None:

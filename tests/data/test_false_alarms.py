@@ -156,3 +156,21 @@ def test_a_rare_event_that_pays_is_at_most_a_warning(clean: TransitionDataset) -
 
 def test_a_step_of_one_cell_is_no_missing_end() -> None:
     assert list(missing_ends(Refit.of(grid(8, 0.1), 0))) == []
+
+
+def test_short_walks_on_a_small_grid_are_bound_to_be_alike(clean: TransitionDataset) -> None:
+    data = grid(3, 0.0, episodes=400, steps=4)
+    assert severities(list(copied_episodes(data, ()))) == [("same episode twice", "note")]
+    assert severities(list(copied_episodes(twice(clean), ()))) == [("same episode twice", "serious")]
+
+
+def test_a_channel_that_changes_with_the_last_observation_is_no_constant_sensor(clean: TransitionDataset) -> None:
+    """A trip that ends the episode stands in no row's own observation."""
+    last = torch.cat([clean.episode.diff() != 0, torch.tensor([True])])
+    obs, next_obs = sensor(clean, torch.zeros_like).obs, clean.next_obs.clone()
+    next_obs[:, 0] = last.float()
+    tripped = replace(clean, obs=obs, next_obs=next_obs)
+    none = Past((), (), {})
+    assert "constant sensor" not in {finding.kind for finding in sensors(tripped, none)}
+    resting = replace(tripped, next_obs=torch.where(torch.tensor([True, *[False] * (obs.shape[1] - 1)]), 0.0, next_obs))
+    assert "constant sensor" in {finding.kind for finding in sensors(resting, none)}

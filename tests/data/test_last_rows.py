@@ -90,3 +90,37 @@ def test_it_is_for_logs_that_have_ends_and_no_successors(tmp_path: Path, text: s
     text = text.replace("[y, x]", "[x2, y2]")
     with pytest.raises(ValueError, match="has final_action, which is for a log with `terminal` and without"):
         import_log(csv(tmp_path, service(x2=0.0, y2=0.0)), ID, schema=schema(tmp_path, text))
+
+
+RESAMPLED = ACTED + "time: t\nresample: last\nperiod: 1.0\n"
+SPACED = [0, 1, 2, 10, 11, 12]
+
+
+def resampled(tmp_path: Path, said: str = "", **columns: Any) -> tuple[Path, Path]:
+    text = schema(tmp_path, RESAMPLED + "max_gap: 2\n" + said)
+    return csv(tmp_path, service(t=SPACED, **columns)), text
+
+
+def test_a_final_action_of_what_is_resampled_is_checked_like_any_other(tmp_path: Path) -> None:
+    path, text = resampled(tmp_path)
+    assert import_log(path, "toy/clean-v0", schema=text)["rows"] == 6
+    path, text = resampled(tmp_path, "action_low: 0\naction_high: 1\n", u=[0.1, 0.2, 99.0, 0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match=r"row 2, column 'u' is 99\.0, expected a value within the declared bounds"):
+        import_log(path, ID, schema=text)
+    path, text = resampled(tmp_path, "action_low: 0\naction_high: 1\nclip_action: true\n", u=[0.1, 0.2, 99.0, 0, 0, 0])
+    assert import_log(path, "toy/clipped-v0", schema=text)["clipped_actions"] == 1
+    assert minari.load("toy/clipped-v0").action[2].tolist() == [1.0]
+    path, text = resampled(tmp_path, "discrete: true\n", u=[0, 1, 0.5, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"row 2, column 'u' is 0\.5, expected an integer"):
+        import_log(path, ID, schema=text)
+    path, text = resampled(tmp_path, r=[0.0, 0.0, float("nan"), 0.0, 0.0, -9.0])
+    assert import_log(path, ID, schema=text, on_bad_rows="drop-episode")["dropped_episodes"] == 1
+
+
+def test_a_reward_that_nobody_reads_need_not_keep_its_bounds(tmp_path: Path) -> None:
+    said = SERVICE.replace("terminal", "truncated") + "bounds: {r: [0, 2]}\n"
+    path = csv(tmp_path, service(r=[1.0, 1.0, -999.0, 1.0, 1.0, -999.0]))
+    assert import_log(path, ID, schema=schema(tmp_path, said))["rows"] == 4
+    path = csv(tmp_path, service(r=[1.0, -999.0, 1.0, 1.0, 1.0, 1.0]))
+    with pytest.raises(ValueError, match=r"column 'r' leaves its bounds \[0, 2\] in 1 rows, such as row 1"):
+        import_log(path, "toy/other-v0", schema=schema(tmp_path, said))

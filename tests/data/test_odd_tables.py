@@ -12,6 +12,7 @@ import pytest
 from table_toys import ID, SCHEMA, Maker, csv, frame, npz, schema
 
 from mbrl.data import minari
+from mbrl.data.readers import open_source
 from mbrl.data.tables import import_log
 
 TIMED = "observation: x\naction: u\nreward: r\nepisode: run\ntime: t\n"
@@ -159,3 +160,65 @@ def test_an_index_of_another_file_is_refused(tmp_path: Path, toy_log: Maker) -> 
     with pytest.raises(ValueError, match="'index' has an episode begin in row 5000, and there are 12 rows"):
         import_log(npz(tmp_path, toy_log(), index=np.array([0, 4, 5000])), ID)
     assert library.list_local_datasets() == {}
+
+
+def test_lines_within_quotes_are_no_rows_in_a_file_of_any_size(tmp_path: Path) -> None:
+    """Blocks of a MiB end within a cell, and what stands there looks like a row."""
+    rows = 40_000
+    note = "first line\n0,0,99.5,99.5,0,\nlast line"
+    table = plant(rows, t=np.arange(rows) % 4, note=[note * (1 + k % 3) for k in range(rows)])
+    path = csv(tmp_path, table)
+    assert path.stat().st_size > 3e6
+    report = import_log(path, ID, schema=schema(tmp_path, TIMED))
+    assert (report["rows"], report["episodes"]) == (rows * 3 // 4, rows // 4)
+    assert float(minari.load(ID).action.abs().max()) <= 1.0
+
+
+def test_an_id_that_is_no_number_is_named(tmp_path: Path, toy_log: Maker) -> None:
+    ids = np.repeat([0.0, np.nan, 2.0], 4)
+    path = npz(tmp_path, toy_log(), done=None, truncated=None, run=ids)
+    text = schema(tmp_path, "observation: obs\naction: action\nreward: reward\nepisode: run\n")
+    with pytest.raises(ValueError, match="row 4, column 'run' is NaN"):
+        import_log(path, ID, schema=text)
+
+
+def test_arrays_that_are_no_columns_do_not_say_how_many_rows_there_are(tmp_path: Path, toy_log: Maker) -> None:
+    log = toy_log() | {"done": np.zeros(12), "truncated": np.zeros(12)}
+    for first in ({"index": np.array([0, 4, 7])}, {"about": np.zeros(99), "index": np.array([0, 4, 7])}):
+        np.savez(tmp_path / "log.npz", **first, **log)
+        assert open_source(tmp_path / "log.npz").rows == 12
+        report = import_log(tmp_path / "log.npz", f"toy/first{len(first)}-v0")
+        assert (report["rows"], report["episodes"]) == (12, 3)
+
+
+@pytest.mark.parametrize("successors", [True, False])
+def test_a_flag_that_stays_set_is_told(tmp_path: Path, successors: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    table = plant(10, t=np.arange(10), trip=[0, 0, 0, 1, 1, 1, 0, 0, 0, 1], x2=np.arange(1, 11) * 0.5)
+    said = GAPS + ("next_observation: x2\n" if successors else "")
+    report = import_log(csv(tmp_path, table.drop(columns="run")), ID, schema=schema(tmp_path, said))
+    assert (report["episodes"], report["lone_terminals"]) == ((4, 0) if successors else (2, 2))
+    told = capsys.readouterr().err
+    assert "import: 2 times a row that ends the world comes right after another one" in told
+    assert "raise max_gap" not in told
+
+
+def test_a_width_that_changes_is_named(tmp_path: Path, toy_log: Maker) -> None:
+    for name, width in ("a", 2), ("b", 3):
+        table = frame(toy_log(), next_obs=False)
+        table["state"] = [np.arange(width) * 1.0 + k for k in range(12)]
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    text = schema(tmp_path, SCHEMA.replace("[angle, speed]", "state"))
+    with pytest.raises(ValueError, match=r"b\.parquet: row 0, column 'state' holds 3 numbers, the rows before it 2"):
+        import_log([tmp_path / "a.parquet", tmp_path / "b.parquet"], ID, schema=text)
+
+
+def test_times_of_a_category_type_are_read(tmp_path: Path) -> None:
+    table = plant(t=pd.Categorical([f"2024-01-01T00:00:{2 * (k % 4):02}Z" for k in range(8)]))
+    table.to_parquet(tmp_path / "log.parquet")
+    assert import_log(tmp_path / "log.parquet", ID, schema=schema(tmp_path, TIMED))["period"] == 2.0
+
+
+def test_a_number_that_yaml_reads_as_text_is_told(tmp_path: Path) -> None:
+    text = schema(tmp_path, TIMED + "resample: last\nperiod: 1e0\n")
+    with pytest.raises(ValueError, match=r"period is '1e0', expected a number, and YAML takes 1e0 for one where"):
+        import_log(csv(tmp_path, plant()), ID, schema=text)

@@ -190,3 +190,25 @@ def test_the_command_takes_several(tmp_path: Path) -> None:
         (tmp_path / "import.yaml").write_text(yaml.safe_dump(settings))
         status, answer, _ = spoken(["import", "--config", str(tmp_path / "import.yaml")])
         assert (status, answer["rows"]) == (0, 2 if number else 4)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ("", "+02:00", "holds times with a zone from row 0 on .*, and times without a zone before"),
+        ("Z", "", "holds times without a zone from row 0 on .*, and times with a zone before"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_times_of_two_kinds_are_not_compared(tmp_path: Path, kind: str, first: str, second: str, told: str) -> None:
+    """11:01 of a local clock and 11:02+02:00 are two hours apart, or are not."""
+    times = [f"2024-01-01T11:0{k}:00" + (first if k < 2 else second) for k in range(4)]
+    files = days(tmp_path, times[:2], times[2:], kind=kind)
+    with pytest.raises(ValueError, match=rf"day-1\.{kind}: column 't' {told}"):
+        import_log(files, ID, schema=schema(tmp_path, TIMED))
+
+
+def test_a_count_of_seconds_is_no_date(tmp_path: Path) -> None:
+    files = days(tmp_path, [0, 1], ["2024-01-01T11:00:00Z", "2024-01-01T11:00:01Z"])
+    with pytest.raises(ValueError, match=r"holds times with a zone from row 0 on .*, and numbers before"):
+        import_log(files, ID, schema=schema(tmp_path, TIMED))

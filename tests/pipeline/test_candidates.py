@@ -103,3 +103,10 @@ def test_either_one_learner_or_several_candidates(tmp_path: Path) -> None:
     status, answer, _ = spoken([*PENDULUM, "--learner", "null"])
     assert status == 1
     assert "there is no candidate: give a learner" in answer["error"]
+
+
+def test_a_rehearsal_that_no_candidate_has_is_refused(tmp_path: Path) -> None:
+    status, answer, _ = spoken([*config(tmp_path, SEVERAL), "--rehearsal.updates", "5"])
+    assert status == 1
+    assert "rehearsal.updates is 5, and the candidates have rehearsals of their own: set it there" in answer["error"]
+    assert "candidates.imitation.rehearsal.updates" in answer["error"]
