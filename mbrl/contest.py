@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,9 +167,10 @@ def _held(cells: Sequence[Cell], engine: Engine) -> tuple[list[Cell], dict[str, 
 def _made(cells: Sequence[Cell], engine: Engine) -> dict[str, Ended]:
     ended: dict[str, Ended] = {}
     write([(cell.member, cell.settings) for cell in cells])
-    for one in engine([cell.member for cell in cells]):
-        ended[one.member.name] = one
-        tell(one.member.name, one.failure or "done")
+    with closing(engine([cell.member for cell in cells])) as going:
+        for one in going:
+            ended[one.member.name] = one
+            tell(one.member.name, one.failure or "done")
     return ended
 
 

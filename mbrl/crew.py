@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,12 +19,12 @@ import torch
 
 from mbrl.allocator import keep_freed_memory, uncollected
 from mbrl.engines import RUN_BYTES
+from mbrl.following import PATIENCE, follow
 from mbrl.report.console import tell
 from mbrl.runfolder import RunFolder
 from mbrl.training.room import check_room, free
 
 STAGE = (sys.executable, "-m", "mbrl.crew")
-PATIENCE = 30.0  # seconds that a process has to write its checkpoint when the run is stopped
 
 
 @final
@@ -140,9 +139,8 @@ def main(arguments: Sequence[str]) -> int:
     It stops, as by Ctrl-C, when the process that began it is gone.
     """
     folder, stage = arguments
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are begun deaf to it
     try:
-        threading.Thread(target=_follow, daemon=True).start()
+        follow()
         return _make(folder, stage)
     except KeyboardInterrupt:
         return 130
@@ -163,18 +161,6 @@ def _make(folder: str, stage: str) -> int:
         tell(stage, f"{type(error).__name__}: {error}")
         return 1
     return 0
-
-
-def _follow() -> None:
-    """End with the process at the other end of standard input, which says nothing."""
-    while os.read(0, 1):
-        pass
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in 1, 2:  # whose reader is gone, too: a word more would be an error in the middle of an update
-        os.dup2(nowhere, stream)
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(PATIENCE)
-    os._exit(130)
 
 
 if __name__ == "__main__":

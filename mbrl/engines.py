@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, final
 from urllib.parse import urlsplit
 
+import filelock
 import torch
 import yaml
 
-from mbrl import files
+from mbrl import files, following
 from mbrl.report.console import tell
+from mbrl.runfolder import PATIENCE as LEAVING
+from mbrl.runfolder import RUN as LOCK
 from mbrl.runfolder import aside, differences
 from mbrl.training.room import check_room
 
-RUN = (sys.executable, "-m", "mbrl", "run", "--config")
+RUN = (sys.executable, "-m", "mbrl.following", "run", "--config")
 HANDED_ON = ("MBRL_", "MLFLOW_", "MINARI_", "PYTHON")  # beginnings of the variables that a member's machine is told
 RUN_BYTES = 2**30  # of memory that a run takes: `configs/auto.yaml` on 20,000 rows, at its most
 PATIENCE = 5.0  # seconds until an address that does not answer counts as unreachable
@@ -92,7 +97,7 @@ class Ended(NamedTuple):
     stopped: bool = False  # from outside, as by a signal: it says nothing of the run, which goes on from there
 
 
-Run = Callable[[Sequence[Member], Mapping[str, str], int], Iterator[Ended]]
+Run = Callable[[Sequence[Member], Mapping[str, str], int], Generator[Ended]]
 
 
 class Engine(NamedTuple):
@@ -120,7 +125,7 @@ class Engine(NamedTuple):
         run = in_processes if engine == "processes" else on_ray(ray_address)
         return cls(run, workers, threads, ray_address is None)
 
-    def __call__(self, members: Sequence[Member]) -> Iterator[Ended]:
+    def __call__(self, members: Sequence[Member]) -> Generator[Ended]:
         """Run what has not been run; each is told as it ends.
 
         Raises:
@@ -132,15 +137,17 @@ class Engine(NamedTuple):
         return self.run(members, told | {"OMP_NUM_THREADS": str(self.threads)}, self.workers)
 
 
-def in_processes(members: Sequence[Member], told: Mapping[str, str], workers: int) -> Iterator[Ended]:
+def in_processes(members: Sequence[Member], told: Mapping[str, str], workers: int) -> Generator[Ended]:
     """As many at once as there are workers, on this machine."""
-    pool = ThreadPoolExecutor(workers)
+    pool, going = ThreadPoolExecutor(workers), Going()
     try:
-        tasks = [pool.submit(run_member, member, told) for member in members]
+        tasks = [pool.submit(run_member, member, told, going) for member in members]
         for task in as_completed(tasks):
             yield task.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # after a Ctrl-C, which running members have heard too, none is begun
+        pool.shutdown(wait=False, cancel_futures=True)
+        going.stop()
+        pool.shutdown()
 
 
 def on_ray(address: str | None) -> Run:
@@ -162,7 +169,7 @@ def on_ray(address: str | None) -> Run:
     if address is not None:
         _reachable(address)
 
-    def run(members: Sequence[Member], told: Mapping[str, str], workers: int) -> Iterator[Ended]:
+    def run(members: Sequence[Member], told: Mapping[str, str], workers: int) -> Generator[Ended]:
         local = {"num_cpus": workers} if address is None else {"address": address}
         ray.init(**local, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         try:
@@ -206,13 +213,59 @@ def _reachable(address: str) -> None:
         ) from error
 
 
-def run_member(member: Member, told: Mapping[str, str]) -> Ended:
-    """One `mbrl run`, in a process of its own, which goes on where an earlier one ended."""
+@final
+class Going:
+    """Processes that go on, each as long as this one holds the other end of its standard input; see `following`."""
+
+    def __init__(self) -> None:
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._lock, self._stopped = threading.Lock(), False
+
+    def run(self, command: Sequence[str], out: IO[str], told: Mapping[str, str]) -> int:
+        """Its exit status; that of an interruption where all have been stopped before."""
+        with self._lock:
+            if self._stopped:
+                return INTERRUPTED
+            environ = {**os.environ, **told}
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environ, start_new_session=True
+            )  # in which a Ctrl-C reaches it once, from here
+            self._processes.add(process)
+        try:
+            return process.wait()
+        finally:
+            self._processes.discard(process)
+            _let_go(process)
+
+    def stop(self) -> None:
+        """Have all of them stop, as by Ctrl-C, and let none begin."""
+        with self._lock:
+            self._stopped = True
+        for process in tuple(self._processes):
+            _let_go(process)
+        for process in tuple(self._processes):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(following.PATIENCE)
+            process.kill()
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+
+
+def run_member(member: Member, told: Mapping[str, str], going: Going | None = None) -> Ended:
+    """One `mbrl run`, in a process of its own, which goes on where an earlier one ended.
+
+    One that is just being stopped has a while to leave the folder.
+    """
     log = member.path.with_suffix(".log")
+    if member.folder.exists():
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(member.folder / LOCK, timeout=LEAVING):
+            pass
     with log.open("w") as out:
-        status = subprocess.run(
-            [*member.command, str(member.path)], stdout=out, stderr=out, env={**os.environ, **told}, check=False
-        ).returncode
+        status = (going or Going()).run([*member.command, str(member.path)], out, told)
     if status == 0 and member.result.exists():
         return Ended(member, json.loads(member.result.read_text()))
     last = " / ".join(log.read_text(errors="replace").strip().splitlines()[-LINES:])

@@ -6,12 +6,14 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+LEFT = re.compile(r"\..+\.[0-9a-f]{12}(\.\w+)?")  # what `replacing` calls its temporary files
 MAGIC = b"mbrl-1 sha256 "  # a checkpoint is this, 64 hex digits, a newline, and the payload that they describe
 
 
@@ -40,8 +42,21 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+    except OSError as error:
+        if error.filename is None:  # as a full disc has it
+            raise type(error)(
+                error.errno, f"{error.strerror}: make room there, or write elsewhere", str(path)
+            ) from error
+        raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what writers that were killed have left in a folder, and in those within, beside their files."""
+    for path in folder.rglob(".*"):
+        if LEFT.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -59,6 +59,7 @@ class RunFolder:
             for other in sorted(path.glob(f"*{STAGE}")):
                 with _taken(other, PATIENCE, busy):
                     pass
+            files.sweep(path)
             yield cls(path, fingerprint)
 
     @classmethod

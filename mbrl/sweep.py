@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,7 @@ def sweep(
     notes = folder / "sweep.json"
     known = json.loads(notes.read_text())["run_id"] if notes.exists() else None
     ended: dict[str, Ended] = {}
-    going = engine(members)
-    with RunLog.open(EXPERIMENT, name, known) as record:
+    with RunLog.open(EXPERIMENT, name, known) as record, closing(engine(members)) as going:
         with files.replacing(notes) as beside:
             beside.write_text(json.dumps({"run_id": record.run_id}))
         for one in going:

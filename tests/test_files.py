@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl.files import MAGIC, CorruptFileError, home, load, replacing, save, sha256
+from mbrl.files import MAGIC, CorruptFileError, home, load, replacing, save, sha256, sweep
 
 CONTENT = {
     "weights": torch.arange(6.0).reshape(2, 3),
@@ -131,12 +131,24 @@ def test_a_full_disk_keeps_the_old_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
-        with pytest.raises(OSError, match="No space left") as raised:
+        with pytest.raises(OSError, match="No space left on device: make room there, or write elsewhere") as raised:
             save(path, CONTENT)
+    assert raised.value.filename == str(path)
     assert raised.value.errno == errno.ENOSPC
     assert names(tmp_path) == (["last.ckpt"] if old else [])
     if old:
         assert load(path) == {"step": 6}
+
+
+def test_what_killed_writers_have_left_is_swept_up_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    kept = [".mbrl", ".judge.stage.lock", "policy.ckpt", ".a.0123456789ab", "judge/.b.0123456789ax.ckpt"]
+    for name in [*kept[:3], kept[4], ".policy.0123456789ab.ckpt", "judge/.dynamics.fedcba987654.ckpt"]:
+        (tmp_path / name).touch()
+    (tmp_path / kept[3]).mkdir()  # a folder of somebody's
+    sweep(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} - {"judge"}
+    assert left == set(kept)
 
 
 def test_save_then_load(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from mbrl.precision import settled
 from mbrl.training.bootstrap import BootstrapBatches, held_runs
 from mbrl.training.room import ASKED, check_room, row_taken
 from mbrl.training.shell import Log, Settings, Shell
-from mbrl.training.trainer import StderrBar, VerifiedIO, interruptible, quiet, relayed, started_by
+from mbrl.training.trainer import StderrBar, VerifiedIO, in_processes, interruptible, quiet, relayed, started_by
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")  # those that leave weights and buffers in float32
 CHECKPOINT = "dynamics.ckpt"
@@ -128,7 +128,7 @@ def fit_dynamics(
         callbacks.append(ModelCheckpoint(last.parent, last.stem, enable_version_counter=False))
     telling = relayed(partial(_tell, progress, log), method)
     gpus = range(torch.cuda.device_count())
-    with quiet(), interruptible(), torch.random.fork_rng(devices=gpus), telling as shell.report:
+    with quiet(), interruptible(), in_processes(devices), torch.random.fork_rng(devices=gpus), telling as shell.report:
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,

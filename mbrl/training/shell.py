@@ -73,6 +73,12 @@ class Shell(pl.LightningModule):
         self.register_buffer("reference", torch.full((members,), math.inf))
         self.register_buffer("stale", torch.zeros(members, dtype=torch.long))
 
+    def setup(self, stage: str) -> None:
+        """One thread for each of several processes on a CPU: a fork has not OpenMP's, and would wait for them."""
+        del stage
+        if self.trainer.world_size > 1 and self.trainer.strategy.root_device.type == "cpu":
+            torch.set_num_threads(1)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.dynamics.parameter_groups(), lr=self.settings.lr, fused=True)
 

@@ -16,7 +16,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import multiprocessing
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 from tqdm import tqdm
 
 from mbrl import files
@@ -128,13 +130,36 @@ def interruptible() -> Iterator[None]:
     """Lightning ends a Ctrl-C with SIGINT ignored and SystemExit; callers of a library expect KeyboardInterrupt.
 
     Raises:
-        KeyboardInterrupt: after lightning's graceful stop, with SIGINT handled as before.
+        KeyboardInterrupt: after lightning's graceful stop, with SIGINT handled as before; also of a SIGTERM, as batch
+            systems and containers send, which it catches, too.
     """
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as end:
+        if isinstance(end, SIGTERMException):
+            raise KeyboardInterrupt("stopped by SIGTERM") from end
         if not isinstance(end.__context__, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, before)
         raise KeyboardInterrupt from end
+
+
+@contextmanager
+def in_processes(devices: int) -> Iterator[None]:
+    """What goes wrong in a process of a shared fit, in a line instead of that process's traceback.
+
+    Raises:
+        RuntimeError: something did.
+    """
+    try:
+        yield
+    except ProcessExitedException as error:
+        raise RuntimeError(
+            f"one of the {devices} processes of this fit was ended ({error}): where memory is short, lower fit.devices"
+            " or fit.batch_size"
+        ) from error
+    except ProcessRaisedException as error:
+        raise RuntimeError(
+            f"in one of the {devices} processes of this fit: {str(error).strip().splitlines()[-1]}"
+        ) from error

@@ -1,5 +1,6 @@
 """A run whose stages are made at the same time by processes of their own: the same run, and nobody is left behind."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -139,11 +140,22 @@ def test_a_run_that_stops_stops_its_processes_and_lets_them_save(
 
 def test_a_run_that_stops_at_once_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of("import time; time.sleep(60)", monkeypatch)
-    for pause in 0.0, 0.002, 0.01:
+    begun: list[subprocess.Popen[str]] = []
+    launch = Crew._launch
+
+    def launched(several: Crew, stage: str) -> subprocess.Popen[str] | None:
+        process = launch(several, stage)
+        begun.extend([process] if process else [])
+        return process
+
+    monkeypatch.setattr(Crew, "_launch", launched)
+    for pause in 0.0, 0.002, 0.3:
         with RunFolder.open(tmp_path, "mark") as folder, Crew(folder, 2) as several:
             several.begin("judge")
             time.sleep(pause)
-        assert not several._going or all(process.poll() is not None for process in several._going)
+        assert not several._going
+    assert begun
+    assert {process.returncode for process in begun} == {-signal.SIGINT}  # nobody had to be killed
 
 
 def test_a_stage_without_a_process_is_left_to_the_run(
@@ -158,9 +170,9 @@ def test_a_stage_without_a_process_is_left_to_the_run(
 
 def test_a_process_whose_run_was_killed_stops_although_nobody_reads_what_it_says(tmp_path: Path) -> None:
     script = (
-        "import pathlib, signal, sys, threading, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from mbrl.crew import _follow\n"
-        "try: threading.Thread(target=_follow, daemon=True).start(); time.sleep(60)\n"
+        "import pathlib, time\n"
+        "from mbrl.following import follow\n"
+        "try: follow(); time.sleep(60)\n"
         f"except KeyboardInterrupt: print('stopping', flush=True); pathlib.Path({str(tmp_path / 'saved')!r}).touch()"
     )
     with subprocess.Popen(

@@ -2,9 +2,13 @@
 
 import json
 import socket
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import filelock
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -136,6 +140,60 @@ def test_who_stops_looking_begins_no_further_run(tmp_path: Path) -> None:
     assert next(ended).answer == {}
     ended.close()  # as a Ctrl-C does
     assert sum(member.folder.exists() for member in members) < 5
+
+
+FOLLOWS = """
+import sys, time
+from pathlib import Path
+from mbrl.following import follow
+path = Path(sys.argv[1])
+try:
+    follow()
+    path.with_suffix(".begun").touch()
+    time.sleep(240)
+except KeyboardInterrupt:
+    path.with_suffix(".saved").touch()
+    sys.exit(130)
+"""
+
+
+def waited(path: Path) -> bool:
+    deadline = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return path.exists()
+
+
+def test_running_members_stop_with_the_command(tmp_path: Path) -> None:
+    members = [engines.Member(k, tmp_path / f"{k}.yaml", (sys.executable, "-c", FOLLOWS)) for k in ("a", "b")]
+    quick = engines.Member("c", tmp_path / "c.yaml", (sys.executable, "-c", "raise SystemExit(1)"))
+    ended = engines.in_processes([quick, *members], {}, 3)
+    assert next(ended).member is quick
+    assert all(waited(tmp_path / f"{member.name}.begun") for member in members)
+    ended.close()
+    assert all((tmp_path / f"{member.name}.saved").exists() for member in members)
+
+
+def test_members_stop_where_the_command_is_killed(tmp_path: Path) -> None:
+    code = (
+        f"import sys; from pathlib import Path; from mbrl import engines; FOLLOWS = {FOLLOWS!r}\n"
+        f"member = engines.Member('a', Path({str(tmp_path / 'a.yaml')!r}), (sys.executable, '-c', FOLLOWS))\n"
+        "list(engines.in_processes([member], {}, 1))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as command:
+        assert waited(tmp_path / "a.begun")
+        command.kill()
+    assert waited(tmp_path / "a.saved")
+
+
+def test_a_member_waits_for_one_that_is_just_leaving_its_folder(tmp_path: Path) -> None:
+    member = engines.Member("a", tmp_path / "a.yaml", (sys.executable, "-c", "print('free')"))
+    member.folder.mkdir()
+    lock = filelock.FileLock(member.folder / "run.lock", thread_local=False)
+    lock.acquire()
+    threading.Timer(1.0, lock.release).start()
+    assert "free" in str(engines.run_member(member, {}).failure)
+    assert not lock.is_locked
 
 
 def test_a_run_that_leaves_no_result_has_failed(tmp_path: Path) -> None:

@@ -210,11 +210,14 @@ class Noisy(ProbabilisticEnsemble):
 
     interrupt_after: int | None = None
 
+    def interrupt(self) -> None:
+        raise KeyboardInterrupt
+
     def loss(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         if self.interrupt_after is not None:
             self.interrupt_after -= 1
-            if self.interrupt_after < 0:
-                raise KeyboardInterrupt
+            if self.interrupt_after == -1:
+                self.interrupt()
         return super().loss(batch._replace(obs=nn.functional.dropout(batch.obs, 0.1)))
 
 
@@ -243,6 +246,24 @@ def test_interrupted_inside_an_epoch_and_resumed_equals_never_stopped(tmp_path: 
     assert signal.getsignal(signal.SIGINT) is handler
     report = fit(resumed, folder=tmp_path)
     assert report.epochs == 4
+    assert unlike(straight, resumed) == []
+
+
+def test_a_sigterm_is_heard_as_ctrl_c_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what batch systems and containers end a process with, and lightning would exit with status 0."""
+    monkeypatch.setattr(Noisy, "interrupt", lambda self: signal.raise_signal(signal.SIGTERM))
+    straight, stopped, resumed = small(Noisy), small(Noisy), small(Noisy)
+    fit(straight)
+    before, handler = signal.signal(signal.SIGTERM, signal.SIG_DFL), signal.getsignal(signal.SIGINT)  # Ray has its own
+    stopped.interrupt_after = 25
+    try:
+        with pytest.raises(KeyboardInterrupt, match="stopped by SIGTERM"):
+            fit(stopped, folder=tmp_path)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert fit(resumed, folder=tmp_path).epochs == 4
     assert unlike(straight, resumed) == []
 
 

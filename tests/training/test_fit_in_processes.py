@@ -55,6 +55,11 @@ def test_a_fit_in_two_processes_goes_on_from_its_checkpoint(tmp_path: Path) -> N
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def paths() -> list[str]:
+    here = Path(__file__).resolve()
+    return [str(here.parents[2]), str(here.parents[1]), str(here.parent)]
+
+
 CHILD = """
 import sys
 sys.path[:0] = {paths!r}
@@ -67,8 +72,7 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_reaches_all_processes(tmp_path: Path) -> None:
-    here = Path(__file__).resolve()
-    code = CHILD.format(paths=[str(here.parents[2]), str(here.parents[1]), str(here.parent)])
+    code = CHILD.format(paths=paths())
     told = tmp_path / "told"
     with told.open("w") as file:
         child = subprocess.Popen(
@@ -79,6 +83,39 @@ def test_ctrl_c_reaches_all_processes(tmp_path: Path) -> None:
         time.sleep(0.05)
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does
     assert child.communicate(timeout=120)[0] == "interrupted\n"
+
+
+THREADED = """
+import sys
+sys.path[:0] = {paths!r}
+import torch
+torch.set_num_threads(2)
+torch.ones(2000, 2000) @ torch.ones(2000, 2000)  # OpenMP has threads from now on, which no fork has
+from test_fit_in_processes import fitted
+print(len(fitted(batch_size=32, devices=2, max_epochs=2)[1]), torch.get_num_threads(), flush=True)
+"""
+
+
+def test_processes_do_not_wait_for_threads_that_they_have_not() -> None:
+    command = [sys.executable, "-c", THREADED.format(paths=paths())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+        try:
+            assert child.communicate(timeout=240)[0] == "2 2\n"
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+def test_what_goes_wrong_in_a_process_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted(folder=tmp_path, max_epochs=1, batch_size=32, devices=2)
+    with pytest.raises(
+        RuntimeError, match="in one of the 2 processes of this fit: ValueError: the checkpoint is of"
+    ) as told:
+        fitted(folder=tmp_path, lr=0.01, batch_size=32, devices=2)
+    assert "\n" not in str(told.value)
+    monkeypatch.setattr(Shell, "on_train_start", lambda shell: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(RuntimeError, match=r"one of the 2 processes of this fit was ended .*: where memory is short"):
+        fitted(batch_size=32, devices=2)
 
 
 @pytest.mark.parametrize(
