@@ -95,9 +95,11 @@ def test_a_list_column_must_keep_its_width(tmp_path: Path, toy_log: Maker, monke
     text = schema(tmp_path, SCHEMA.replace("[angle, speed]", "state"))
     table["state"] = [[0.0, 1.0]] * 6 + [[0.0]] * 6
     table.to_parquet(tmp_path / "log.parquet")
-    with pytest.raises(ValueError, match="row 6, column 'state' holds 1 numbers, the rows before it 2"):
-        import_log(tmp_path / "log.parquet", ID, schema=text)
-    monkeypatch.setattr(readers, "CHUNK", 6)
+    for chunk in 100, 6:
+        monkeypatch.setattr(readers, "CHUNK", chunk)
+        with pytest.raises(ValueError, match="row 6, column 'state' holds 1 numbers, the rows before it 2"):
+            import_log(tmp_path / "log.parquet", ID, schema=text)
+    text.write_text(text.read_text() + "keep_constant: true\n")
     with pytest.raises(ValueError, match=r"from row 6 on.*'obs': \['state'\].*'state\[1\]'"):
         import_log(tmp_path / "log.parquet", ID, schema=text)
 
