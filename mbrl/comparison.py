@@ -63,7 +63,8 @@ def compare(
     for kind, gamma in true.cut(appraisal.discounts(found)).items():
         print(
             f"{kind}: {played.env} cuts episodes, and {true.beyond[gamma]:.0%} of the weight at discount {gamma:g} lies"
-            " beyond: its values count them, the true ones do not, so that neither error nor coverage is told"
+            " beyond: its values count those steps, the true ones do not"
+            + (", so that neither error nor coverage is told" if judge else "")
         )
     labels, log = [origin.label for case in found for origin in case.origins], answer["data"]["id"]
     path = appraisal.picture_path(labels, log, "judges" if judge else "estimates")

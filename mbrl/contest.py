@@ -201,7 +201,7 @@ def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tu
             continue
         rest = {key: value for key, value in settings.items() if key not in OWN}
         if settings["candidates"]:
-            yield {key: value for key, value in settings.items() if key != "rehearsal"}, [name]  # they have their own
+            yield settings, [name]
             continue
         _check_name(name, path)
         run, members = shared.setdefault(json.dumps(rest, sort_keys=True), ({**rest, "candidates": {}}, []))

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -219,12 +220,12 @@ class Going:
 
     def __init__(self) -> None:
         self._processes: set[subprocess.Popen[bytes]] = set()
-        self._lock, self._stopped = threading.Lock(), False
+        self._lock, self.stopped = threading.Lock(), False
 
     def run(self, command: Sequence[str], out: IO[str], told: Mapping[str, str]) -> int:
         """Its exit status; that of an interruption where all have been stopped before."""
         with self._lock:
-            if self._stopped:
+            if self.stopped:
                 return INTERRUPTED
             environ = {**os.environ, **told}
             process = subprocess.Popen(
@@ -240,7 +241,7 @@ class Going:
     def stop(self) -> None:
         """Have all of them stop, as by Ctrl-C, and let none begin."""
         with self._lock:
-            self._stopped = True
+            self.stopped = True
         for process in tuple(self._processes):
             _let_go(process)
         for process in tuple(self._processes):
@@ -255,17 +256,30 @@ def _let_go(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
+def _wait_for(folder: Path, going: Going) -> None:
+    """Until nobody works in a member's folder, for a while; what is wrong with it the run will say."""
+    deadline = time.monotonic() + LEAVING
+    while folder.is_dir() and not going.stopped and time.monotonic() < deadline:
+        try:
+            with filelock.FileLock(folder / LOCK, timeout=0.5):
+                return
+        except filelock.Timeout:
+            continue
+        except (OSError, NotImplementedError):
+            return
+
+
 def run_member(member: Member, told: Mapping[str, str], going: Going | None = None) -> Ended:
     """One `mbrl run`, in a process of its own, which goes on where an earlier one ended.
 
     One that is just being stopped has a while to leave the folder.
     """
-    log = member.path.with_suffix(".log")
-    if member.folder.exists():
-        with contextlib.suppress(filelock.Timeout), filelock.FileLock(member.folder / LOCK, timeout=LEAVING):
-            pass
+    log, going = member.path.with_suffix(".log"), going or Going()
+    _wait_for(member.folder, going)
+    if going.stopped:
+        return Ended(member, {}, "was not begun", stopped=True)
     with log.open("w") as out:
-        status = (going or Going()).run([*member.command, str(member.path)], out, told)
+        status = going.run([*member.command, str(member.path)], out, told)
     if status == 0 and member.result.exists():
         return Ended(member, json.loads(member.result.read_text()))
     last = " / ".join(log.read_text(errors="replace").strip().splitlines()[-LINES:])

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import io
 import os
 import pickle
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 LEFT = re.compile(r"\..+\.[0-9a-f]{12}(\.\w+)?")  # what `replacing` calls its temporary files
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+HOUR = 3600.0  # seconds, in which nobody writes a file
 MAGIC = b"mbrl-1 sha256 "  # a checkpoint is this, 64 hex digits, a newline, and the payload that they describe
 
 
@@ -43,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             os.close(folder)
     except OSError as error:
-        if error.filename is None:  # as a full disc has it
+        if error.errno in FULL and error.filename is None:
             raise type(error)(
                 error.errno, f"{error.strerror}: make room there, or write elsewhere", str(path)
             ) from error
@@ -53,10 +58,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what writers that were killed have left in a folder, and in those within, beside their files."""
-    for path in folder.rglob(".*"):
-        if LEFT.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
+    """Delete what writers that were killed have left in a folder, and in those right within, an hour ago or longer."""
+    for path in (*folder.glob(".*"), *folder.glob("*/.*")):
+        with contextlib.suppress(FileNotFoundError):
+            if LEFT.fullmatch(path.name) and path.is_file() and time.time() - path.stat().st_mtime > HOUR:
+                path.unlink()
 
 
 def sha256(path: Path) -> str:

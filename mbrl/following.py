@@ -28,7 +28,10 @@ def _follow() -> None:
     for stream in 1, 2:  # of a pipe the reader is gone, too: a word more would be an error in the middle of an update
         if stat.S_ISFIFO(os.fstat(stream).st_mode):
             os.dup2(nowhere, stream)
-    os.kill(os.getpid(), signal.SIGINT)
+    if os.getpgrp() == os.getpid():  # with what it has forked
+        os.killpg(0, signal.SIGINT)
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
     time.sleep(PATIENCE)
     os._exit(130)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import signature
 from os import PathLike
 from pathlib import Path
@@ -43,6 +43,21 @@ GROUPS = {"data": "Minari id of the data set, as --data.id; or a YAML file with 
 SEVERAL = re.compile(r"-?[\d.]+(,-?[\d.]+)+")  # numbers with commas between them
 ALONE = re.compile(r"-?[\d.]+")
 POWER = re.compile(r"-[\d.]+[eE][-+]?\d+")  # a negative number that argparse takes for an option
+
+
+def check_read(arguments: Sequence[str], values: Mapping[str, Any]) -> None:
+    """Refuse settings on a command line that nobody would read: candidates have rehearsals of their own.
+
+    Raises:
+        ValueError: there is one.
+    """
+    odd = next((word for word in arguments if re.match(r"--rehearsal([.=]|$)", word)), None)
+    if odd and values.get("candidates"):
+        names = ", ".join(values["candidates"])
+        raise ValueError(
+            f"{odd} is given, and the candidates {names} have rehearsals of their own: set it there, as in"
+            f" candidates.{next(iter(values['candidates']))}.rehearsal, in a copy of the configuration"
+        )
 
 
 def spelt(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:

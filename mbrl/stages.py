@@ -181,13 +181,6 @@ def _candidates(
     learner: Callable[[Spec], Learner] | None, candidates: dict[str, Candidate] | None, rehearsal: Rehearsal
 ) -> dict[str, Candidate]:
     if learner is None:
-        asked = [name for name, value in vars(rehearsal).items() if value != getattr(Rehearsal(), name)]
-        if candidates and asked:
-            own = f"candidates.{next(iter(candidates))}.rehearsal.{asked[0]}"
-            raise ValueError(
-                f"rehearsal.{asked[0]} is {getattr(rehearsal, asked[0])}, and the candidates have rehearsals of their"
-                f" own: set it there ({own} and so on), in a copy of the configuration"
-            )
         return candidates or {}
     if candidates:
         raise ValueError(

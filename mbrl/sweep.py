@@ -37,7 +37,7 @@ def sweep(
     notes = folder / "sweep.json"
     known = json.loads(notes.read_text())["run_id"] if notes.exists() else None
     ended: dict[str, Ended] = {}
-    with RunLog.open(EXPERIMENT, name, known) as record, closing(engine(members)) as going:
+    with closing(engine(members)) as going, RunLog.open(EXPERIMENT, name, known) as record:
         with files.replacing(notes) as beside:
             beside.write_text(json.dumps({"run_id": record.run_id}))
         for one in going:

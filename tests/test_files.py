@@ -146,9 +146,18 @@ def test_what_killed_writers_have_left_is_swept_up_and_nothing_else(tmp_path: Pa
     for name in [*kept[:3], kept[4], ".policy.0123456789ab.ckpt", "judge/.dynamics.fedcba987654.ckpt"]:
         (tmp_path / name).touch()
     (tmp_path / kept[3]).mkdir()  # a folder of somebody's
+    (tmp_path / ".policy.aaaaaaaaaaaa.ckpt").touch()  # which somebody may be writing
+    for path in tmp_path.rglob("*"):
+        if "aaaa" not in path.name:
+            os.utime(path, (1e9, 1e9))
     sweep(tmp_path)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} - {"judge"}
-    assert left == set(kept)
+    assert left == {*kept, ".policy.aaaaaaaaaaaa.ckpt"}
+
+
+def test_only_of_a_full_disk_it_is_said_that_there_is_no_room(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"^no such handle$"), replacing(tmp_path / "a.txt"):
+        raise OSError("no such handle")
 
 
 def test_save_then_load(tmp_path: Path) -> None:

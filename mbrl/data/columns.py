@@ -139,7 +139,8 @@ def rows(files: LogFiles, plan: Plan) -> Iterator[Rows]:
             raise ValueError(f"{chunk.source.path}: {told}")
         named, never = columns, np.zeros(len(chunk), bool)
         stamps = chunk.read(times, schema.time) if schema.time else None
-        if stamps is not None and stamps.kind != (kind := kind or stamps.kind):
+        known = stamps is not None and bool(np.isfinite(stamps.seconds).any())
+        if stamps is not None and known and stamps.kind != (kind := kind or stamps.kind):
             raise ValueError(
                 f"{chunk.source.path}: column {schema.time!r} holds {stamps.kind} from row {chunk.start} on (rows count"
                 f" from 0), and {kind} before: write all times of a log alike, with a zone in every row or in none"

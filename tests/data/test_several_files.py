@@ -212,3 +212,13 @@ def test_a_count_of_seconds_is_no_date(tmp_path: Path) -> None:
     files = days(tmp_path, [0, 1], ["2024-01-01T11:00:00Z", "2024-01-01T11:00:01Z"])
     with pytest.raises(ValueError, match=r"holds times with a zone from row 0 on .*, and numbers before"):
         import_log(files, ID, schema=schema(tmp_path, TIMED))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_file_without_any_time_is_a_bad_day(tmp_path: Path, kind: str) -> None:
+    files = days(
+        tmp_path, *([f"2024-01-0{d}T11:0{k}:00Z" if d != 2 else None for k in range(3)] for d in (1, 2, 3)), kind=kind
+    )
+    text = schema(tmp_path, TIMED.replace("1.5", "90"))
+    report = import_log(files, ID, schema=text, on_bad_rows="drop-episode")
+    assert (report["rows"], report["episodes"], report["dropped_episodes"]) == (4, 2, 1)

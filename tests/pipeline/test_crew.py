@@ -155,7 +155,7 @@ def test_a_run_that_stops_at_once_waits_for_nobody(tmp_path: Path, monkeypatch: 
             time.sleep(pause)
         assert not several._going
     assert begun
-    assert {process.returncode for process in begun} == {-signal.SIGINT}  # nobody had to be killed
+    assert -signal.SIGKILL not in {process.returncode for process in begun}
 
 
 def test_a_stage_without_a_process_is_left_to_the_run(

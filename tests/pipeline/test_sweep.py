@@ -196,6 +196,24 @@ def test_a_member_waits_for_one_that_is_just_leaving_its_folder(tmp_path: Path) 
     assert not lock.is_locked
 
 
+def test_a_folder_that_cannot_be_taken_is_a_matter_of_its_own_member(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "run.lock").mkdir()
+    members = [engines.Member(k, tmp_path / f"{k}.yaml", (sys.executable, "-c", "print('said')")) for k in ("a", "b")]
+    assert sorted(str(one.failure)[-4:] for one in engines.in_processes(members, {}, 2)) == ["said", "said"]
+
+
+def test_who_waits_for_a_folder_stops_with_the_command(tmp_path: Path) -> None:
+    member = engines.Member("a", tmp_path / "a.yaml", (sys.executable, "-c", "print('begun')"))
+    member.folder.mkdir()
+    going = engines.Going()
+    with filelock.FileLock(member.folder / "run.lock"):
+        threading.Timer(0.2, going.stop).start()
+        ended = engines.run_member(member, {}, going)
+    assert (ended.failure, ended.stopped) == ("was not begun", True)
+    assert not (tmp_path / "a.log").exists()
+
+
 def test_a_run_that_leaves_no_result_has_failed(tmp_path: Path) -> None:
     member = engines.Member("a", tmp_path / "a.yaml", (sys.executable, "-c", "print('nothing')"))
     assert engines.run_member(member, {}).failure == f"ended with status 0; its log {tmp_path / 'a.log'} ends: nothing"
