@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import IO, Any, NamedTuple, final
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import filelock
 import torch
 import yaml
 
-from mbrl import files, following
+from mbrl import files
+from mbrl.following import INTERRUPTED, Going
 from mbrl.report.console import tell
 from mbrl.runfolder import PATIENCE as LEAVING
 from mbrl.runfolder import RUN as LOCK
@@ -35,7 +34,6 @@ PATIENCE = 5.0  # seconds until an address that does not answer counts as unreac
 JOINING = 60.0  # seconds until one that answers, and lets nobody join a cluster, counts as no Ray head
 HEAD = "HOST:PORT of a Ray head, as in 10.0.0.1:6379; leave it out to use this machine"
 JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
-INTERRUPTED = 130  # exit status of a run that heard Ctrl-C
 LINES = 3  # of a failed member's log that are told
 
 
@@ -212,48 +210,6 @@ def _reachable(address: str) -> None:
         raise ValueError(
             f"ray_address is {address!r}, and its cluster cannot be joined ({last}): expected {HEAD}"
         ) from error
-
-
-@final
-class Going:
-    """Processes that go on, each as long as this one holds the other end of its standard input; see `following`."""
-
-    def __init__(self) -> None:
-        self._processes: set[subprocess.Popen[bytes]] = set()
-        self._lock, self.stopped = threading.Lock(), False
-
-    def run(self, command: Sequence[str], out: IO[str], told: Mapping[str, str]) -> int:
-        """Its exit status; that of an interruption where all have been stopped before."""
-        with self._lock:
-            if self.stopped:
-                return INTERRUPTED
-            environ = {**os.environ, **told}
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environ, start_new_session=True
-            )  # in which a Ctrl-C reaches it once, from here
-            self._processes.add(process)
-        try:
-            return process.wait()
-        finally:
-            self._processes.discard(process)
-            _let_go(process)
-
-    def stop(self) -> None:
-        """Have all of them stop, as by Ctrl-C, and let none begin."""
-        with self._lock:
-            self.stopped = True
-        for process in tuple(self._processes):
-            _let_go(process)
-        for process in tuple(self._processes):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(following.PATIENCE)
-            process.kill()
-
-
-def _let_go(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(OSError):
-        process.stdin.close()
 
 
 def _wait_for(folder: Path, going: Going) -> None:

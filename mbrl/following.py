@@ -5,14 +5,19 @@ Whoever begins it holds the other end of its standard input, and stops it, as by
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from typing import IO, final
 
 PATIENCE = 30.0  # seconds that it has to write its checkpoint when it is stopped
+INTERRUPTED = 130  # exit status of what has heard a Ctrl-C
 
 
 def follow() -> None:
@@ -33,7 +38,49 @@ def _follow() -> None:
     else:
         os.kill(os.getpid(), signal.SIGINT)
     time.sleep(PATIENCE)
-    os._exit(130)
+    os._exit(INTERRUPTED)
+
+
+@final
+class Going:
+    """Processes that go on, each as long as this one holds the other end of its standard input; see `follow`."""
+
+    def __init__(self) -> None:
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._lock, self.stopped = threading.Lock(), False
+
+    def run(self, command: Sequence[str], out: IO[str], told: Mapping[str, str]) -> int:
+        """Begin one, and wait: its exit status; that of an interruption where all have been stopped before."""
+        with self._lock:
+            if self.stopped:
+                return INTERRUPTED
+            environ = {**os.environ, **told}
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environ, start_new_session=True
+            )  # in which a Ctrl-C reaches it once, from here
+            self._processes.add(process)
+        try:
+            return process.wait()
+        finally:
+            self._processes.discard(process)
+            _let_go(process)
+
+    def stop(self) -> None:
+        """Have all of them stop, as by Ctrl-C, and let none begin."""
+        with self._lock:
+            self.stopped = True
+        for process in tuple(self._processes):
+            _let_go(process)
+        for process in tuple(self._processes):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+            process.kill()
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pipeline_toys import ROOT, spoken
 
 from mbrl import engines, parsing, stages
+from mbrl.following import Going
 from mbrl.inspection import EXPERIMENT
 from mbrl.registry import store
 from mbrl.training import room
@@ -206,7 +207,7 @@ def test_a_folder_that_cannot_be_taken_is_a_matter_of_its_own_member(tmp_path: P
 def test_who_waits_for_a_folder_stops_with_the_command(tmp_path: Path) -> None:
     member = engines.Member("a", tmp_path / "a.yaml", (sys.executable, "-c", "print('begun')"))
     member.folder.mkdir()
-    going = engines.Going()
+    going = Going()
     with filelock.FileLock(member.folder / "run.lock"):
         threading.Timer(0.2, going.stop).start()
         ended = engines.run_member(member, {}, going)
