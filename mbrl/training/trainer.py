@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -151,7 +152,10 @@ def in_processes(devices: int) -> Iterator[None]:
 
     Raises:
         RuntimeError: something did.
+        KeyboardInterrupt: SIGTERM, which all processes then hear as a Ctrl-C.
     """
+    shared = devices > 1 and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _stop_all) if shared else None
     try:
         yield
     except ProcessExitedException as error:
@@ -163,3 +167,13 @@ def in_processes(devices: int) -> Iterator[None]:
         raise RuntimeError(
             f"in one of the {devices} processes of this fit: {str(error).strip().splitlines()[-1]}"
         ) from error
+    finally:
+        if shared:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _stop_all(*_: Any) -> None:
+    for process in multiprocessing.active_children():
+        if process.pid is not None:
+            os.kill(process.pid, signal.SIGINT)
+    raise KeyboardInterrupt("stopped by SIGTERM")

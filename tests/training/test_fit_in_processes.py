@@ -71,7 +71,8 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_reaches_all_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_reach_all_processes(stop: signal.Signals, tmp_path: Path) -> None:
     code = CHILD.format(paths=paths())
     told = tmp_path / "told"
     with told.open("w") as file:
@@ -81,8 +82,17 @@ def test_ctrl_c_reaches_all_processes(tmp_path: Path) -> None:
     deadline = time.monotonic() + 120
     while "epoch 2" not in told.read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
-    assert child.communicate(timeout=120)[0] == "interrupted\n"
+    if stop == signal.SIGINT:
+        os.killpg(child.pid, stop)  # as a terminal does
+    else:
+        child.send_signal(stop)  # as a container does, to the first process alone
+    try:
+        assert child.communicate(timeout=120)[0] == "interrupted\n"
+        with pytest.raises(ProcessLookupError):  # nobody is left
+            os.killpg(child.pid, 0)
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 THREADED = """
