@@ -18,7 +18,7 @@ from mbrl.simulator.recall import in_parts
 from mbrl.simulator.simulator import Simulator
 
 INTERVALS = (0.5, 0.8, 0.9, 0.95)
-CRPS_LEVELS = 99
+CRPS_LEVELS, CRPS_ROWS = 99, 1024
 
 
 class Seen(NamedTuple):
@@ -78,8 +78,7 @@ def one_step(simulator: Simulator, parts: Sequence[tuple[Recalibration, Seen]]) 
     pit, normal = asked(lambda fit, f, t: fit.pit(f, t)), torch.special.ndtr((target - mean) / std)
     width = asked(lambda fit, f, t: torch.sub(*reversed(fit.interval(f, LEVEL)))).mean(0)
     score = asked(lambda fit, f, t: scores.interval_score(*fit.interval(f, LEVEL), t, LEVEL)).mean(0)
-    steps = [(i + 0.5) / CRPS_LEVELS for i in range(CRPS_LEVELS)]
-    crps = asked(lambda fit, f, t: scores.quantile_crps(torch.stack([fit.quantile(f, k) for k in steps]), t)).mean(0)
+    crps = asked(_crps).mean(0)
     levels, curve = scores.calibration_curve(pit)
     covered = {f"{level:.0%}": scores.coverage(pit, level) for level in INTERVALS}
     columns = {
@@ -107,6 +106,18 @@ def one_step(simulator: Simulator, parts: Sequence[tuple[Recalibration, Seen]]) 
             "coverage": {level: share.mean() for level, share in covered.items()},
         },
     }
+
+
+def _crps(fit: Recalibration, forecast: Forecast, target: Tensor) -> Tensor:
+    """The continuous ranked probability score [N, C], of some rows at a time: there are so many quantiles of each."""
+    levels = [(i + 0.5) / CRPS_LEVELS for i in range(CRPS_LEVELS)]
+    parts = zip(*(column.split(CRPS_ROWS) for column in (*forecast, target)), strict=True)
+    return torch.cat(
+        [
+            scores.quantile_crps(torch.stack([fit.quantile(Forecast(mean, std), k) for k in levels]), happened)
+            for mean, std, happened in parts
+        ]
+    )
 
 
 def uncertainty_worth(simulator: Simulator, seen: Seen) -> dict[str, Any]:

@@ -19,6 +19,8 @@ REACH, KNOTS = 3.0, 49  # the quantile function is tabulated at 49 normal scores
 SPACING = 2 * REACH / (KNOTS - 1)
 FLOOR = 1e-6  # of the log's own spread: a std below it is rounding
 SEPARATION = 4e-7  # relative, between two knots: what a float32 can still tell apart
+TIED = KNOTS * SEPARATION  # relative: as far apart all knots can be that stand for one and the same value
+GOLDEN = (5**0.5 - 1) / 2  # multiples of it, without their whole part, fill the unit interval evenly
 
 
 class Forecast(NamedTuple):
@@ -117,12 +119,23 @@ class Recalibration(nn.Module):
         return self.quantile(forecast, 0.5 - level / 2), self.quantile(forecast, 0.5 + level / 2)
 
     def pit(self, forecast: Forecast, target: Tensor) -> Tensor:
-        """Probability integral transform: the level [B, C] at which `target` [B, C] is the quantile."""
+        """Probability integral transform: the level [B, C] at which `target` [B, C] is the quantile.
+
+        An error that many rows have exactly, as that of a set-point which rests, is the quantile of many levels. Its
+        rows are spread evenly over these, as a randomised transform would (Czado et al. 2009), so that what is
+        calibrated is uniform here, too.
+        """
         error = ((target - forecast.mean) / forecast.std).T.contiguous()
+        reach = TIED * (error.abs() + FLOOR)
+        least, most = self._level(error - reach), self._level(error + reach)
+        place = torch.arange(1, error.shape[1] + 1, device=error.device, dtype=torch.float64) * GOLDEN % 1
+        return torch.lerp(least, most, place.to(error)).T
+
+    def _level(self, error: Tensor) -> Tensor:
+        """The level [C, B] at which a standardised error [C, B] is the quantile."""
         right = torch.searchsorted(self.knots, error).clamp(1, KNOTS - 1)
         low, high = self.knots.gather(1, right - 1), self.knots.gather(1, right)
-        score = (right - 1 + (error - low) / (high - low)) * SPACING - REACH
-        return torch.special.ndtr(score).T
+        return torch.special.ndtr((right - 1 + (error - low) / (high - low)) * SPACING - REACH)
 
     def _std(self, aleatoric: Tensor, epistemic: Tensor, unit: Tensor) -> Tensor:
         return (self.scale.square() * aleatoric + epistemic).sqrt().clamp_min(FLOOR * unit)

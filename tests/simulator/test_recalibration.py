@@ -95,6 +95,18 @@ def test_equal_errors_leave_the_knots_apart() -> None:
     assert made.knots.abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("tied", [0.2, 0.7, 1.0])
+def test_errors_that_many_rows_have_exactly_are_spread_over_their_levels(tied: float) -> None:
+    rng = generator(0, "test")
+    error = torch.randn(4000, generator=rng).where(torch.rand(4000, generator=rng) >= tied, 0.5)
+    for seen in (error, error.sort().values):  # in any order
+        made = fitted(error)
+        pit = made.pit(forecast(made, 4000), column(seen))
+        assert scores.calibration_error(pit).item() < 0.02  # all of them at the lowest level: 0.04, 0.24, 0.5
+        assert scores.coverage(pit, 0.9).item() == pytest.approx(0.9, abs=0.01)
+        assert scores.coverage(pit, 0.5).item() == pytest.approx(0.5, abs=0.05)  # two knots are up to 0.05 apart
+
+
 def test_what_is_not_finite_is_counted() -> None:
     with pytest.raises(ValueError, match="predictions of 1 of 3 held-out transitions are not finite"):
         fitted(torch.tensor([1.0, torch.nan, 0.0]))
