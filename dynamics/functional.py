@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, layer_norm, silu, softplus
 
-from mbrl.core import full_precision, narrow, narrow_linear
+from mbrl.core import full_precision, is_mapped, narrow, narrow_linear
 
 TINY = 1e-30  # a variance, of what never changes
 WORTH_BALANCING = 2_000_000  # multiplications in a matrix product that takes longer than the calls to balance it
@@ -21,7 +21,7 @@ def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A linear layer per member: x [E, B, I], weight [E, I, H], bias [E, 1, H] -> [E, B, H]."""
     if narrow(x, weight):
         return narrow_linear(x, weight, bias)
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    if is_mapped() or torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return torch.baddbmm(bias, x, weight)
     small = x.shape[1] * weight.shape[1] * weight.shape[2] < WORTH_BALANCING
     if small or len(x) % torch.get_num_threads() == 0:

@@ -138,9 +138,11 @@ class Normaliser(nn.Module):
             return Prediction(obs + change, obs_std, reward, reward_std, self.scale)
         now = self.resting(obs)
         anew = now - obs if self.predicted is None else (now - obs).index_select(-1, self.predicted)
-        mixed = functional.mixed_moments(raw[..., :-1], wide[..., :-1], still[..., :-1], anew)
-        change, obs_std, rests = (self._placed(column) for column in (*mixed, still[..., :-1]))
-        return Prediction(obs + change, obs_std, reward, reward_std, self.scale, rests, now.expand_as(change))
+        moves = raw[..., :-1], wide[..., :-1]
+        mixed = functional.mixed_moments(*moves, still[..., :-1], anew)
+        change, obs_std, rests, moved, moved_std = map(self._placed, (*mixed, still[..., :-1], *moves))
+        both = Prediction(obs + change, obs_std, reward, reward_std, self.scale)
+        return both._replace(still=rests, now=now.expand_as(change), moved=obs + moved, moved_std=moved_std)
 
     def _placed(self, values: Tensor) -> Tensor:
         """The predicted channels [..., P] among all, [..., O]; the others are 0."""
@@ -186,12 +188,16 @@ def termination_head(
     return TerminationHead(spec, members, hidden, state) if spec.terminals and wanted is not False else None
 
 
-def check_sizes(members: int, elites: int, layers: int) -> None:
+def check_sizes(members: int, elites: int, layers: int, **widths: int) -> None:
     """Refuse what no ensemble can be built with.
 
     Raises:
-        ValueError: there are more elites than members, or none, or fewer than 0 layers.
+        ValueError: there are more elites than members, or none, fewer than 0 layers, or a width, by its setting's name,
+            is below 1.
     """
+    for name, width in widths.items():
+        if width < 1:
+            raise ValueError(f"{name} is {width}, expected at least 1")
     if not 1 <= elites <= members:
         raise ValueError(f"elites is {elites}, expected 1 to members={members}")
     if layers < 0:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mbrl.descent import descend as descend
+from mbrl.descent import is_mapped as is_mapped
 from mbrl.descent import leaf as leaf
 from mbrl.descent import polyak_ as polyak_
 from mbrl.descent import slope as slope
@@ -63,8 +64,9 @@ class Prediction(NamedTuple):
     deviations comparable between channels.
 
     A channel that may next have one value exactly, a set-point its present one, a counter that begins anew its first
-    (`Spec.resting`), has a probability `still` of doing so; its mean and its std are then those of both cases together,
-    from which `mbrl.simulator.holding` tells them apart. Where the end of the world pays a reward of another kind
+    (`Spec.resting`), has a probability `still` of doing so. Its mean and its std are then those of both cases together,
+    and `moved` and `moved_std` those of the other one: what moves seldom and little, beside its size, cannot be told
+    from the former in float32. Where the end of the world pays a reward of another kind
     (`Dynamics.end_pay`), the reward is that of a step after which it goes on.
     """
 
@@ -75,6 +77,8 @@ class Prediction(NamedTuple):
     scale: Tensor  # [O + 1]
     still: Tensor | None = None  # [E, B, O]; None where every channel always changes
     now: Tensor | None = None  # [E, B, O] that value of each channel, where there is a `still`
+    moved: Tensor | None = None  # [E, B, O] mean of the next observation where it is not `now`; `obs` if it never is
+    moved_std: Tensor | None = None  # [E, B, O]
 
     def of(self, members: Tensor) -> Prediction:
         """What these members ([E'] long) say."""

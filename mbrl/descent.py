@@ -30,12 +30,17 @@ def mapped() -> Iterator[None]:
         _MAPPED.reset(token)
 
 
+def is_mapped() -> bool:
+    """Whether an update is being mapped over a population, where an `autograd.Function` needs a rule for that."""
+    return _MAPPED.get()
+
+
 def descend(optimizer: Optimizer, loss: Tensor) -> None:
     """One step of `optimizer` down `loss` (scalar), from fresh gradients.
 
     A learner that steps its optimisers by this alone can be trained as a population.
     """
-    if _MAPPED.get():
+    if is_mapped():
         _Descent.apply(loss, optimizer)
         return
     optimizer.zero_grad(set_to_none=True)
@@ -45,7 +50,7 @@ def descend(optimizer: Optimizer, loss: Tensor) -> None:
 
 def leaf(x: Tensor) -> Tensor:
     """x, as something that `slope` can be taken at."""
-    if _MAPPED.get():
+    if is_mapped():
         fresh: Tensor = _Leaf.apply(x)
         return fresh
     return x.detach().requires_grad_()
@@ -53,7 +58,7 @@ def leaf(x: Tensor) -> Tensor:
 
 def slope(value: Tensor, at: Tensor) -> Tensor:
     """The gradient of `value` (scalar) with respect to a `leaf`, in its shape; it can be differentiated further."""
-    if _MAPPED.get():
+    if is_mapped():
         found: Tensor = _Slope.apply(value, at)
         return found
     (found,) = torch.autograd.grad(value, at, create_graph=True)
@@ -63,7 +68,7 @@ def slope(value: Tensor, at: Tensor) -> Tensor:
 @torch.no_grad()
 def polyak_(slow: Sequence[Tensor], quick: Sequence[Tensor], rate: float) -> None:
     """slow <- (1 - rate) slow + rate quick, in place, tensor by tensor."""
-    if _MAPPED.get():  # which has no rule for a list of tensors, nor for lerp_
+    if is_mapped():  # which has no rule for a list of tensors, nor for lerp_
         for kept, now in zip(slow, quick, strict=True):
             kept.add_(now - kept, alpha=rate)
         return

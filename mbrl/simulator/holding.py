@@ -16,9 +16,7 @@ from mbrl.core import Prediction
 from mbrl.simulator.recalibration import moments
 
 LOG_TWO_PI = math.log(2 * math.pi)
-ROUNDING = 1e-6  # of two float32 squares, what is left of their difference
-TINY = 1e-30  # a variance, where a channel always rests
-SELDOM = 1e-6  # the smallest probability of a change that float32 can tell a mean and a std of
+SELDOM = 1e-6  # the smallest probability that has a logarithm
 
 
 class Stated(NamedTuple):
@@ -28,17 +26,19 @@ class Stated(NamedTuple):
     std: Tensor
     still: Tensor | None = None  # the probability that a channel rests; None where none ever does
     now: Tensor | None = None  # that value
+    moved: Tensor | None = None  # mean where it does not rest
+    moved_std: Tensor | None = None
 
     @classmethod
     def of(cls, prediction: Prediction, targets: Tensor | None = None) -> Stated:
         """Of a prediction, about (next observation, reward) or, of these, `targets` ([C] long) alone."""
         mean, std = moments(prediction, targets)
-        if prediction.still is None or prediction.now is None:
+        resting = prediction.still, prediction.now, prediction.moved, prediction.moved_std
+        if prediction.still is None:
             return cls(mean, std)
-        never = torch.zeros_like(prediction.reward).unsqueeze(-1)
-        both = (torch.cat([column, never], -1) for column in (prediction.still, prediction.now))
-        still, now = (x if targets is None else x.index_select(-1, targets) for x in both)
-        return cls(mean, std, still, now)
+        always = torch.zeros_like(prediction.reward), prediction.reward, prediction.reward, prediction.reward_std
+        both = (torch.cat([x, own.unsqueeze(-1)], -1) for x, own in zip(resting, always, strict=True) if x is not None)
+        return cls(mean, std, *(x if targets is None else x.index_select(-1, targets) for x in both))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Stated:
         """The same with every column changed."""
@@ -51,15 +51,10 @@ class Stated(NamedTuple):
         return cls(*(None if column[0] is None else torch.cat(column, axis) for column in columns))  # type: ignore[arg-type]
 
     def changing(self, scale: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
-        """Mean and std, times `scale`, of a value that changes: the inverse of `dynamics.functional.mixed_moments`."""
-        if self.still is None or self.now is None:
+        """Mean and std, times `scale`, of a value that does not rest."""
+        if self.moved is None or self.moved_std is None:
             return self.mean, self.std * scale
-        chance = (1 - self.still).clamp_min(SELDOM)
-        change = (self.mean - self.now) / chance
-        square = (self.std.square() + (self.mean - self.now).square()) / chance
-        variance = torch.maximum(square - change.square(), ROUNDING * square + TINY)  # the root of 0 has no gradient
-        held, std = self.still > 0, variance.sqrt()
-        return torch.where(held, self.now + change, self.mean), torch.where(held, std, self.std) * scale
+        return self.moved, self.moved_std * scale
 
     def sample(self, scale: Tensor | float, rng: torch.Generator) -> Tensor:
         """Values [..., C]: at rest with the probability that is stated, and else from the Gaussian of what changes."""

@@ -119,16 +119,16 @@ def _check_predict(model: Dynamics, spec: Spec) -> None:
 
 def _check_prediction(prediction: Prediction, members: int, rows: int, spec: Spec) -> None:
     wide, flat = (members, rows, spec.obs_dim), (members, rows)
-    shapes = (wide, wide, flat, flat, (spec.obs_dim + 1,), wide, wide)
-    assert (prediction.still is None) == (prediction.now is None), "Prediction.still and Prediction.now go together"
+    shapes = (wide, wide, flat, flat, (spec.obs_dim + 1,), wide, wide, wide, wide)
+    resting = {name: getattr(prediction, name) is None for name in Prediction._field_defaults}
+    assert len(set(resting.values())) == 1, f"Prediction's {', '.join(resting)} go together"
     for name, shape in zip(Prediction._fields, shapes, strict=True):
         found = getattr(prediction, name)
         if found is None and name in Prediction._field_defaults:
             continue
         assert found.shape == shape, f"Prediction.{name} has shape {list(found.shape)}, expected {list(shape)}"
         assert found.isfinite().all(), f"Prediction.{name} is not finite"
-    assert (prediction.obs_std >= 0).all(), "Prediction.obs_std is negative"
-    assert (prediction.reward_std >= 0).all(), "Prediction.reward_std is negative"
+        assert not name.endswith("std") or (found >= 0).all(), f"Prediction.{name} is negative"
     assert (prediction.scale > 0).all(), "Prediction.scale is not positive"
     if prediction.still is not None:
         chance = (prediction.still >= 0) & (prediction.still <= 1)

@@ -6,6 +6,7 @@ from dynamics_toys import linear_world, spec_of
 
 from dynamics import functional
 from dynamics.parts import BatchedMLP, Normaliser
+from mbrl.descent import mapped
 
 
 def test_batched_linear_gives_each_member_its_own_weights() -> None:
@@ -48,6 +49,16 @@ def test_members_that_the_threads_divide_are_not_balanced(monkeypatch: pytest.Mo
     weight = torch.ones(4, 2, 1, requires_grad=True)
     found = functional.batched_linear(torch.ones(4, 3, 2), weight, torch.zeros(4, 1, 1))
     assert type(found.grad_fn).__name__ == "BaddbmmBackward0"
+
+
+def test_within_a_mapped_update_nothing_is_balanced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A population of MOBILE steps the simulator inside its update; the balanced layer has no rule for that."""
+    monkeypatch.setattr(functional, "WORTH_BALANCING", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    x, weight, bias = torch.randn(4, 3, 5, 2), torch.randn(3, 2, 6, requires_grad=True), torch.zeros(3, 1, 6)
+    with mapped():
+        found = torch.func.vmap(lambda rows: functional.batched_linear(rows, weight, bias))(x)
+    torch.testing.assert_close(found, x @ weight)
 
 
 def test_rows_that_all_members_see_get_the_sum_of_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

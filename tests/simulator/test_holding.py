@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dynamics import ProbabilisticEnsemble, RecurrentEnsemble
 from dynamics.functional import mixed_moments
+from dynamics.parts import Normaliser
 from dynamics.uncertainty import max_aleatoric, mixture_std
 from mbrl.core import Batch, Dynamics, Prediction, Spec, generator, seeded
 from mbrl.data.dataset import TransitionDataset
@@ -41,7 +42,8 @@ class Resting(Known):
         still = torch.zeros_like(says.obs)
         still[..., 0] = self.chance
         change, std = mixed_moments(says.obs - obs, says.obs_std, still)
-        return says._replace(obs=obs + change, obs_std=std, still=still, now=obs.expand_as(change))
+        mixed = says._replace(obs=obs + change, obs_std=std, still=still, now=obs.expand_as(change))
+        return mixed._replace(moved=says.obs, moved_std=says.obs_std)
 
 
 def recipe(rows: int, seed: int) -> Batch:
@@ -60,10 +62,9 @@ def test_a_mixture_and_what_it_is_made_of() -> None:
     still = torch.tensor([0.75, 0.0])
     mean, std = mixed_moments(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 0.5]), still)
     assert (mean.tolist(), std.tolist()) == ([0.5, 3.0], [1.0, 0.5])
-    stated = Stated(mean + 10, std, still, torch.tensor([10.0, 10.0]))
-    again, spread = stated.changing()
-    assert again.tolist() == pytest.approx([12.0, 13.0])
-    assert spread.tolist() == pytest.approx([1.0, 0.5])
+    moved = torch.tensor([12.0, 13.0]), torch.tensor([1.0, 0.5])
+    stated = Stated(mean + 10, std, still, torch.tensor([10.0, 10.0]), *moved)
+    assert [moment.tolist() for moment in stated.changing(2.0)] == [[12.0, 13.0], [2.0, 1.0]]
     density = stated.log_density(torch.tensor([[10.0, 13.0], [12.0, 10.0]]))
     peak = -0.5 * math.log(2 * math.pi)
     assert density[0].tolist() == pytest.approx([math.log(0.75), peak + math.log(2.0)])
@@ -71,9 +72,8 @@ def test_a_mixture_and_what_it_is_made_of() -> None:
 
 
 def test_a_probability_of_one_leaves_no_nan() -> None:
-    stated = Stated(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([1.0]))
-    assert all(moment.isfinite().all() for moment in stated.changing())
-    assert float(stated.log_density(torch.tensor([1.0]))) == 0.0
+    one, nothing = torch.tensor([1.0]), torch.tensor([0.0])
+    assert float(Stated(one, nothing, one, one, one, nothing).log_density(one)) == 0.0
 
 
 def test_the_log_says_which_channels_hold() -> None:
@@ -137,7 +137,7 @@ def test_what_is_expected_and_what_is_doubted_is_that_it_rests() -> None:
         assert often.foresight()(rows, torch.zeros(1, 1)).next_obs.tolist() == [[5.0, 7.0]]
         assert seldom.foresight()(rows, torch.zeros(1, 1)).next_obs.tolist() == [[6.5, 7.0]]
     says = often.dynamics.predict(rows, torch.zeros(1, 1))
-    plain = says._replace(still=None, now=None)
+    plain = says._replace(still=None, now=None, moved=None, moved_std=None)
     assert float(max_aleatoric(says)) == pytest.approx(0.3 * 2**0.5)  # of channel 1 and the reward
     assert float(mixture_std(says)) < float(mixture_std(plain))
 
@@ -158,9 +158,10 @@ def test_the_scale_is_fitted_to_changes_alone() -> None:
     mean, std = mixed_moments(now + 2, now + 0.5, still)
     target = torch.tensor([0.0, 3.0, 0.0, 1.0, 3.0, 0.0]).view(6, 1)
     fitted = Recalibration(1)
-    fitted.fit(residuals(Stated(mean, std, still, now), target, torch.ones(1)), torch.ones(1), "scale")
+    stated = Stated(mean, std, still, now, now + 2, now + 0.5)
+    fitted.fit(residuals(stated, target, torch.ones(1)), torch.ones(1), "scale")
     assert float(fitted.scale) == pytest.approx(2.0)
-    assert Stated(mean, std, still, now).changing(fitted.scale)[1].flatten().tolist() == pytest.approx([1.0] * 6)
+    assert stated.changing(fitted.scale)[1].flatten().tolist() == pytest.approx([1.0] * 6)
 
 
 @pytest.mark.parametrize("model", [ProbabilisticEnsemble, RecurrentEnsemble])
@@ -218,7 +219,7 @@ def test_the_density_of_a_set_point_far_from_zero_has_a_gradient() -> None:
     now = torch.full((400, 1), 101325.0) + torch.arange(400).unsqueeze(-1)
     change, std = torch.full_like(now, 5.0).requires_grad_(), torch.full_like(now, 1e-3).requires_grad_()
     moved, spread = mixed_moments(change, std, still)
-    stated = Stated(now + moved, spread, still, now)
+    stated = Stated(now + moved, spread, still, now, now + change, std)
     value = torch.cat([now[:200], now[200:] + 5.0])
     density = stated.log_density(value)
     assert density[:200].unique().tolist() == pytest.approx([math.log(0.999)], abs=1e-6)
@@ -226,6 +227,17 @@ def test_the_density_of_a_set_point_far_from_zero_has_a_gradient() -> None:
     assert change.grad is not None
     assert std.grad is not None
     assert bool(torch.cat([density, change.grad, std.grad]).isfinite().all())
-    rests = Stated(now, torch.zeros_like(now).requires_grad_(), torch.ones_like(now), now)
+    wide = torch.zeros_like(now).requires_grad_()
+    rests = Stated(now, wide, torch.ones_like(now), now, now, wide)
     assert rests.log_density(now).tolist() == [[0.0]] * 400
-    assert bool(rests.changing()[1].isfinite().all())
+
+
+@pytest.mark.parametrize("rests", [0.99, 0.999])
+def test_a_small_and_seldom_jump_of_a_large_value_is_told_exactly(rests: float) -> None:
+    """Five units up from 101325, once in a thousand steps: less than a float32 of this size can tell of both cases."""
+    spec = replace(unit_spec(1), holding=(0,))
+    obs, jump = torch.tensor([[101325.0]]), torch.tensor([[[5.0, 0.0]]])
+    still = torch.tensor([[[rests, 0.0]]])
+    says = Normaliser(spec).prediction(obs, jump, torch.ones(1, 1, 2), still)
+    mean, std = Stated.of(says).changing()
+    assert (float(mean[..., 0]), float(std[..., 0])) == (101330.0, 1.0)

@@ -14,7 +14,6 @@ from mbrl.core import Batch, Dynamics, Spec, generator, seeded
 from mbrl.data import exact
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.source import Whole
-from mbrl.simulator.holding import Stated
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import check_dynamics
 from mbrl.training.dynamics import fit_dynamics
@@ -109,8 +108,6 @@ def test_a_mixture_of_a_jump_and_a_change() -> None:
     mean, std = mixed_moments(torch.tensor([4.0]), torch.tensor([1.0]), still, torch.tensor([-8.0]))
     assert float(mean) + 8 == pytest.approx(9.0)
     assert float(std.square()) == pytest.approx(27.75)
-    again, spread = Stated(mean + 8, std, still, torch.tensor([0.0])).changing()
-    assert (float(again), float(spread)) == (pytest.approx(12.0), pytest.approx(1.0))
 
 
 @pytest.mark.parametrize("model", [ProbabilisticEnsemble, RecurrentEnsemble])
