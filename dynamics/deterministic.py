@@ -29,7 +29,7 @@ class DeterministicEnsemble(Ending):
         termination_hidden: units of each of that head's two hidden layers.
 
     Raises:
-        ValueError: more elites than members, or a head is asked for without terminals.
+        ValueError: more elites than members, a width below 1, or a head is asked for without terminals.
     """
 
     def __init__(
@@ -45,7 +45,8 @@ class DeterministicEnsemble(Ending):
         termination_hidden: int = 32,
     ) -> None:
         super().__init__(spec, members)
-        parts.check_sizes(members, elites, layers)
+        widths = {"hidden": hidden, "termination_hidden": termination_hidden}
+        parts.check_sizes(members, elites, layers, **widths)
         self.elites = torch.arange(elites)
         self.weight_decay = weight_decay
         self.normaliser = parts.Normaliser(spec)

@@ -37,8 +37,8 @@ class ProbabilisticEnsemble(Ending):
         termination_hidden: units of each of that head's two hidden layers.
 
     Raises:
-        ValueError: there are more elites than members, a layer has no decay of its own, or a termination head is asked
-            for without terminals.
+        ValueError: there are more elites than members, a width is below 1, a layer has no decay of its own, or a
+            termination head is asked for without terminals.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class ProbabilisticEnsemble(Ending):
         termination_hidden: int = 32,
     ) -> None:
         super().__init__(spec, members)
-        parts.check_sizes(members, elites, layers)
+        widths = {"hidden": hidden, "termination_hidden": termination_hidden}
+        parts.check_sizes(members, elites, layers, **widths, reward_network=min(reward_network, default=1))
         self.elites = torch.arange(elites)
         self.weight_decays = parts.layer_decays(weight_decays, layers)
         self.logvar_coef = logvar_coef

@@ -44,8 +44,8 @@ class RecurrentEnsemble(Ending):
         termination_hidden: units of each of that head's two hidden layers.
 
     Raises:
-        ValueError: there are more elites than members, state or memory is below 1, a layer has no decay of its own, or
-            a termination head is asked for without terminals.
+        ValueError: there are more elites than members, a width or memory is below 1, a layer has no decay of its own,
+            or a termination head is asked for without terminals.
     """
 
     def __init__(
@@ -66,10 +66,8 @@ class RecurrentEnsemble(Ending):
         termination_hidden: int = 32,
     ) -> None:
         super().__init__(spec, members)
-        parts.check_sizes(members, elites, layers)
-        for name, value in ("state", state), ("memory", memory):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
+        widths = {"state": state, "memory": memory, "hidden": hidden, "termination_hidden": termination_hidden}
+        parts.check_sizes(members, elites, layers, **widths, reward_network=min(reward_network, default=1))
         self.elites = torch.arange(elites)
         self.state, self.memory = state, memory
         self.weight_decays = parts.layer_decays(weight_decays, layers)

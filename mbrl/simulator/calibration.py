@@ -113,8 +113,8 @@ def check_settings(margin: float, quantile: float, recalibration: str, trusted_h
     Raises:
         ValueError: one of them is out of range, or there is no such recalibration.
     """
-    if not margin >= 0:
-        raise ValueError(f"margin is {margin}, expected a fraction of the log's range, 0 or more")
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"margin is {margin}, expected a fraction of the log's range, 0 or more, and finite")
     if not 0 < quantile <= 1:
         raise ValueError(f"quantile is {quantile}, expected more than 0 and at most 1")
     if recalibration not in get_args(Method):

@@ -30,9 +30,9 @@ def truncation(simulator: Simulator, horizon: int | None) -> int:
         ValueError: that is no step at all.
     """
     if horizon is not None:
-        if horizon < 1:
-            raise ValueError(f"horizon is {horizon}, expected at least 1 step")
-        return horizon
+        if horizon < 1 or horizon != int(horizon):
+            raise ValueError(f"horizon is {horizon}, expected a whole number of steps, at least 1")
+        return int(horizon)
     if simulator.trusted_horizon == 0:
         raise ValueError(
             "the simulator's trusted horizon is 0: its report card trusts not even one step. Give horizon=STEPS to step"

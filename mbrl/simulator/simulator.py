@@ -199,8 +199,9 @@ class Simulator(World):
     def replaying(self, data: TransitionDataset, episodes: Tensor | None = None) -> Self:
         """The same world, its tensors shared, with (some episodes of) a log behind it, that `rows` of `begin` are of.
 
-        These are those of `data.rows(episodes)`, in this order. Exogenous channels are replayed from it, and a model
-        that remembers is run along it when it is first asked for rows. A world that needs neither is returned as it is.
+        These are those of `data.rows(episodes)`, in this order. Exogenous channels are replayed from it, and start
+        states are the beginnings of its episodes then; a model that remembers is run along it when it is first asked
+        for rows. A world that needs neither is returned as it is.
 
         Raises:
             ValueError: the log has other exogenous channels.
@@ -216,6 +217,7 @@ class Simulator(World):
         world._modules = dict(self._modules)
         if data.exogenous:
             world.filling = self.filling.replaying(Replay.of(data, episodes))
+            world._buffers = {**self._buffers, "starts": data.starts if episodes is None else data.starts[episodes]}
         rows = None if episodes is None else data.rows(episodes)
         world.recall = recalling(self.dynamics, data.batch(rows), data.episode if rows is None else data.episode[rows])
         return world

@@ -67,6 +67,8 @@ def test_all_of_a_model_moves_to_one_device(model: Callable[..., Dynamics]) -> N
         ({"members": 3, "elites": 0}, "elites is 0"),
         ({"members": 0, "elites": 0}, "members is 0"),
         ({"layers": -1}, "layers is -1"),
+        ({"hidden": 0}, "hidden is 0, expected at least 1"),
+        ({"termination_hidden": 0}, "termination_hidden is 0, expected at least 1"),
         ({"termination_head": True}, "no true terminal to learn from"),
     ],
 )

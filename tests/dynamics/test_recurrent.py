@@ -111,6 +111,8 @@ def test_config_is_plain_yaml_and_all_of_it_moves_to_one_device() -> None:
         ({"layers": -1}, "layers is -1"),
         ({"state": 0}, "state is 0, expected at least 1"),
         ({"memory": 0}, "memory is 0, expected at least 1"),
+        ({"hidden": 0}, "hidden is 0, expected at least 1"),
+        ({"reward_network": [8, 0]}, "reward_network is 0, expected at least 1"),
         ({"weight_decays": [0.1]}, "weight_decays has 1 values, expected one a layer: 5"),
         ({"termination_head": True}, "no true terminal to learn from"),
     ],

@@ -73,7 +73,7 @@ def test_a_discrete_action_outside_the_space_is_refused(action: Any) -> None:
     [
         ({"num_envs": 0}, "num_envs is 0, expected at least 1"),
         ({"num_envs": 2, "max_episode_steps": 0}, "max_episode_steps is 0, expected at least 1"),
-        ({"num_envs": 2, "horizon": 0}, "horizon is 0, expected at least 1 step"),
+        ({"num_envs": 2, "horizon": 0}, "horizon is 0, expected a whole number of steps, at least 1"),
     ],
 )
 def test_no_environments_and_no_steps_are_refused(arguments: dict[str, int], part: str) -> None:

@@ -73,6 +73,19 @@ def test_rows_count_within_the_episodes_that_are_replayed() -> None:
     assert torch.equal(batch.next_obs[0, :, 0], DATA.next_obs[6:, 0])
 
 
+def test_episodes_of_another_log_begin_as_they_did() -> None:
+    """The start states that the simulator carries are of the episodes that it replayed before."""
+    for world in simulator_of(DATA), carried():
+        other = world.replaying(DATA, torch.tensor([2, 1]))
+        obs, memory = other.start(20, rng())
+        after = other.step(obs, torch.zeros(20, 1), rng(), memory).next_obs
+        number = (obs[:, None] == DATA.starts).all(-1).long().argmax(1)
+        assert set(number.tolist()) == {1, 2}
+        assert torch.equal(after[:, 0], torch.stack([weather(int(k), torch.tensor(1.0)) for k in number]))
+    assert world.starts is not None
+    assert len(world.starts) == 3  # the world that was asked keeps its own
+
+
 def test_an_unknown_row_is_given_the_beginning_of_a_random_episode() -> None:
     world = simulator_of(DATA).replaying(DATA)
     step = world.step(torch.zeros(300, 2), torch.zeros(300, 1), rng(), world.begin(torch.zeros(300, 2), rng()))

@@ -271,6 +271,12 @@ def test_a_negative_trusted_horizon_is_refused() -> None:
         Simulator(ensemble(), SPEC, trusted_horizon=-1)
 
 
+@pytest.mark.parametrize("margin", [-0.1, float("inf"), float("nan")])
+def test_a_margin_that_is_no_fraction_of_the_range_is_refused(margin: float) -> None:
+    with pytest.raises(ValueError, match=f"margin is {margin}, expected a fraction of the log's range"):
+        Simulator(ensemble(), SPEC, margin=margin)
+
+
 def test_plain_is_the_same_world_without_its_uncertainty() -> None:
     simulator = Simulator(ensemble(), SPEC, max_pairwise, hopper, starts=LOG.obs[:3], trusted_horizon=4)
     simulator.calibrate(LOG)
