@@ -1,25 +1,22 @@
-"""Several `mbrl run`s at once, each in a process of its own: on this machine, or on a Ray cluster."""
+"""Several `mbrl run`s at once, each in a process of its own: on this machine, or elsewhere (`mbrl.cluster`)."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import filelock
 import torch
 import yaml
 
 from mbrl import files
+from mbrl.data import minari
 from mbrl.following import INTERRUPTED, Going
 from mbrl.report.console import tell
 from mbrl.runfolder import PATIENCE as LEAVING
@@ -30,10 +27,6 @@ from mbrl.training.room import check_room
 RUN = (sys.executable, "-m", "mbrl.following", "run", "--config")
 HANDED_ON = ("MBRL_", "MLFLOW_", "MINARI_", "PYTHON")  # beginnings of the variables that a member's machine is told
 RUN_BYTES = 2**30  # of memory that a run takes: `configs/auto.yaml` on 20,000 rows, at its most
-PATIENCE = 5.0  # seconds until an address that does not answer counts as unreachable
-JOINING = 60.0  # seconds until one that answers, and lets nobody join a cluster, counts as no Ray head
-HEAD = "HOST:PORT of a Ray head, as in 10.0.0.1:6379; leave it out to use this machine"
-JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 LINES = 3  # of a failed member's log that are told
 
 
@@ -121,8 +114,11 @@ class Engine(NamedTuple):
             raise ValueError(
                 f"ray_address is {ray_address!r} and engine is {engine}: set engine to ray, or leave it out"
             )
-        run = in_processes if engine == "processes" else on_ray(ray_address)
-        return cls(run, workers, threads, ray_address is None)
+        if engine == "processes":
+            return cls(in_processes, workers, threads, True)
+        from mbrl.cluster import on_ray  # which runs what stands here
+
+        return cls(on_ray(ray_address, threads), workers, threads, ray_address is None)
 
     def __call__(self, members: Sequence[Member]) -> Generator[Ended]:
         """Run what has not been run; each is told as it ends.
@@ -133,6 +129,7 @@ class Engine(NamedTuple):
         if self.here:
             check_room("workers", min(self.workers, len(members)), RUN_BYTES, torch.device("cpu"), "a run")
         told = {key: value for key, value in os.environ.items() if key.startswith(HANDED_ON)}
+        told |= {"MBRL_HOME": str(files.home()), "MINARI_DATASETS_PATH": str(minari.home())}
         return self.run(members, told | {"OMP_NUM_THREADS": str(self.threads)}, self.workers)
 
 
@@ -147,69 +144,6 @@ def in_processes(members: Sequence[Member], told: Mapping[str, str], workers: in
         pool.shutdown(wait=False, cancel_futures=True)
         going.stop()
         pool.shutdown()
-
-
-def on_ray(address: str | None) -> Run:
-    """The same as tasks of a Ray cluster, one core each; without an address on this machine.
-
-    All of a cluster's machines have to see the members' folders, MBRL_HOME and the data sets under the same paths, and
-    have this package.
-
-    Raises:
-        ValueError: Ray is not installed, or no Ray head answers at the address.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError(
-            "engine is ray, which is not installed: pip install 'offline-mbrl[ray]', or engine processes"
-        ) from error
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray's reports to its makers, which nobody asked for
-    if address is not None:
-        _reachable(address)
-
-    def run(members: Sequence[Member], told: Mapping[str, str], workers: int) -> Generator[Ended]:
-        local = {"num_cpus": workers} if address is None else {"address": address}
-        ray.init(**local, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        try:
-            task = ray.remote(num_cpus=1, max_retries=0)(run_member)
-            running = {task.remote(member, dict(told)): member for member in members}
-            while running:
-                (done,), _ = ray.wait(list(running))
-                member = running.pop(done)
-                try:
-                    yield ray.get(done)
-                except ray.exceptions.RayError as error:
-                    yield Ended(member, {}, f"its Ray worker died: {str(error).splitlines()[0]}", stopped=True)
-        finally:
-            ray.shutdown()
-
-    return run
-
-
-def _reachable(address: str) -> None:
-    """Ask before Ray does, which tries for many minutes; and join the cluster for once, in a process that can end."""
-    parts = urlsplit(address if "//" in address else f"//{address}")
-    try:
-        if not parts.hostname or not parts.port:
-            raise OSError("not HOST:PORT")
-        socket.create_connection((parts.hostname, parts.port), PATIENCE).close()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"ray_address is {address!r}, and nothing answers there ({error}): expected {HEAD}") from error
-    try:
-        subprocess.run(
-            [sys.executable, "-c", JOIN, address], capture_output=True, text=True, timeout=JOINING, check=True
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ValueError(
-            f"ray_address is {address!r}, and what answers there is no Ray head, or lets nobody join within"
-            f" {JOINING:.0f} s: expected {HEAD}"
-        ) from error
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["it died without a word"])[-1]
-        raise ValueError(
-            f"ray_address is {address!r}, and its cluster cannot be joined ({last}): expected {HEAD}"
-        ) from error
 
 
 def _wait_for(folder: Path, going: Going) -> None:

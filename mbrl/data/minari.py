@@ -52,6 +52,11 @@ def check_id(id: str) -> str:
     return namespace
 
 
+def home() -> Path:
+    """Where data sets live: `MINARI_DATASETS_PATH`, by default ~/.minari/datasets, as an absolute path."""
+    return get_dataset_path().absolute()
+
+
 def exists(id: str) -> bool:
     """Whether the data set is on this machine.
 

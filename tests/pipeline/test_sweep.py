@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pipeline_toys import ROOT, spoken
 
-from mbrl import engines, parsing, stages
+from mbrl import cluster, engines, parsing, stages
 from mbrl.following import Going
 from mbrl.inspection import EXPERIMENT
 from mbrl.registry import store
@@ -56,7 +56,10 @@ def members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
-def test_a_member_that_is_killed_is_named_and_goes_on(engine: str, members: dict[str, str], tmp_path: Path) -> None:
+def test_a_member_that_is_killed_is_named_and_goes_on(
+    engine: str, members: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # another cluster, which this machine knows of
     command = ["sweep", "--data", "toy/pendulum-v0", "--configs", "bc,mopo", "--seeds", "[0,1]", "--name", "both"]
     command += ["--engine", engine, "--threads", "3", "--folder", str(tmp_path / "out")]
     status, answer, told = spoken(command)
@@ -256,18 +259,48 @@ def test_a_file_whose_name_no_model_can_have_is_refused(tmp_path: Path) -> None:
     assert f"configs has {path}, whose name is to be part of a model's, toy-pendulum-my cloning-2: " in answer["error"]
 
 
+def test_members_are_told_where_state_and_data_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of a cluster stands in another folder, and may have another home."""
+    heard: list[dict[str, str]] = []
+    engine = engines.Engine(lambda members, told, workers: heard.append(dict(told)), 1, 3, False)  # type: ignore[arg-type,func-returns-value,return-value]
+    monkeypatch.delenv("MBRL_HOME")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "sets")
+    engine([])
+    assert heard[0]["MBRL_HOME"] == str(tmp_path / ".mbrl")
+    assert heard[0]["MINARI_DATASETS_PATH"] == str(tmp_path / "sets")
+    assert heard[0]["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "threads", "gpus"),
+    [("cpu", 4, 0), ("cuda", 4, 2), ("cuda", 5, None), ("cpu", 9, None)],
+)
+def test_what_no_machine_of_a_cluster_has_is_refused(
+    accelerator: str, threads: int, gpus: int | None, tmp_path: Path
+) -> None:
+    """Ray would wait for a machine of this kind without an end."""
+    member = engines.Member("a", tmp_path / "a.yaml", ())
+    member.path.write_text(yaml.safe_dump({"accelerator": accelerator, "fit": {"devices": 2}}))
+    machines = [{"CPU": 4.0, "GPU": 2.0, "memory": 1e9}, {"CPU": 8.0}]
+    if gpus is not None:
+        assert cluster.gpus_of(member, threads, machines) == gpus
+        return
+    with pytest.raises(ValueError, match=rf"a needs a machine with {threads} core\(s\) and .* at most 8 and 2: lower"):
+        cluster.gpus_of(member, threads, machines)
+
+
 def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ValueError, match=f"ray_address is '{address}', and nothing answers there"):
-            engines.on_ray(address)
+            cluster.on_ray(address)
 
 
 def test_an_address_where_no_ray_head_listens_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "JOINING", 2.0)
+    monkeypatch.setattr(cluster, "JOINING", 2.0)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()  # and never says a word
@@ -280,7 +313,7 @@ def test_an_address_where_no_ray_head_listens_is_refused_before_anything_is_writ
 
 
 def test_a_cluster_that_cannot_be_joined_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "JOIN", "raise RuntimeError('another version of Ray')")
+    monkeypatch.setattr(cluster, "JOIN", "raise RuntimeError('another version of Ray')")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -288,4 +321,4 @@ def test_a_cluster_that_cannot_be_joined_says_why(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(
             ValueError, match=r"cannot be joined \(RuntimeError: another version of Ray\): expected HOST"
         ):
-            engines.on_ray(address)
+            cluster.on_ray(address)
