@@ -37,6 +37,16 @@ def recorder(device: torch.device, rngs: Iterable[torch.Generator], optimizers: 
     return CudaGraphs(device, rngs, optimizers) if device.type == "cuda" else None
 
 
+def count_on_device(optimizer: Optimizer) -> None:
+    """Have an optimiser count its steps where its parameters are, those that it has taken, too."""
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = True
+            for parameter in group["params"]:
+                if "step" in (state := optimizer.state.get(parameter, {})):
+                    state["step"] = torch.as_tensor(state["step"], dtype=torch.float32).to(parameter.device)
+
+
 class CudaGraphs:
     """Records CUDA graphs, on a stream of its own; see `recorder`.
 
@@ -46,9 +56,7 @@ class CudaGraphs:
     def __init__(self, device: torch.device, rngs: Iterable[torch.Generator], optimizers: Iterable[Optimizer]) -> None:
         self.stream, self.rngs = torch.cuda.Stream(device), list(rngs)
         for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                if "capturable" in group:
-                    group["capturable"] = True
+            count_on_device(optimizer)
 
     def warm(self, call: Callable[[], T]) -> T:
         here = torch.cuda.current_stream()

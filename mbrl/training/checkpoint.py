@@ -104,6 +104,18 @@ class Checkpoint:
             raise ValueError(f"{self.path} has {content['updates']} updates behind it, more than the {most} asked for")
 
 
+def begun_in(path: Path | None) -> str | None:
+    """The precision of the training that a checkpoint is of; None where there is no such file.
+
+    Raises:
+        CorruptFileError: the file is damaged.
+    """
+    if path is None or not path.exists():
+        return None
+    found: str | None = files.load(path).get("settings", {}).get("precision")
+    return found
+
+
 @contextmanager
 def noted_interrupt() -> Iterator[Callable[[], bool]]:
     """Inside, the first Ctrl-C is only noted, so that no update is torn; the second one acts as usual."""

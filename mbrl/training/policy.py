@@ -17,7 +17,7 @@ from mbrl.simulator.simulator import Simulator
 from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
 from mbrl.training.capture import recorder
-from mbrl.training.checkpoint import Checkpoint
+from mbrl.training.checkpoint import Checkpoint, begun_in
 from mbrl.training.checks import STREAMS, check, check_batch, check_ring, pessimistic
 from mbrl.training.drawing import Logged
 from mbrl.training.loop import Log, Loop, Pace
@@ -90,7 +90,8 @@ def fit_policy(
             Without `average` it counts for nothing.
         checkpoint: a file, written every `checkpoint_every` updates, at Ctrl-C and at the end; if it exists, the run
             goes on from it.
-        accelerator, precision: of Fabric. One device. `auto` is bf16-mixed where its matmuls are in hardware.
+        accelerator, precision: of Fabric. One device. `auto` is bf16-mixed where its matmuls are in hardware, and what
+            a checkpoint was begun with where one goes on from it.
         capture: whether updates and rollouts are CUDA graphs, where the device is a GPU; elsewhere it changes nothing.
         log: called with the learner's metrics (tensors) and the update's number.
         log_every: updates between two such calls.
@@ -120,7 +121,7 @@ def fit_policy(
     source = real if isinstance(real, Source) else Whole(real, ends=ends)
     check(learner, worldless, counts, real_ratio, precision, source.rows)
     pessimism = pessimistic(simulator if imagines else None, penalty, halt, halt_cost)
-    arithmetic = settled(precision, accelerator)
+    arithmetic = settled((begun_in(checkpoint) if precision == "auto" else None) or precision, accelerator)
     with quiet():
         fabric = Fabric(accelerator=accelerator, devices=1, precision=arithmetic)
     device = fabric.device

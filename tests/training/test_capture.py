@@ -20,7 +20,7 @@ from mbrl.core import Batch, Learner, World, generator, seeded
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import check_learner
 from mbrl.training import capture, policy
-from mbrl.training.capture import WARM, Captured, CudaGraphs, recorder
+from mbrl.training.capture import WARM, Captured, CudaGraphs, count_on_device, recorder
 from mbrl.training.policy import fit_policy
 from mbrl.watching import Tape
 from policies import RAMBO, SAC
@@ -265,3 +265,21 @@ def test_a_gpu_is_asked_in_the_order_that_torch_asks_for(monkeypatch: pytest.Mon
     recorded = [("generator", "rng"), ("capture", "side"), "replay", "replay"]
     assert gpu.asked == [("stream", "cuda:0"), *WARM * warmed, *recorded]
     assert where == [*WARM * ["side"], "capture"]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_steps_that_were_counted_on_the_host_are_counted_on_the_device_from_then_on(kind: Any) -> None:
+    """An optimiser that is not fused keeps its counter on the CPU, and a checkpoint brings it back there."""
+    optimizer = kind([torch.nn.Parameter(torch.ones(2))])
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(2)
+    optimizer.step()
+    elsewhere = kind([torch.nn.Parameter(torch.ones(2, device="meta"))])
+    (parameter,) = elsewhere.param_groups[0]["params"]
+    elsewhere.state[parameter] = dict(*optimizer.state.values())
+    count_on_device(elsewhere)
+    assert elsewhere.param_groups[0]["capturable"]
+    assert elsewhere.state[parameter]["step"].device == parameter.device
+    count_on_device(optimizer)
+    ((_, state),) = optimizer.state.items()
+    assert float(state["step"]) == 1.0
+    count_on_device(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))]))  # which counts nothing

@@ -13,7 +13,7 @@ import torch
 from rehearsal_toys import ROWS, SHORT, SPEC, Spy, parts, same, straight, weights
 from torch import Tensor
 
-from mbrl import files
+from mbrl import files, precision
 from mbrl.core import Batch, Spec, World
 from mbrl.training.loop import Interrupted
 from mbrl.training.policy import fit_policy
@@ -28,6 +28,19 @@ def test_resume_is_bit_identical(stop: int, tmp_path: Path) -> None:
     report = fit_policy(resumed, ROWS, simulator, updates=30, checkpoint=path, **SHORT)
     assert report.updates == 30
     assert same(weights(resumed), straight(30))
+
+
+def test_auto_goes_on_in_the_precision_that_was_begun_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that multiplies bfloat16, and then on one that does not."""
+    path = tmp_path / "policy.ckpt"
+    for updates, multiplies in (4, True), (8, False):
+        monkeypatch.setattr(precision, "multiplies_bfloat16", lambda _, answer=multiplies: answer)
+        learner, simulator = parts()
+        fit_policy(learner, ROWS, simulator, updates=updates, checkpoint=path, precision="auto", **SHORT)
+        assert files.load(path)["settings"]["precision"] == "bf16-mixed"
+    learner, simulator = parts()
+    with pytest.raises(ValueError, match="precision was bf16-mixed, is 32-true"):
+        fit_policy(learner, ROWS, simulator, updates=9, checkpoint=path, **SHORT)
 
 
 CHILD = """

@@ -230,7 +230,8 @@ def test_an_update_of_a_population_reads_nothing_from_the_device() -> None:
 
 def test_members_have_checkpoints_of_their_own_to_go_on_from(tmp_path: Path) -> None:
     together = trained(12, tmp_path / "all.ckpt", average=4)
-    for k, content in enumerate(apart(files.load(tmp_path / "all.ckpt"), 2)):
+    whole = files.load(tmp_path / "all.ckpt")
+    for k, content in enumerate(apart(whole, 2)):
         files.save(tmp_path / f"{k}.ckpt", content)
         one = alone(SPEC, configured("SAC", **SMALL), 99)
         at = dict(updates=12, checkpoint=tmp_path / f"{k}.ckpt", average=4, **SHORT)
@@ -239,6 +240,8 @@ def test_members_have_checkpoints_of_their_own_to_go_on_from(tmp_path: Path) -> 
         assert same(weights(one), {name: value[k] for name, value in together.learner.state_dict().items()})
         steps = [state["step"].item() for state in one.optimizers["critics"].state.values()]
         assert set(steps) == {12.0}
+        every = whole["ring"]["rows"]
+        assert all(torch.equal(own, every[name][k::2]) for name, own in content["ring"]["rows"].items())
         fit_policy(one, ROWS, parts()[1], **at | {"updates": 16})
         assert all(value.isfinite().all() for value in one.state_dict().values())
 
