@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ from mbrl.simulator import card
 
 ROOT = Path(__file__).resolve().parents[1]
 DOT = b"\x89PNG\r\n\x1a\n"  # as a picture begins
+STEPS = 50  # of an episode, at most
 DEBUG = ["run", "--config", str(config_file("debug.yaml")), "--rehearsal.updates", "300"]
 PENDULUM = [*DEBUG, "--data.id", "toy/pendulum-v0", "--name", "toy"]
 
@@ -44,11 +46,11 @@ QUICK = (
 
 
 def quick(arguments: list[str]) -> int:
-    """A command as the whole of this process, with small cards and dots for pictures."""
+    """A command as the whole of this process, with short episodes, small cards and dots for pictures."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "LOCK_SECONDS", 240.0)  # as others may be busy on the machine
-        small_cards(patch)
+        small(patch)
         dots(patch)
         return main(arguments)
 
@@ -63,10 +65,12 @@ def apart(arguments: list[str], environ: Mapping[str, str], output: Path) -> Non
     sys.exit(quick(arguments))
 
 
-def small_cards(patch: pytest.MonkeyPatch) -> None:
-    """Report cards that follow a few particles from a few states; as many as a user gets are a second of each fit."""
+def small(patch: pytest.MonkeyPatch) -> None:
+    """Short episodes, and report cards that follow a few particles from a few states: half the time of a toy run."""
     patch.setattr(card, "STARTS", 30)
     patch.setattr(card, "PARTICLES", 20)
+    for name in ("Pendulum-v1", "CartPole-v1"):
+        patch.setattr(gym.spec(name), "max_episode_steps", STEPS)
 
 
 def dots(patch: pytest.MonkeyPatch, but: str = "") -> None:

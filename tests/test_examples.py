@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from pipeline_toys import dots, small_cards
+from pipeline_toys import dots, small
 
 from mbrl import demonstration
 from mbrl.__main__ import config_file, main
@@ -32,7 +32,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         point_at(folder, patch)
         dots(patch)
-        small_cards(patch)
+        small(patch)
         demonstration.log_pendulum(LOG, 8, seed=0)
         assert main(["run", "--config", str(config_file("debug.yaml")), "--data.id", LOG, "--name", "toy"]) == 0
     return folder
@@ -110,7 +110,7 @@ def test_a_learner_of_ones_own_is_used_by_its_dotted_path(tmp_path: Path, monkey
     shutil.copy(ROOT / "examples" / "03_write_your_own_learner.py", tmp_path / "my_learner.py")
     monkeypatch.syspath_prepend(tmp_path)  # as PYTHONPATH=. does
     dots(monkeypatch)
-    small_cards(monkeypatch)
+    small(monkeypatch)
     debug = ["run", "--config", str(config_file("debug.yaml")), "--data.id", LOG, "--name", "own"]
     assert main([*debug, "--learner", "my_learner.WeightedCloning", "--learner.sharpness", "2.0"]) == 0
     (folder,) = (Path(os.environ["MBRL_HOME"]) / "runs").glob("own-*")

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from mlflow import MlflowClient
-from pipeline_toys import small_cards, spoken
+from pipeline_toys import small, spoken
 
 from mbrl import environments, playing
 from mbrl.__main__ import config_file
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MBRL_HOME", str(folder / "home"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
-    small_cards(monkeypatch)
+    small(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def whole(folder: Path) -> tuple[dict[str, Any], str]:
         patch.setenv("MBRL_HOME", str(folder / "home"))
         patch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        small_cards(patch)
+        small(patch)
         torch.set_num_threads(1)
         played = playing.record("CartPole-v1", lambda obs, rng: rng.integers(2), 16, seed=0)
         minari.write("toy/cartpole-v0", played, *environments.spaces("CartPole-v1"), env_id="CartPole-v1")

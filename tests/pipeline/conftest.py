@@ -8,7 +8,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from pipeline_toys import PENDULUM, dots, small_cards, spoken
+from pipeline_toys import PENDULUM, dots, small, spoken
 
 from mbrl import demonstration, environments, playing
 from mbrl.data import minari
@@ -21,6 +21,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("datasets")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(folder))
+        small(patch)
         demonstration.log_pendulum("toy/pendulum-v0", 8, seed=0)
         played = playing.record("CartPole-v1", lambda obs, rng: rng.integers(2), 16, seed=0)
         minari.write("toy/cartpole-v0", played, *environments.spaces("CartPole-v1"), env_id="CartPole-v1")
@@ -29,11 +30,11 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def here(logs: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """These logs, an empty store and small report cards."""
+    """These logs, an empty store, short episodes and small report cards."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(logs))
     (tmp_path / "home").mkdir()
     shutil.copy(template, tmp_path / "home" / "mlflow.db")
-    small_cards(monkeypatch)
+    small(monkeypatch)
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def whole(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
         patch.setenv("MBRL_HOME", str(home))
         patch.setenv("MINARI_DATASETS_PATH", str(logs))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        small_cards(patch)
+        small(patch)
         torch.set_num_threads(1)
         status, answer, told = spoken([*PENDULUM, "--env", "Pendulum-v1", "--folder", str(home / "here")])
     assert status == 0
