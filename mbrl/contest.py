@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -223,11 +224,15 @@ def _check_name(name: str, path: Path) -> None:
 
 def run_settings(path: Path, arena: Arena, more: Sequence[str]) -> dict[str, Any]:
     """The whole configuration of `mbrl run` with this file, as plain values."""
-    from mbrl import parsing, stages
+    from mbrl import parsing, stages, wording
 
     arguments = ["--config", str(path), "--data.id", arena.data_id, *more]
     parser = parsing.parser(stages.run, "run", None, arguments)
-    parsed = parser.parse_args(arguments)
+    try:
+        parsed = parser.parse_args(arguments)
+    except argparse.ArgumentError as error:
+        told = wording.complaint(error, parser, arguments)
+        raise ValueError(told if str(path) in told else f"a run of {path}: {told}") from error
     parser.instantiate(parsed)  # which refuses what no run could use
     dumped = parser.dump(parsed, skip_unset=False, skip_default=False)
     settings: dict[str, Any] = yaml.safe_load(dumped)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from mbrl.limits import check_seed
+
 
 def finetune(
     name: str,
@@ -40,6 +42,7 @@ def finetune(
     for setting, value, least in ("episodes", episodes, 2), ("updates_per_step", updates_per_step, 1):
         if value < least:
             raise ValueError(f"{setting} is {value}, expected at least {least}")
+    check_seed(seed)
     if not 0 < share < 1:
         raise ValueError(f"share is {share}, expected a number above 0 and below 1")
     if floor is not None and not math.isfinite(floor):

@@ -60,15 +60,15 @@ def keep(card: Card, label: str, record: RunLog, folder: Path, stem: str, own_lo
         OSError: the folder is not writable.
         StoreError: the store did not take it.
     """
-    page, numbers = _written(card, label, record, folder / f"{stem}.html", "card")
+    page = folder / f"{stem}.html"
+    numbers = _logged(card, label, record, page, "card")
     cards.bind(label, record.run_id, card.numbers, own_log)
-    with files.replacing(folder / f"{stem}.json") as beside:  # last: its presence says that all of it is done
-        beside.write_text(numbers)
+    _write(page.with_suffix(".json"), numbers)  # last: its presence says that all of it is done
     return page
 
 
 def keep_judge(card: Card, name: str, record: RunLog, folder: Path) -> Path:
-    """Write judge-card.html to `folder`, and log it to `record`, with its numbers: the second simulator of run `name`.
+    """Write judge-card.html and .json to `folder`, and log both to `record`: the second simulator of run `name`.
 
     It has no version that this could be bound to: it is kept with the run, as a witness.
 
@@ -76,17 +76,24 @@ def keep_judge(card: Card, name: str, record: RunLog, folder: Path) -> Path:
         OSError: the folder is not writable.
         StoreError: the store did not take it.
     """
-    return _written(card, f"the second simulator of {name}", record, folder / "judge-card.html", "judge-card")[0]
+    page = folder / "judge-card.html"
+    _write(page.with_suffix(".json"), _logged(card, f"the second simulator of {name}", record, page, page.stem))
+    return page
 
 
-def _written(card: Card, label: str, record: RunLog, page: Path, stem: str) -> tuple[Path, str]:
-    """The page, written and logged as STEM.html, and its numbers as JSON, logged as STEM.json."""
+def _logged(card: Card, label: str, record: RunLog, page: Path, stem: str) -> str:
+    """Write the page, log it as STEM.html and its numbers as STEM.json, and return these."""
     card.numbers["about"]["simulator"] = label
     numbers = json.dumps(card.numbers, indent=2, allow_nan=False) + "\n"
     write_page(page, card)
     record.text(page.read_text(), f"{stem}.html")
     record.text(numbers, f"{stem}.json")
-    return page, numbers
+    return numbers
+
+
+def _write(path: Path, text: str) -> None:
+    with files.replacing(path) as beside:
+        beside.write_text(text)
 
 
 def inspect(name: str, version: str | None, data_id: str | None, download: bool, seed: int) -> dict[str, Any]:

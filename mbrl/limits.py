@@ -28,7 +28,7 @@ def callable_with(name: str, function: Callable[..., Any] | None, *arguments: st
         return
     try:
         inspect.signature(function).bind(*arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # the latter of functions in C, which say nothing of their arguments
         path = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
         raise ValueError(f"{name} is {path}, which does not take ({', '.join(arguments)}): {error}") from error
 

@@ -93,8 +93,7 @@ class Pipeline:
                 with RunLog.open(EXPERIMENT, self.name, folder.facts.get("run_id")) as record:
                     result = self._stages(worlds, model, learners, cloning, assessment, Desk(folder, record))
             except KeyboardInterrupt as stop:
-                again = f"mbrl run --config {path / 'config.yaml'}"
-                raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; go on with: {again}") from stop
+                raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; go on with: {folder.again}") from stop
             folder.finish(result)
         tell("next", "mbrl ui   shows the curves, pictures, verdict and models of all runs")
         return result
@@ -223,7 +222,7 @@ class Pipeline:
         record.tags(Lineage.of(data).tags() | {"mbrl.folder": str(folder.path)})
         record.input(LoggedData(data), "training")
         word = "resumed in" if record.resumed else "folder"
-        tell(word, f"{folder.path}   (should this end early: mbrl run --config {folder.path / 'config.yaml'})")
+        tell(word, f"{folder.path}   (should this end early: {folder.again})")
 
     def _improve(self, one: Making, learner: Learner, log: Log, own: Rehearsed | None, desk: Desk) -> PolicyReport:
         """Rehearse one candidate."""

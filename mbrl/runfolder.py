@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -75,6 +76,11 @@ class RunFolder:
         with _taken(path / f"{stage}{STAGE}", 0, f"another process makes {stage} in {path}: wait, or end it"):
             yield cls(path, fingerprint, stage)
 
+    @property
+    def again(self) -> str:
+        """The command that goes on with the run, as it is typed."""
+        return f"mbrl run --config {shlex.quote(str(self.path / 'config.yaml'))}"
+
     def settle(self, settings: dict[str, Any]) -> None:
         """Keep the whole configuration as `config.yaml`; a run that was begun goes on with the one that it has.
 
@@ -86,8 +92,8 @@ class RunFolder:
             self.write(path.name, yaml.safe_dump(settings, sort_keys=False))
         elif odd := differences(yaml.safe_load(path.read_text()), settings):
             raise ValueError(
-                f"{self.path} holds a run with other settings: {odd}. Continue it with"
-                f" `mbrl run --config {path}`, or start a new run without --folder"
+                f"{self.path} holds a run with other settings: {odd}. Continue it with `{self.again}`, or start a new"
+                " run without --folder"
             )
 
     def remember(self, **facts: Any) -> None:

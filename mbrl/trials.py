@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from mbrl.limits import check_seeds
+from mbrl.limits import check_seed, check_seeds
 from mbrl.settings import Trial
 
 
@@ -38,6 +41,7 @@ def evaluate(
     """
     from mbrl import comparison
 
+    check_seed(seed)
     if not 0 < level < 1:
         raise ValueError(f"level is {level}, expected a coverage between 0 and 1, such as 0.95")
     if env is None and (judge or data is None):
@@ -46,6 +50,7 @@ def evaluate(
     if estimators is not None and data is None and not judge:
         raise ValueError(f"estimators is {estimators!r}, and there is no log for them to work on: name one (--data ID)")
     _check_own(trial, "--episodes")
+    _check_read(env, data is not None or judge, {"episodes": episodes, "seed": seed, "level": level}, trial)
     played = comparison.TrueEpisodes(env, episodes, seed, level)
     if data is None and not judge:
         return comparison.measure(policy, played)
@@ -178,6 +183,19 @@ def sweep(
             raise ValueError(f"configs has {label}, which cannot learn from {data}: {reason}")
     place = (folder or files.home() / "sweeps" / name).absolute()
     return sweeping.sweep(name, arena, found, seeds, place, runner)
+
+
+def _check_read(env: str | None, logged: bool, played: Mapping[str, float], trial: Trial) -> None:
+    """Refuse settings of `evaluate` that are of episodes which nobody plays, or of a log that there is not."""
+    defaults = {name: default.default for name, default in inspect.signature(evaluate).parameters.items()}
+    changed = [f"{name} is {value}" for name, value in played.items() if value != defaults[name]]
+    if env is None and changed:
+        raise ValueError(f"{changed[0]}, which is of episodes in a true environment: name one (--env), or leave it out")
+    for field in dataclasses.fields(trial):
+        if not logged and (value := getattr(trial, field.name)) != getattr(Trial, field.name):
+            raise ValueError(
+                f"trial.{field.name} is {value}, which is of estimates on a log: name one (--data ID), or leave it out"
+            )
 
 
 def _check_own(trial: Trial, instead: str) -> None:

@@ -254,7 +254,15 @@ def test_an_audit_writes_a_page_and_no_other_file(tmp_path: Path, capsys: pytest
     assert f"html is '{log}', expected the name of a page to write, such as audit.html" in err
 
 
-@pytest.mark.parametrize("command", [["audit", "toy/log-v0"], ["run", "--data.id", "toy/log-v0"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["audit", "toy/log-v0"],
+        ["run", "--data.id", "toy/log-v0"],
+        ["evaluate", "--policy", "models:/toy-policy/1", "--env", "Pendulum-v1"],
+        ["finetune", "toy", "--steps", "100", "--env", "Pendulum-v1"],
+    ],
+)
 def test_a_negative_seed_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     status, err = failing([*command, "--seed", "-1"], capsys)
     assert (status, "seed is -1, expected 0 or more" in err) == (1, True)

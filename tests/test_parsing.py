@@ -1,6 +1,7 @@
 """How the words of a command line are understood."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,20 @@ def test_true_episodes_of_a_run_are_refused_where_they_would_be_ignored() -> Non
         stages.evaluate("models:/mill-policy", env="Pendulum-v1", trial=Trial(episodes=3))
     with pytest.raises(ValueError, match=r"trial\.episodes is 3.*here is no true environment"):
         stages.select("mill", trial=Trial(episodes=3))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"data": "a/b-v0", "episodes": 7}, r"episodes is 7, which is of episodes in a true environment: name one"),
+        ({"data": "a/b-v0", "level": 0.5}, r"level is 0\.5, which is of episodes in a true"),
+        ({"env": "Pendulum-v1", "trial": Trial(starts=8)}, r"trial\.starts is 8, which is of estimates on a log: name"),
+        ({"env": "Pendulum-v1", "trial": Trial(rules=Path("no.yaml"))}, r"trial\.rules is no\.yaml, which is of est"),
+    ],
+)
+def test_settings_of_what_an_evaluation_does_not_do_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        stages.evaluate("models:/mill-policy", **given)
 
 
 def test_a_file_in_the_place_of_an_id_is_to_be_imported(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The notes of a run: what is kept, and what a second process is told that wants the same folder."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,14 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"env was None, is Hopper-v5; fit\.lr was 0\.001, is 0\.01; seed was 0"):
             folder.settle({"seed": 1, "fit": {"lr": 0.01, "patience": 5}, "env": "Hopper-v5"})
     assert (tmp_path / "config.yaml").read_text().startswith("seed: 0\n")
+
+
+def test_the_way_to_go_on_can_be_pasted(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "my runs" / "ü", LOG) as folder:
+        assert shlex.split(folder.again) == ["mbrl", "run", "--config", str(tmp_path / "my runs" / "ü" / "config.yaml")]
+        folder.settle(SETTINGS)
+        with pytest.raises(ValueError, match=r"Continue it with `mbrl run --config '.*/my runs/ü/config\.yaml'`, or"):
+            folder.settle({**SETTINGS, "seed": 1})
 
 
 def test_another_log_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import inspect
 
 import pytest
+import yaml
 
+from mbrl.__main__ import config_file
 from mbrl.settings import Data, Fit, Rehearsal
 from mbrl.training.dynamics import fit_dynamics
 
@@ -46,6 +48,13 @@ def test_a_rollout_without_steps_is_refused() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=rf"rehearsal\.{message}"):
         Rehearsal(**settings)
+
+
+def test_a_learner_that_imagines_nothing_can_take_the_place_of_that_of_the_default_recipe() -> None:
+    """`mbrl run --learner policies.IQL` reads mopo.yaml, and nobody has typed what that learner cannot use."""
+    recipe = yaml.safe_load(config_file("mopo.yaml").read_text())
+    Rehearsal(**recipe["rehearsal"]).check("IQL", imagines=False, uncertain=True)
+    assert recipe["simulator"]["uncertainty"]  # so that MOPO itself has its penalty
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,8 @@ class RunLog:
         """
         client = MlflowClient(uri := store.connect())
         sender = Sender(client, uri)
-        with _asking(uri, f"run {run_id!r} cannot be resumed" if run_id else f"run {name!r} cannot be started"):
+        resumed = f"run {run_id!r} cannot be resumed, unless MBRL_HOME is the one that it was begun with"
+        with _asking(uri, resumed if run_id else f"run {name!r} cannot be started"):
             if run_id is None:
                 run = client.create_run(store.get_or_create(experiment), tags=resolve_tags(), run_name=name)
                 return cls(sender, run, parent=True, resumed=False)

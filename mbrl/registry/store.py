@@ -73,7 +73,8 @@ def registry() -> str:
 
 def artifacts(uri: str) -> str | None:
     """Where artefacts of a new experiment go: `MBRL_HOME/artifacts` if the store is embedded, else None."""
-    return (files.home() / "artifacts").as_uri() if uri == _uri(database()) else None
+    embedded = uri.startswith(SQLITE) and Path(uri.removeprefix(SQLITE)).resolve() == database().resolve()
+    return (files.home() / "artifacts").as_uri() if embedded else None
 
 
 def claim(uri: str) -> None:

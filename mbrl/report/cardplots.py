@@ -39,7 +39,7 @@ def plot_intervals(path: Path, numbers: Mapping[str, Any]) -> None:
     channels.axvspan(0.88, 0.92, color=style.SKY, alpha=0.25, lw=0)
     channels.plot(one["coverage_scaled"][LEVEL], rows, "o", color=style.ORANGE, mfc="none", label="before")
     channels.plot(one["coverage"][LEVEL], rows, "o", color=style.BLUE, label="this simulator")
-    channels.set_yticks(rows, [textwrap.shorten(name, 22, placeholder="…") for name in names])
+    channels.set_yticks(rows, [style.short(name, 22) for name in names])
     channels.invert_yaxis()
     channels.xaxis.set_major_locator(MaxNLocator(5))
     channels.xaxis.set_major_formatter(PercentFormatter(1))
@@ -67,7 +67,7 @@ def plot_horizon(path: Path, numbers: Mapping[str, Any]) -> None:
         dashes, colour = style.CURVES[i % len(style.CURVES)]
         name = loop["channels"][channel]
         for axes, values in (left, share), (right, covered):
-            axes.plot(steps, values[:, channel], ls=dashes, color=colour, lw=1.5, label=textwrap.shorten(name, 26))
+            axes.plot(steps, values[:, channel], ls=dashes, color=colour, lw=1.5, label=style.short(name, 26))
     for axes, limit in (left, trusted["most_share"]), (right, trusted["least_coverage"]):
         axes.axhline(limit, color=style.RED, ls="--", lw=1.4)
         axes.axvspan(0, trusted["steps"], color=style.GREEN, alpha=0.08, lw=0)

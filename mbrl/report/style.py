@@ -53,6 +53,12 @@ def number(value: float) -> str:
     return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}").replace("-", "\N{MINUS SIGN}")
 
 
+def short(name: str, letters: int) -> str:
+    """At most so many letters: what tells names of sensors apart is mostly at their ends."""
+    left = letters // 2
+    return name if len(name) <= letters else f"{name[:left]}…{name[left + 1 - letters :]}"
+
+
 def count_bad(values: Floats) -> int:
     """How many values are NaN or infinite."""
     return int((~np.isfinite(values)).sum())

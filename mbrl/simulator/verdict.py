@@ -57,11 +57,10 @@ def _reason(good: bool, text: str) -> dict[str, Any]:
 def _intervals(mean: Mapping[str, Any]) -> list[dict[str, Any]]:
     covered, error = float(mean["coverage"]["90%"]), float(mean["calibration_error"])
     low, high = COVERED
-    wanted = f"expected {low:.0%} to {high:.0%}"
+    wanted, held = f"expected {low:.0%} to {high:.0%}", low <= covered <= high
+    share = f"{covered:.1%}" if held else f"{covered:.2%}"  # which rounding does not make one of those expected
     return [
-        _reason(
-            low <= covered <= high, f"its 90% intervals for the next step hold {covered:.1%} of the log ({wanted})"
-        ),
+        _reason(held, f"its 90% intervals for the next step hold {share} of the log ({wanted})"),
         _reason(error <= CALIBRATED, f"its calibration error is {error:.3f} (expected at most {CALIBRATED})"),
     ]
 

@@ -180,6 +180,23 @@ def test_what_cannot_be_compared_is_refused_before_any_work(arguments: list[str]
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a: [", "{path} is no YAML: "),
+        ("- 1\n- 2\n", "a run of {path}: "),
+        ("seeed: 1\n", "a run of {path}: there is no setting seeed: did you mean seed or seeds?"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named(text: str, part: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    command = ["compare", "--data", "toy/pendulum-v0", "--learners", str(path), "--folder", str(tmp_path / "out")]
+    status, answer, _ = spoken(command)
+    assert status == 1
+    assert answer["error"].startswith(part.format(path=path)), answer
+
+
 def test_a_file_whose_name_no_candidate_can_have_is_refused(tmp_path: Path) -> None:
     path = learner(tmp_path, "my cloning", "policies.BC")
     status, answer, _ = spoken(

@@ -58,7 +58,8 @@ def test_its_folder_holds_what_a_later_process_needs(whole: tuple[Path, dict[str
     folder = home / "here"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     checkpoints = {"simulator.ckpt", "baseline.ckpt", "policy.ckpt", "judge.ckpt", "witnesses.ckpt"}
-    notes = {"config.yaml", "run.json", "result.json", "audit.html", "card.html", "card.json", "judge-card.html"}
+    pages = {f"{stem}.{kind}" for stem in ("card", "judge-card") for kind in ("html", "json")}
+    notes = {"config.yaml", "run.json", "result.json", "audit.html"} | pages
     fits = {"simulator/dynamics.ckpt", "judge/dynamics.ckpt"}
     assert names - {"run.lock"} == notes | checkpoints | fits
     assert f"mbrl run --config {folder / 'config.yaml'}" in told

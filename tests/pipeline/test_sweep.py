@@ -131,7 +131,7 @@ def test_a_member_is_a_whole_configuration_of_a_run(tmp_path: Path) -> None:
     parsed = parsing.parser(stages.run, "run", None, arguments).parse_args(arguments)
     assert (parsed.seed, parsed.env, parsed.name) == (1, "Pendulum-v1", "both-mopo-1")
     wanted = yaml.safe_load((ROOT / "configs" / "mopo.yaml").read_text())
-    assert parsed.rehearsal.penalty == wanted["rehearsal"]["penalty"]
+    assert parsed.rehearsal.updates == wanted["rehearsal"]["updates"]
     assert parsed.folder == tmp_path / "out" / "mopo-1"
     assert parsed.fit.shared == tmp_path / "out" / "fits"
 

@@ -26,6 +26,8 @@ def test_the_page_is_in_the_folder_and_with_the_run(log: RunLog, tmp_path):
     )
     assert stored == page.read_text()
     assert json.loads(numbers) == json.loads(json.dumps(card.numbers))
+    assert page.with_suffix(".json").read_text() == numbers
+    assert "beside it in the JSON file of its name" in stored
     assert client.search_registered_models() == []
 
 

@@ -294,7 +294,7 @@ def test_a_resumed_run_continues_where_it_ended(home):
 
 
 def test_a_run_that_is_not_there_cannot_be_resumed(log):
-    with pytest.raises(store.StoreError, match="run 'feedbeef' cannot be resumed"):
+    with pytest.raises(store.StoreError, match="run 'feedbeef' cannot be resumed, unless MBRL_HOME is"):
         RunLog.open("e", "r", run_id="feedbeef")
     client().delete_run(log.run_id)
     with pytest.raises(store.StoreError, match="is deleted"):

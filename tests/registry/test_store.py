@@ -43,6 +43,16 @@ def test_the_uri_that_the_user_has_set_wins_and_ours_does_not_pass_for_it(home, 
     assert os.environ["MLFLOW_TRACKING_URI"] == theirs
 
 
+def test_the_embedded_store_is_known_by_another_path_to_it(home, tmp_path, monkeypatch):
+    """As where the working folder is reached by a link, and the shell's PWD says so."""
+    store.connect()
+    (tmp_path / "link").symlink_to(home)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'link' / 'mlflow.db'}")
+    store.connect()
+    experiment = MlflowClient().get_experiment(store.get_or_create("linked"))
+    assert experiment.artifact_location == (home / "artifacts").as_uri()
+
+
 def test_another_home_is_another_store(home, template, monkeypatch):
     first = store.connect()
     monkeypatch.setenv("MBRL_HOME", str(template.parent))

@@ -212,6 +212,17 @@ def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_long_names_keep_both_ends() -> None:
+    names = ["boiler_feedwater_temperature_outlet", "boiler_feedwater_temperature_inlet", "level", "x" * 22]
+    assert [style.short(name, 22) for name in names] == [
+        "boiler_feed…ure_outlet",
+        "boiler_feed…ture_inlet",
+        "level",
+        "x" * 22,
+    ]
+    assert {len(style.short("abcdefghij", count)) for count in (4, 5)} == {4, 5}
+
+
 def test_a_full_disk_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     picture(path)

@@ -259,6 +259,8 @@ def test_the_settings_ask_for_both_or_neither() -> None:
     for given in {"structure": integrated}, {"computed": ["x"]}:
         with pytest.raises(ValueError, match=r"simulator\.computed is .*, expected channels if simulator\.structure"):
             World(**given)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"simulator\.structure is builtins\.max, which does not take"):
+        World(structure=max, computed=[0])
     with pytest.raises(ValueError, match=r"simulator\.structure is .*which does not take \(obs, action, next_obs\)"):
         World(structure=abs, computed=[0])
 
