@@ -3,9 +3,11 @@
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +37,6 @@ def spoken(arguments: list[str]) -> tuple[int, dict[str, Any], str]:
     return status, json.loads(out.getvalue()), err.getvalue()
 
 
-QUICK = (
-    sys.executable,
-    "-c",
-    f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from pipeline_toys import quick;"
-    " sys.exit(quick(sys.argv[1:]))",
-    "run",
-    "--config",
-)  # in the place of `mbrl.engines.RUN`
-
-
 def quick(arguments: list[str]) -> int:
     """A command as the whole of this process, with short episodes, small cards and dots for pictures."""
     torch.set_num_threads(1)
@@ -55,8 +47,19 @@ def quick(arguments: list[str]) -> int:
         return main(arguments)
 
 
-def apart(arguments: list[str], environ: Mapping[str, str], output: Path) -> None:
-    """Run a command as the whole of a process of its own, all that it prints going to a file; pictures are dots."""
+def forked(arguments: Sequence[str], environ: Mapping[str, str], output: Path) -> BaseProcess:
+    """A command as the whole of a process of its own, forked from one that has imported everything and done nothing.
+
+    All that it prints goes to a file; pictures are dots.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mbrl.pipeline"])
+    process = context.Process(target=_apart, args=(list(arguments), dict(environ), output))
+    process.start()
+    return process
+
+
+def _apart(arguments: list[str], environ: Mapping[str, str], output: Path) -> None:
     os.environ.clear()
     os.environ.update(environ)
     with output.open("wb") as file:

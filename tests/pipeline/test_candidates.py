@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
-from pipeline_toys import PENDULUM, ROOT, spoken, stages
+from pipeline_toys import PENDULUM, ROOT, dots, small, spoken, stages
 
 from mbrl import files
 from mbrl.registry import models, store
@@ -15,6 +16,7 @@ from mbrl.registry.rules import PACKAGED
 
 BC = {"class_path": "policies.BC"}
 SAC = {"class_path": "policies.SAC", "init_args": {"hidden": [16, 16]}}
+TRUE = ["--env", "Pendulum-v1"]
 SHORT = {"updates": 40, "batch_size": 32, "rollout_every": 20, "rollout_starts": 16, "keep_rollouts": 2}
 SEVERAL = {"imitation": {"learner": BC, "rehearsal": {"updates": 30}}, "mopo": {"learner": SAC, "rehearsal": SHORT}}
 
@@ -32,11 +34,42 @@ def config(folder: Path, candidates: dict[str, Any]) -> list[str]:
     return ["run", "--config", str(path), "--data.id", "toy/pendulum-v0", "--name", "toy"]
 
 
-@pytest.mark.usefixtures("sketched")
-def test_several_are_judged_side_by_side_and_the_run_can_be_repeated(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    status, answer, told = spoken([*config(tmp_path, SEVERAL), "--env", "Pendulum-v1", "--folder", str(folder)])
-    assert status == 0
+def weights(folder: Path, stage: str) -> dict[str, Any]:
+    """Of a stage of a run: all tensors, by name."""
+    content = files.load(folder / f"{stage}.ckpt")
+    return content.get("learner", content)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two states are alike, tensor by tensor."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.fixture(scope="module")
+def alone(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """A run of several, all of it in this process: its MBRL_HOME, its answer, and what it printed."""
+    home = tmp_path_factory.mktemp("several")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MBRL_HOME", str(home))
+        patch.setenv("MINARI_DATASETS_PATH", str(logs))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        small(patch)
+        dots(patch)
+        torch.set_num_threads(1)
+        status, answer, told = spoken([*config(home, SEVERAL), *TRUE, "--folder", str(home / "run")])
+    assert status == 0, answer
+    return home, answer, told
+
+
+def test_several_are_judged_side_by_side(
+    alone: tuple[Path, dict[str, Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, answer, told = alone
+    monkeypatch.setenv("MBRL_HOME", str(home))
     rows = answer["candidates"]
     assert {name: (row["version"], row["updates"]) for name, row in rows.items()} == {
         "imitation": ("1", 30),
@@ -61,9 +94,36 @@ def test_several_are_judged_side_by_side_and_the_run_can_be_repeated(tmp_path: P
     status, history, _ = spoken(["history", "toy", "--verify"])
     assert status == 0
     assert {move["after"] for entry in history["entries"] for move in entry["moves"]} == {"1", "2"}
-    (folder / "result.json").unlink()
-    status, again, _ = spoken(["run", "--config", str(folder / "config.yaml")])
-    assert (status, again["estimates"], again["candidates"]) == (0, answer["estimates"], rows)
+
+
+@pytest.mark.usefixtures("sketched")
+def test_processes_make_the_run_that_one_would_make_and_it_can_be_repeated(
+    alone: tuple[Path, dict[str, Any], str], tmp_path: Path
+) -> None:
+    home, first, _ = alone
+    together = tmp_path / "together"
+    several = [*config(tmp_path, SEVERAL), *TRUE, "--folder", str(together), "--workers", "3"]
+    status, answer, told = spoken(several)
+    assert status == 0, answer
+    assert answer["candidates"] == first["candidates"]
+    assert answer["estimates"] == first["estimates"]
+    for stage in ("simulator", "judge", "policy-imitation", "policy-mopo"):
+        assert same(weights(home / "run", stage), weights(together, stage)), stage
+        assert answer["seconds"][stage] > 0
+    assert "judge: epoch 2: " in told
+    assert told.count("policy-mopo        40 updates") == 1
+    assert "its own process ended" not in told
+    client = MlflowClient(store.connect())
+    run = client.get_run(answer["run_id"])
+    children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    names = [child.info.run_name for child in children]
+    assert len(set(names)) == len(names) >= 7  # the process that waits goes on with the stage of the one that made it
+    assert {child.info.status for child in children} == {run.info.status} == {"FINISHED"}
+    assert len(stages(client, run)["judge"].data.metrics) > 3  # which its process has sent
+    assert not (together / "judge.json").exists()
+    (together / "result.json").unlink()
+    status, again, _ = spoken(["run", "--config", str(together / "config.yaml"), "--workers", "1"])
+    assert (status, again["estimates"], again["candidates"]) == (0, first["estimates"], first["candidates"])
 
 
 @pytest.mark.usefixtures("sketched")

@@ -1,15 +1,18 @@
 """`mbrl compare`: cells are runs, a table of means over seeds, and what cannot learn from a log is named."""
 
 import json
+import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import yaml
-from pipeline_toys import QUICK, ROOT, spoken
+from pipeline_toys import ROOT, forked, spoken
 
 from mbrl import engines
+from mbrl.following import Going
 from mbrl.registry.rules import PACKAGED
 
 # In the place of `mbrl run`: learners whose learning rate is beyond 1 diverge, and take what is learned with them.
@@ -33,9 +36,17 @@ result.write_text(json.dumps(answer | {"true_environment": {"behaviour cloning":
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "RUN", QUICK)
+    """Runs of an engine that are forked; how those of a user begin, follow and end is asked in test_sweep.py."""
+
+    def run(_: Going, command: Sequence[str], out: IO[str], told: Mapping[str, str]) -> int:
+        process = forked(command[len(engines.RUN) - 2 :], {**os.environ, **told}, Path(out.name))
+        process.join()
+        assert process.exitcode is not None
+        return process.exitcode
+
+    monkeypatch.setattr(Going, "run", run)
 
 
 def learner(folder: Path, name: str, path: str, **init_args: Any) -> str:
@@ -51,6 +62,7 @@ def learner(folder: Path, name: str, path: str, **init_args: Any) -> str:
     return str(folder / f"{name}.yaml")
 
 
+@pytest.mark.usefixtures("quick")
 def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path) -> None:
     both = learner(tmp_path, "cloning", "policies.BC"), learner(tmp_path, "mopo", "policies.SAC", hidden=[16, 16])
     command = ["compare", "--data", "toy/pendulum-v0", "--env", "Pendulum-v1", "--learners", ",".join(both)]
@@ -125,6 +137,7 @@ def test_a_learner_that_diverges_leaves_those_of_its_run_alone(tmp_path: Path, m
     assert set(again["scores"]["toy-pendulum"]) == {"wild", "good", "behaviour cloning"}
 
 
+@pytest.mark.usefixtures("quick")
 def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tmp_path: Path) -> None:
     both = learner(tmp_path, "cloning", "policies.BC"), learner(tmp_path, "bcq", "policies.BCQ")
     command = ["compare", "--data", "toy/cartpole-v0", "--learners", ",".join(both), "--seeds", "[0,1]"]

@@ -1,67 +1,20 @@
-"""A run whose stages are made at the same time by processes of their own: the same run, and nobody is left behind."""
+"""Processes that make stages of a run: what they find out is remembered, and nobody is left behind."""
 
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from mlflow import MlflowClient
-from pipeline_toys import spoken, stages
+from pipeline_toys import spoken
 from test_candidates import SEVERAL, config
 
-from mbrl import crew, engines, files
+from mbrl import crew, engines
 from mbrl.crew import Crew
-from mbrl.registry import store
 from mbrl.runfolder import RunFolder
 from mbrl.training import room
-
-
-def weights(folder: Path, stage: str) -> dict[str, Any]:
-    """Of a stage of a run: all tensors, by name."""
-    content = files.load(folder / f"{stage}.ckpt")
-    return content.get("learner", content)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two states are alike, tensor by tensor."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
-@pytest.mark.usefixtures("sketched")
-def test_processes_make_the_run_that_one_would_make(tmp_path: Path) -> None:
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    status, first, _ = spoken([*config(tmp_path, SEVERAL), "--folder", str(alone)])
-    assert status == 0, first
-    status, answer, told = spoken([*config(tmp_path, SEVERAL), "--folder", str(together), "--workers", "3"])
-    assert status == 0, answer
-    rows = ({n: row | {"version": ""} for n, row in one["candidates"].items()} for one in (first, answer))
-    assert next(rows) == next(rows)
-    assert answer["estimates"] == first["estimates"]
-    for stage in ("simulator", "judge", "policy-imitation", "policy-mopo"):
-        assert same(weights(alone, stage), weights(together, stage)), stage
-        assert answer["seconds"][stage] > 0
-    assert "judge: epoch 2: " in told
-    assert told.count("policy-mopo        40 updates") == 1
-    assert "its own process ended" not in told
-    client = MlflowClient(store.connect())
-    run = client.get_run(answer["run_id"])
-    children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
-    names = [child.info.run_name for child in children]
-    assert len(set(names)) == len(names) >= 7  # the process that waits goes on with the stage of the one that made it
-    assert {child.info.status for child in children} == {run.info.status} == {"FINISHED"}
-    assert len(stages(client, run)["judge"].data.metrics) > 3  # which its process has sent
-    assert not (together / "judge.json").exists()
-    (together / "result.json").unlink()
-    status, again, _ = spoken(["run", "--config", str(together / "config.yaml"), "--workers", "1"])
-    assert (status, again["estimates"]) == (0, first["estimates"])
 
 
 def of(script: str, monkeypatch: pytest.MonkeyPatch) -> None:

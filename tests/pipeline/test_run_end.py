@@ -1,13 +1,11 @@
 """How a run on a toy log ends: stopped, killed, beside another, refused; and how it goes on."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
-from pipeline_toys import DEBUG, PENDULUM, apart, spoken, stages
+from pipeline_toys import DEBUG, PENDULUM, forked, spoken, stages
 
 from mbrl import demonstration, environments, files, pipeline, playing, worlds
 from mbrl.data import minari
@@ -80,26 +78,10 @@ def test_ctrl_c_is_graceful_and_the_run_goes_on_where_it_was(
     assert answer["estimates"] == whole[1]["estimates"]
 
 
-@pytest.fixture(scope="module")
-def started() -> Callable[[list[str], Path], BaseProcess]:
-    """Begin a run in a process of its own, forked from one that has imported everything and done nothing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mbrl.pipeline"])
-
-    def start(arguments: list[str], output: Path) -> BaseProcess:
-        process = context.Process(target=apart, args=(arguments, dict(os.environ), output))
-        process.start()
-        return process
-
-    return start
-
-
 @pytest.mark.usefixtures("sketched")
-def test_a_killed_run_goes_on_to_the_same_policy(
-    whole: tuple[Path, dict[str, Any], str], tmp_path: Path, started: Callable[[list[str], Path], BaseProcess]
-) -> None:
+def test_a_killed_run_goes_on_to_the_same_policy(whole: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = started([*PENDULUM, "--folder", str(folder)], tmp_path / "told")
+    process = forked([*PENDULUM, "--folder", str(folder)], os.environ, tmp_path / "told")
     deadline = time.monotonic() + 200
     while not (folder / "policy.ckpt").exists():
         assert process.is_alive(), (tmp_path / "told").read_text()
@@ -114,12 +96,10 @@ def test_a_killed_run_goes_on_to_the_same_policy(
     assert same_weights(folder, whole[0] / "here")
 
 
-def test_two_runs_can_start_at_once_on_an_empty_home(
-    tmp_path: Path, started: Callable[[list[str], Path], BaseProcess]
-) -> None:
+def test_two_runs_can_start_at_once_on_an_empty_home(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "home")
     outputs, short = [tmp_path / "one", tmp_path / "two"], [*PENDULUM, "--rehearsal.updates", "40"]
-    processes = [started([*short, "--seed", str(k)], output) for k, output in enumerate(outputs)]
+    processes = [forked([*short, "--seed", str(k)], os.environ, output) for k, output in enumerate(outputs)]
     for process, output in zip(processes, outputs, strict=True):
         process.join(timeout=200)
         assert process.exitcode == 0, output.read_text()
