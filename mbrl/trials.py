@@ -110,8 +110,8 @@ def compare(
         episodes: to play in the true environment, for each policy.
         settings: others of `mbrl run` that hold for all, such as {fit.precision: auto, trial.starts: 64}.
         engine: processes of this machine, or Ray (`pip install 'offline-mbrl[ray]'`).
-        workers: how many runs at once on this machine; a cluster has as many as it has cores.
-        threads: of each run.
+        workers: how many runs at once on this machine; a cluster has as many as its cores and GPUs are enough for.
+        threads: of each run, and the cores that it takes of a cluster.
         ray_address: HOST:PORT of a Ray cluster; this machine if not given.
         together: learners that share a run, at most; all whose other settings are equal if not given. Fewer can learn
             on more cores.
@@ -153,8 +153,8 @@ def sweep(
         seeds: such as [0,1,2].
         name: of the sweep and the beginning of the names of what it registers; the log's if not given.
         engine: processes of this machine, or Ray (`pip install 'offline-mbrl[ray]'`).
-        workers: how many at once on this machine; a cluster has as many as it has cores.
-        threads: of each run.
+        workers: how many at once on this machine; a cluster has as many as its cores and GPUs are enough for.
+        threads: of each run, and the cores that it takes of a cluster.
         ray_address: HOST:PORT of a Ray cluster; this machine if not given.
         folder: where the runs are kept, MBRL_HOME/sweeps/NAME if not given.
     """

@@ -66,7 +66,8 @@ class RunLog:
         """
         client = MlflowClient(uri := store.connect())
         sender = Sender(client, uri)
-        resumed = f"run {run_id!r} cannot be resumed, unless MBRL_HOME is the one that it was begun with"
+        elsewhere = ", unless MBRL_HOME is the one that it was begun with" if uri.startswith(store.SQLITE) else ""
+        resumed = f"run {run_id!r} cannot be resumed{elsewhere}"
         with _asking(uri, resumed if run_id else f"run {name!r} cannot be started"):
             if run_id is None:
                 run = client.create_run(store.get_or_create(experiment), tags=resolve_tags(), run_name=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, final
 
 import torch
@@ -30,7 +31,7 @@ def truncation(simulator: Simulator, horizon: int | None) -> int:
         ValueError: that is no step at all.
     """
     if horizon is not None:
-        if horizon < 1 or horizon != int(horizon):
+        if not 1 <= horizon < math.inf or horizon != int(horizon):
             raise ValueError(f"horizon is {horizon}, expected a whole number of steps, at least 1")
         return int(horizon)
     if simulator.trusted_horizon == 0:

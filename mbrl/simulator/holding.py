@@ -31,13 +31,22 @@ class Stated(NamedTuple):
 
     @classmethod
     def of(cls, prediction: Prediction, targets: Tensor | None = None) -> Stated:
-        """Of a prediction, about (next observation, reward) or, of these, `targets` ([C] long) alone."""
+        """Of a prediction, about (next observation, reward) or, of these, `targets` ([C] long) alone.
+
+        Raises:
+            ValueError: the model says how likely a channel rests, and not where, or what it is else.
+        """
         mean, std = moments(prediction, targets)
-        resting = prediction.still, prediction.now, prediction.moved, prediction.moved_std
         if prediction.still is None:
             return cls(mean, std)
+        if prediction.now is None or prediction.moved is None or prediction.moved_std is None:
+            raise ValueError(
+                "the model's Prediction has `still`, and not all of now, moved and moved_std, which go with it: see"
+                " mbrl.core.Prediction, and check the model with mbrl.testing.check_dynamics"
+            )
+        resting = prediction.still, prediction.now, prediction.moved, prediction.moved_std
         always = torch.zeros_like(prediction.reward), prediction.reward, prediction.reward, prediction.reward_std
-        both = (torch.cat([x, own.unsqueeze(-1)], -1) for x, own in zip(resting, always, strict=True) if x is not None)
+        both = (torch.cat([x, own.unsqueeze(-1)], -1) for x, own in zip(resting, always, strict=True))
         return cls(mean, std, *(x if targets is None else x.index_select(-1, targets) for x in both))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Stated:

@@ -20,6 +20,7 @@ SPACING = 2 * REACH / (KNOTS - 1)
 FLOOR = 1e-6  # of the log's own spread: a std below it is rounding
 SEPARATION = 4e-7  # relative, between two knots: what a float32 can still tell apart
 TIED = KNOTS * SEPARATION  # relative: as far apart all knots can be that stand for one and the same value
+FAR = 1e30  # stds, beyond which an error is no farther: of an infinite one nothing could be subtracted
 GOLDEN = (5**0.5 - 1) / 2  # multiples of it, without their whole part, fill the unit interval evenly
 
 
@@ -125,7 +126,7 @@ class Recalibration(nn.Module):
         rows are spread evenly over these, as a randomised transform would (Czado et al. 2009), so that what is
         calibrated is uniform here, too.
         """
-        error = ((target - forecast.mean) / forecast.std).T.contiguous()
+        error = ((target - forecast.mean) / forecast.std).T.clamp(-FAR, FAR).contiguous()
         reach = TIED * (error.abs() + FLOOR)
         least, most = self._level(error - reach), self._level(error + reach)
         place = torch.arange(1, error.shape[1] + 1, device=error.device, dtype=torch.float64) * GOLDEN % 1

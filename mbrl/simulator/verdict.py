@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,7 +59,8 @@ def _intervals(mean: Mapping[str, Any]) -> list[dict[str, Any]]:
     covered, error = float(mean["coverage"]["90%"]), float(mean["calibration_error"])
     low, high = COVERED
     wanted, held = f"expected {low:.0%} to {high:.0%}", low <= covered <= high
-    share = f"{covered:.1%}" if held else f"{covered:.2%}"  # which rounding does not make one of those expected
+    away = math.floor if covered < low else math.ceil if covered > high else round  # never told as one of those wanted
+    share = f"{away(1000 * covered) / 1000:.1%}"
     return [
         _reason(held, f"its 90% intervals for the next step hold {share} of the log ({wanted})"),
         _reason(error <= CALIBRATED, f"its calibration error is {error:.3f} (expected at most {CALIBRATED})"),

@@ -67,18 +67,14 @@ class Checkpoint:
             }
             files.save(self.path, content)
 
-    def restore(self, most: int) -> int:
-        """The number of updates already done, at most `most`; 0 without a file.
+    def restore(self, content: dict[str, Any] | None, most: int) -> int:
+        """Go on from what `read` has read: the number of updates already done, at most `most`; 0 for None.
 
         Raises:
-            CorruptFileError: the file is damaged, or is no checkpoint of a learner.
             ValueError: it was written under other settings, or after more updates.
         """
-        if self.path is None or not self.path.exists():
+        if content is None:
             return 0
-        content = files.load(self.path)
-        if set(content) != KEYS:
-            raise files.CorruptFileError(f"{self.path} is not a learner's checkpoint: it holds {sorted(content)}")
         self._check(content, most)
         self.learner.load_state_dict(content["state_dict"])
         for name, optimizer in self.learner.optimizers.items():
@@ -104,16 +100,18 @@ class Checkpoint:
             raise ValueError(f"{self.path} has {content['updates']} updates behind it, more than the {most} asked for")
 
 
-def begun_in(path: Path | None) -> str | None:
-    """The precision of the training that a checkpoint is of; None where there is no such file.
+def read(path: Path | None) -> dict[str, Any] | None:
+    """What a learner's checkpoint holds; None where there is no such file.
 
     Raises:
-        CorruptFileError: the file is damaged.
+        CorruptFileError: the file is damaged, or is no checkpoint of a learner.
     """
     if path is None or not path.exists():
         return None
-    found: str | None = files.load(path).get("settings", {}).get("precision")
-    return found
+    content = files.load(path)
+    if set(content) != KEYS:
+        raise files.CorruptFileError(f"{path} is not a learner's checkpoint: it holds {sorted(content)}")
+    return content
 
 
 @contextmanager

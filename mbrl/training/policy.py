@@ -17,7 +17,7 @@ from mbrl.simulator.simulator import Simulator
 from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
 from mbrl.training.capture import recorder
-from mbrl.training.checkpoint import Checkpoint, begun_in
+from mbrl.training.checkpoint import Checkpoint, read
 from mbrl.training.checks import STREAMS, check, check_batch, check_ring, pessimistic
 from mbrl.training.drawing import Logged
 from mbrl.training.loop import Log, Loop, Pace
@@ -121,7 +121,8 @@ def fit_policy(
     source = real if isinstance(real, Source) else Whole(real, ends=ends)
     check(learner, worldless, counts, real_ratio, precision, source.rows)
     pessimism = pessimistic(simulator if imagines else None, penalty, halt, halt_cost)
-    arithmetic = settled((begun_in(checkpoint) if precision == "auto" else None) or precision, accelerator)
+    kept = read(checkpoint)
+    arithmetic = settled(kept["settings"]["precision"] if kept and precision == "auto" else precision, accelerator)
     with quiet():
         fabric = Fabric(accelerator=accelerator, devices=1, precision=arithmetic)
     device = fabric.device
@@ -150,7 +151,8 @@ def fit_policy(
     settings |= {"seed": seed, "real_ratio": real_ratio, "best": best, **pessimism, "precision": arithmetic}
     settings |= {"average": average, "label": label, "rows": source.rows, "groups": logged.groups}
     state = Checkpoint(checkpoint, settings | {"device": device.type}, learner, ring, rngs, mean)
-    first = state.restore(updates)
+    first = state.restore(kept, updates)
+    del kept  # as large as the ring
     graphs = recorder(device, rngs.values(), learner.optimizers.values()) if capture else None
     steps = Steps(learner, world, rngs, fabric.autocast, graphs, **rollout)
     loop = Loop(

@@ -102,7 +102,7 @@ def test_where_an_episode_is_cut() -> None:
     assert truncation(world(), None) == 100  # the spec's longest episode
     assert truncation(world(trusted_horizon=12), None) == 12
     assert truncation(world(trusted_horizon=12), 40) == 40
-    for steps in 0, 2.5:
+    for steps in 0, 2.5, float("inf"), float("nan"):
         with pytest.raises(ValueError, match=f"horizon is {steps}, expected a whole number of steps, at least 1"):
             truncation(world(), steps)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="trusts not even one step"):

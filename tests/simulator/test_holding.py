@@ -232,6 +232,14 @@ def test_the_density_of_a_set_point_far_from_zero_has_a_gradient() -> None:
     assert rests.log_density(now).tolist() == [[0.0]] * 400
 
 
+def test_a_model_that_says_half_of_it_is_refused() -> None:
+    spec = replace(unit_spec(1), holding=(0,))
+    says = Resting(spec).predict(torch.zeros(2, 1), torch.zeros(2, 1))
+    for name in "now", "moved", "moved_std":
+        with pytest.raises(ValueError, match="has `still`, and not all of now, moved and moved_std"):
+            Stated.of(says._replace(**{name: None}))
+
+
 @pytest.mark.parametrize("rests", [0.99, 0.999])
 def test_a_small_and_seldom_jump_of_a_large_value_is_told_exactly(rests: float) -> None:
     """Five units up from 101325, once in a thousand steps: less than a float32 of this size can tell of both cases."""

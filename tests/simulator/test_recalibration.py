@@ -89,6 +89,13 @@ def test_quantile_and_transform_are_inverse() -> None:
         assert made.pit(said, made.quantile(said, level)).item() == pytest.approx(level, abs=1e-4)
 
 
+def test_an_error_without_an_end_is_the_last_of_all() -> None:
+    made = fitted(torch.randn(1000, generator=generator(0, "test")))
+    pit = made.pit(forecast(made, 3), column(torch.tensor([-torch.inf, torch.inf, torch.nan])))
+    assert pit[:2, 0].tolist() == [0.0, 1.0]
+    assert pit[2].isnan()
+
+
 def test_equal_errors_leave_the_knots_apart() -> None:
     made = fitted(torch.zeros(50))
     assert (made.knots.diff() > 0).all()
