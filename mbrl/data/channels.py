@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mbrl.data import exact
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import Finding, Flags, named, share
+from mbrl.data.problem import clocks_of
 
 DISTINCT = 20  # a channel with fewer values is a flag or a level, not a measurement
 STUCK = 20  # consecutive equal values of a channel that otherwise moves with almost every row
@@ -32,7 +33,7 @@ class Past(NamedTuple):
         """Those of a log."""
         own = [k for k in range(data.frame_dim) if k not in data.exogenous]
         carried, sources = exact.carried(data.obs, data.action, data.next_obs, own, data.frame_dim)
-        return cls(carried, sources, data.clocks(carried))
+        return cls(carried, sources, clocks_of(data, carried))
 
     @property
     def known(self) -> set[int]:

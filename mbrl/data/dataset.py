@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from mbrl.core import Batch, Spec, generator
-from mbrl.data import exact
-from mbrl.data.exact import Clock
 from mbrl.data.mapped import Mapped
-from mbrl.data.moments import ends_apart, finite_bounds, moments, varies
+from mbrl.data.moments import finite_bounds
 from mbrl.data.promises import check
 
 
@@ -215,80 +213,18 @@ class TransitionDataset:
         return order[: int((self.lengths[order].cumsum(0) < rows).sum()) + 1].sort().values
 
     def spec(self, episodes: Tensor) -> Spec:
-        """Dimensions, bounds and moments, read from the given episodes ([k] long) only, accumulated in float64.
+        """The problem that the given episodes ([k] long) pose; see `mbrl.data.problem.spec_of`."""
+        from mbrl.data.problem import spec_of  # which reads data sets
 
-        What is a copy of what is said by all of the log, of whose rows one alone can refute it; so is whether ends pay
-        another kind of reward, lest two simulators of one log differ in kind where one of them was shown few ends.
-        """
-        if not len(episodes):
-            raise ValueError("a spec needs at least one episode, got none")
-        rows = self.rows(episodes)
-        obs = moments(column[rows] for column in self.obs.T)
-        next_obs = moments(column[rows] for column in self.next_obs.T)
-        sizes = [max(abs(v) for v in ends) for ends in zip(obs.low, obs.high, strict=True)]
-        self._let_go()
-        delta = moments((b[rows].double() - a[rows] for a, b in zip(self.obs.T, self.next_obs.T, strict=True)), sizes)
-        action = moments(column[rows] for column in self.action.T)
-        reward = moments([self.reward[rows]])
-        own = [k for k in range(self.frame_dim) if k not in self.exogenous]
-        live, end = ends_apart(self.reward, self.terminated)
-        holding = exact.holding(self.obs, self.next_obs, rows, own)
-        carried, sources = exact.carried(self.obs, self.action, self.next_obs, own, self.frame_dim)
-        clocks = self.clocks(carried)
-        resets = exact.resets(self.obs, self.next_obs, [k for k in own if k not in {*carried, *clocks}])
-        self._let_go()
-        return Spec(
-            obs_dim=self.obs.shape[1],
-            action_dim=self.action.shape[1],
-            discrete=self.discrete,
-            action_low=self.action_low,
-            action_high=self.action_high,
-            action_mean=action.mean,
-            action_std=action.std,
-            obs_mean=obs.mean,
-            obs_std=obs.std,
-            obs_low=self._of_window(tuple(map(min, obs.low, next_obs.low)), self.action_low),
-            obs_high=self._of_window(tuple(map(max, obs.high, next_obs.high)), self.action_high),
-            delta_mean=delta.mean,
-            delta_std=delta.std,
-            reward_mean=reward.mean[0],
-            reward_std=reward.std[0] if varies(reward) else abs(reward.mean[0]) or 1.0,
-            reward_low=reward.low[0],
-            reward_high=reward.high[0],
-            terminals=bool(self.terminated[rows].any()),
-            max_episode_steps=int(self.lengths[episodes].max()),
-            exogenous=self.exogenous,
-            bound_low=self.bound_low,
-            bound_high=self.bound_high,
-            holding=tuple(k for k in holding if k not in resets),
-            resets=tuple(resets),
-            reset_values=tuple(resets.values()),
-            carried=carried,
-            sources=sources,
-            clocks=tuple(clocks),
-            **{f"clock_{name}s": tuple(getattr(clock, name) for clock in clocks.values()) for name in Clock._fields},
-            history=self.history,
-            terminal_rate=float(self.terminated[rows].double().mean()),
-            live_reward=live,
-            end_reward=end,
-        )
-
-    def clocks(self, carried: Sequence[int]) -> dict[int, Clock]:
-        """Channels that go on by the same step in every row; at least one that is not `carried` is left for a model."""
-        own = [k for k in range(self.frame_dim) if k not in {*self.exogenous, *carried}]
-        found = exact.clocks(self.obs, self.action, self.next_obs, own)
-        return dict(list(found.items())[: len(own) - 1])
-
-    def _of_window(self, seen: tuple[float, ...], action: tuple[float, ...]) -> tuple[float, ...]:
-        """Limits [O]: whatever the newest observation can be, an older one can, and an earlier action any action."""
-        return seen[: self.frame_dim] * self.history + action * (self.history - 1)
+        return spec_of(self, episodes)
 
     def _taken(self, column: Tensor, rows: Tensor) -> Tensor:
         taken = column[rows]
-        self._let_go()
+        self.let_go()
         return taken
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Give back the memory of rows that were read from files; they may be read anew at any time."""
         if self.mapped is not None:
             self.mapped.let_go()
 

@@ -16,6 +16,7 @@ from mbrl.data.audit import audit
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.exact import CHANGES, Clock
 from mbrl.data.history import windowed
+from mbrl.data.problem import clocks_of
 from mbrl.simulator.card import report_card
 from mbrl.simulator.simulator import Simulator
 from mbrl.simulator.structure import without
@@ -154,7 +155,7 @@ def test_a_log_says_which_they_are_and_a_model_has_none_of_them() -> None:
     assert (past.clocks, past.predicted, past.obs_dim) == ((1, 2), (0,), 7)
     assert replace(data, exogenous=(1,)).spec(torch.tensor([0])).clocks == (2,)
     only = replace(data, obs=data.obs[:, 1:], next_obs=data.next_obs[:, 1:], exogenous=())
-    assert (only.clocks(()).keys(), only.clocks((0,)).keys()) == ({0}, set())  # a model is left a channel
+    assert (clocks_of(only, ()).keys(), clocks_of(only, (0,)).keys()) == ({0}, set())  # a model is left a channel
     model = ProbabilisticEnsemble(spec, members=2, elites=1, layers=1, hidden=8)
     assert model.gaussian.mlp.weights[-1].shape[-1] == 2  # mean and log-variance of the level
 
