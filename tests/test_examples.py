@@ -53,6 +53,7 @@ def run(name: str, *options: str) -> str:
     """Run an example in this process, where a warning is an error, as Python runs a script; what it printed."""
     with contextlib.redirect_stdout(io.StringIO()) as out, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [name, *options])
+        small(patch)
         try:
             runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
         except SystemExit as end:
@@ -81,7 +82,7 @@ def test_another_librarys_learner_trains_in_a_registered_simulator() -> None:
     settings = ["--simulator", "models:/toy-simulator/1", "--steps", "130", "--episodes", "1", "--env", "Pendulum-v1"]
     lines = run("04_train_with_stable_baselines3.py", *settings).splitlines()
     assert [line.split(":")[0] for line in lines] == [
-        "mean uncertainty along one episode of 200 steps",
+        "mean uncertainty along one episode of 50 steps",
         "mean return of 1 episodes in the simulator",
         "mean return of 1 episodes in Pendulum-v1",
     ]
