@@ -37,6 +37,11 @@ class Ring:
             terminated=torch.zeros(capacity, dtype=torch.bool, device=device),
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.rows.reward.device
+
     def __len__(self) -> int:
         return min(self.written, self.capacity)
 
@@ -68,7 +73,7 @@ class Ring:
         """
         if not len(self):
             raise ValueError("cannot sample from an empty ring: add rows first")
-        index = torch.randint(len(self) // self.members, (count,), generator=rng, device=self.rows.reward.device)
+        index = torch.randint(len(self) // self.members, (count,), generator=rng, device=self.device)
         if self.members > 1:
             turn = torch.arange(self.members, device=index.device)
             index = self.members * index + turn.repeat_interleave(count // self.members)

@@ -45,6 +45,13 @@ class Pace(NamedTuple):
         )
 
 
+def now(device: torch.device) -> float:
+    """Seconds; of a GPU's when it has done what it was given, as calls return when it has heard of them."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 @final
 @dataclass
 class Loop:
@@ -77,8 +84,9 @@ class Loop:
         with noted_interrupt() as heard, _Bar(updates, first, self.label) as bar:
             for done in range(first + 1, updates + 1):
                 metrics = self._step(done - 1)
-                updated = time.perf_counter()
-                if done % self.log_every == 0:
+                told = done % self.log_every == 0
+                updated = now(self.ring.device) if told else time.perf_counter()
+                if told:
                     bar.show(done)
                     _finite(metrics, done)
                     if self.log is not None:
@@ -98,9 +106,9 @@ class Loop:
     def _step(self, update: int) -> dict[str, Tensor]:
         self.logged.reach(update)
         if self.dreamt_rows and update % self.rollout_every == 0:
-            begun = time.perf_counter()
+            begun = now(self.ring.device)
             self.ring.add(self.steps.imagine(*self.logged.starts(self.rollout_starts, self.rngs["start"])))
-            self.imagining += time.perf_counter() - begun
+            self.imagining += now(self.ring.device) - begun
         seen = self.logged.draw(self.rngs["rows"])
         dreamt = self.ring.sample(self.dreamt_rows, self.rngs["rows"]) if self.dreamt_rows else None
         metrics = self.steps.update(seen, dreamt)

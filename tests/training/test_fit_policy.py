@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mbrl.core import Batch, Policy, World
 from mbrl.simulator.simulator import Simulator
 from mbrl.training import steps
-from mbrl.training.loop import Pace
+from mbrl.training.loop import Pace, now
 from mbrl.training.policy import fit_policy
 
 
@@ -135,6 +135,15 @@ def test_a_step_within_an_update_is_seen_by_what_comes_after_it() -> None:
     seen: list[float] = []
     fit_policy(Stepping(SPEC), ROWS, updates=1, real_ratio=1.0, precision="bf16-mixed")
     assert seen == [1.0, 4.0]
+
+
+def test_time_on_a_gpu_is_told_when_it_has_done_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    before = now(torch.device("cpu"))
+    assert not waited
+    assert now(torch.device("cuda:1")) >= before
+    assert waited == [torch.device("cuda:1")]
 
 
 def test_the_pace_says_where_the_time_went(tmp_path: Path) -> None:
