@@ -250,8 +250,8 @@ def test_the_learner_goes_on_from_its_checkpoint_and_the_new_version_can_go_on_i
         assert settings["updates"] == 2 * STEPS
         assert settings["averaged"][1] == 300 + 2 * STEPS * (number - 1)  # where weights are averaged, it goes on
         assert (settings["batch_size"], settings["rollout_starts"]) == (32, 16)  # as in the run
-        assert (len(real.reward) - logged) % (number * STEPS) == 0
-        assert (len(real.reward) - logged) / len(real.reward) == pytest.approx(0.25, abs=0.01)
+        copies = (len(real.reward) - logged) / (number * STEPS)  # of what was played, as near a quarter as can be
+        assert copies == int(copies) == pytest.approx(logged / 3 / (number * STEPS), abs=0.5)
         assert bool(true[logged:].all())
         torch.testing.assert_close(real.reward[logged:], real.action[logged:, 0])
         assert settings["ends"][logged:].tolist() == ([False] * (STEPS - 1) + [True]) * ((len(true) - logged) // STEPS)
