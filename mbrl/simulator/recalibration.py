@@ -129,7 +129,7 @@ class Recalibration(nn.Module):
         error = ((target - forecast.mean) / forecast.std).T.clamp(-FAR, FAR).contiguous()
         reach = TIED * (error.abs() + FLOOR)
         least, most = self._level(error - reach), self._level(error + reach)
-        place = torch.arange(1, error.shape[1] + 1, device=error.device, dtype=torch.float64) * GOLDEN % 1
+        place = torch.arange(1, error.shape[1] + 1, dtype=torch.float64) * GOLDEN % 1  # on the host: mps has no float64
         return torch.lerp(least, most, place.to(error)).T
 
     def _level(self, error: Tensor) -> Tensor:
