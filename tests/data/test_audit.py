@@ -10,19 +10,15 @@ from audit_toys import FAULTS, STEPS, merged, plant, put, rule, sensor, set_poin
 from torch import Tensor
 
 from mbrl import demonstration
-from mbrl.data import minari, refit, suspicions
+from mbrl.data import minari, suspicions
 from mbrl.data.audit import Audit, audit
 from mbrl.data.channels import Past, untried_choices
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.suspicions import Refit
 
+pytestmark = pytest.mark.usefixtures("coarse")
+
 Maker = Callable[..., TransitionDataset]
-
-
-@pytest.fixture(autouse=True)
-def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refits on a third of the landmarks: the plant is linear, and a refit on all of them takes four times as long."""
-    monkeypatch.setattr(refit, "LANDMARKS", 100)
 
 
 @pytest.fixture(scope="module")
