@@ -149,7 +149,7 @@ class SoftLearner(Learner):
         tau: rate at which the slow critics follow.
         actor_lr: learning rate of the actor.
         critic_lr: learning rate of the critics.
-        temperature_lr: learning rate of the temperature.
+        temperature_lr: learning rate of the temperature, which begins at 0.1, for rewards of spread 1.
         entropy_target: of the policy, in nats; None means -1 for each channel of Box actions that can move, and
             0.5 log A for Discrete ones.
 

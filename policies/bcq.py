@@ -86,7 +86,7 @@ class BatchConstrained(Policy):
     def draw(self, obs: Tensor, count: int, rng: torch.Generator) -> Tensor:
         """`count` latents for each of obs [B, O]: [count, B, L]."""
         latent = torch.randn(count, obs.shape[0], self.latent_dim, generator=rng, device=obs.device)
-        return latent.clamp_(-LATENT_REACH, LATENT_REACH)
+        return latent.clamp(-LATENT_REACH, LATENT_REACH)
 
     def propose(self, obs: Tensor, latent: Tensor, perturbation: Perturbation | None = None) -> Tensor:
         """Perturbed proposals [n, B, A] in [-1, 1] at obs [B, O], of latents [n, B, L]; by `perturbation`, if given."""

@@ -82,7 +82,8 @@ class CQL(SoftLearner):
         if self.threshold is None:
             return conservative_update(self.agent, real, len(real.reward), self.conservatism, self.samples, rng)
         with torch.no_grad():
-            self.log_weight.clamp_(max=math.log(MOST))  # the weight itself, so that it can come down at once
+            # the weight itself, so that it can come down at once; clamping in place cannot be mapped over a population
+            self.log_weight.copy_(self.log_weight.clamp(max=math.log(MOST)))
         weight = self.log_weight.detach().exp()
         metrics = conservative_update(self.agent, real, len(real.reward), weight, self.samples, rng)
         descend(self.optimizers["conservatism"], -self.log_weight * (metrics["gap"] - self.threshold))

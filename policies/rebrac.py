@@ -58,8 +58,8 @@ class ReBRAC(DelayedLearner):
     def study(self, real: Batch, ends: Tensor | None) -> Batch:
         """Of each row two [N, 2, ...]: itself and the next one of its episode; after a terminated one, itself again.
 
-        In the place of the last row of an episode that was cut stands the lesson of the row before it: the nearest one
-        in the log that has a lesson, where an episode is a single row.
+        In the place of the last row of an episode that was cut stands the lesson of the row before it; in that of an
+        episode of a single row that of another row, of each in turn, so that none weighs much more than others.
 
         Raises:
             ValueError: no `ends`, or no row is followed by another.
@@ -71,8 +71,9 @@ class ReBRAC(DelayedLearner):
             raise ValueError(
                 "every episode of this log is one row that was cut, so no next action was logged: use policies.TD3BC"
             )
-        row = torch.arange(len(ends), device=ends.device)
-        row = torch.where(usable, row, usable.long().argmax()).cummax(0).values
+        row = torch.arange(len(ends), device=ends.device) - (~usable).long()
+        lessons, alone = usable.nonzero().squeeze(-1), (~usable & ends.roll(1)).nonzero().squeeze(-1)
+        row[alone] = lessons[torch.arange(len(alone), device=ends.device) % len(lessons)]
         following = torch.where(ends[row], row, row + 1)
         return Batch(*(torch.stack([column[row], column[following]], 1) for column in real))
 

@@ -25,6 +25,7 @@ def check(
     worldless: bool,
     counts: dict[str, int],
     real_ratio: float,
+    best: float,
     precision: str,
     rows: int,
 ) -> None:
@@ -43,6 +44,16 @@ def check(
         raise ValueError(
             f"real_ratio is {real_ratio} and batch_size {size}: no row of an update would be an imagined one; lower"
             " real_ratio, raise batch_size, or set real_ratio to 1, which imagines nothing"
+        )
+    if learner.imagines and real_ratio > 0 and round(size * real_ratio) == 0:
+        raise ValueError(
+            f"real_ratio is {real_ratio} and batch_size {size}: no row of an update would be a logged one; raise one of"
+            " them, or set real_ratio to 0, where a learner needs no logged rows"
+        )
+    if learner.remodels and best < 1:
+        raise ValueError(
+            f"best is {best}, and {type(learner).__name__} keeps its model true to the logged rows that it is given:"
+            " set best to 1, so that it sees all of them"
         )
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")

@@ -18,7 +18,8 @@ def best_rows(reward: Tensor, ends: Tensor | None, share: float) -> Tensor | Non
         share: above 0; at 1 nothing is left out.
 
     Returns:
-        row numbers [K] long in the log's order, at least one episode; None where nothing is left out.
+        row numbers [K] long in the log's order, at least one episode; None where nothing is left out. Returns are
+        summed in float64, and so on the CPU: some devices have none.
 
     Raises:
         ValueError: share is not in (0, 1], or below 1 without `ends`.
@@ -29,12 +30,13 @@ def best_rows(reward: Tensor, ends: Tensor | None, share: float) -> Tensor | Non
         return None
     if ends is None:
         raise ValueError(f"best is {share}, which takes the returns of episodes: give `ends`, the last row of each")
-    episode = ends.long().cumsum(0) - ends.long()
+    last = ends.cpu().long()
+    episode = last.cumsum(0) - last
     count = int(episode[-1]) + 1
-    returns = torch.zeros(count, dtype=torch.float64, device=reward.device).index_add_(0, episode, reward.double())
+    returns = torch.zeros(count, dtype=torch.float64).index_add_(0, episode, reward.cpu().double())
     lengths = torch.bincount(episode, minlength=count)
     order = returns.argsort(descending=True, stable=True)
     before = lengths[order].cumsum(0) - lengths[order]
-    kept = torch.zeros(count, dtype=torch.bool, device=reward.device)
+    kept = torch.zeros(count, dtype=torch.bool)
     kept[order[before < share * len(reward)]] = True
-    return kept[episode].nonzero().squeeze(-1)
+    return kept[episode].nonzero().squeeze(-1).to(reward.device)

@@ -119,7 +119,7 @@ def fit_policy(
     }
     worldless = simulator is None and (imagines or learner.plans)
     source = real if isinstance(real, Source) else Whole(real, ends=ends)
-    check(learner, worldless, counts, real_ratio, precision, source.rows)
+    check(learner, worldless, counts, real_ratio, best, precision, source.rows)
     pessimism = pessimistic(simulator if imagines else None, penalty, halt, halt_cost)
     kept = read(checkpoint)
     arithmetic = settled(kept["settings"]["precision"] if kept and precision == "auto" else precision, accelerator)
@@ -194,10 +194,12 @@ def check_memory(
         settings: of `fit_policy`.
 
     Raises:
-        ValueError: one of them does not fit into memory, or the batch has no room for an imagined row.
+        ValueError: one of them does not fit into memory, or the batch has no room for an imagined or a logged row, or
+            such a learner cannot take the best rows alone.
     """
     size, ratio, precision = settings["batch_size"], settings["real_ratio"], settings.get("precision", "32-true")
-    check(learner, False, {"batch_size": size}, ratio, precision, few.rows)
+    best = settings.get("best", 1.0)
+    check(learner, False, {"batch_size": size}, ratio, best, precision, few.rows)
     with quiet():
         fabric = Fabric(accelerator=accelerator, devices=1, precision=settled(precision, accelerator))
     imagining = simulator if learner.imagines and ratio < 1 else None
@@ -207,7 +209,7 @@ def check_memory(
         return
     learner, simulator, imagining = copy.deepcopy((learner, simulator, imagining))
     learner.to(fabric.device)
-    logged = Logged(few, learner, settings.get("best", 1.0), 1, 0.0, True, fabric.device)
+    logged = Logged(few, learner, best, 1, 0.0, True, fabric.device)
     logged.reach(0)
     world = _entered(learner, simulator, logged)
     rollout = pessimistic(imagining, *(settings.get(name) for name in ("penalty", "halt", "halt_cost")))

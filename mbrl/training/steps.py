@@ -72,7 +72,11 @@ def _updating(
     def updated(*columns: Tensor) -> dict[str, Tensor]:
         seen, dreamt = Batch(*columns[:WIDTH]), Batch(*columns[WIDTH:]) if columns[WIDTH:] else None
         with autocast():
+            usual = torch.is_autocast_cache_enabled()
             torch.set_autocast_cache_enabled(False)  # it would keep weights in bfloat16 as they were before a step
-            return learner.update(seen, dreamt, rng, world)
+            try:
+                return learner.update(seen, dreamt, rng, world)
+            finally:  # the context of 32-true restores nothing
+                torch.set_autocast_cache_enabled(usual)
 
     return updated

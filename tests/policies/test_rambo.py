@@ -192,6 +192,8 @@ def test_bad_arguments(problem: Problem) -> None:
         learner.enter(Simulator(RecurrentEnsemble(spec, members=2, elites=2), spec))
     with pytest.raises(ValueError, match="DeterministicEnsemble states no spread of its predictions"):
         learner.enter(Simulator(DeterministicEnsemble(spec, members=2, elites=2), spec))
+    with pytest.raises(ValueError, match=r"best is 0.5, and RAMBO keeps its model true to the logged rows"):
+        fit_policy(learner, rows, bandit_world(spec), best=0.5)
     learner.enter(bandit_world(spec))
     with pytest.raises(ValueError, match="RAMBO keeps its model true to logged rows and got none"):
         learner.update(Batch(*(column[:0] for column in rows)), rows, generator(0, "x"))

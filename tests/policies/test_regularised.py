@@ -146,7 +146,7 @@ def test_targets_of_both_td3_learners(penalty: float) -> None:
     ("ends", "terminated", "row", "following"),
     [
         ([2, 5], 2, [0, 1, 2, 3, 4, 4], [1, 2, 2, 4, 5, 5]),  # the first is over, the second was cut
-        ([0, 2, 3, 4, 6], 4, [1, 1, 1, 1, 4, 5, 5], [2, 2, 2, 2, 4, 6, 6]),  # rows 0 and 3 are episodes that were cut
+        ([0, 2, 3, 4, 6], 4, [1, 1, 1, 4, 4, 5, 5], [2, 2, 2, 4, 4, 6, 6]),  # rows 0 and 3 are episodes that were cut
     ],
     ids=["longer episodes", "single rows"],
 )

@@ -63,7 +63,11 @@ def test_bad_arguments(tmp_path: Path) -> None:
         ({"halt_cost": 1.0}, "halt_cost is 1.0 and halt is None"),
         ({"penalty": 2.0, "real_ratio": 1.0}, "penalty is 2.0 and nothing is imagined"),
         ({"halt": 1.0, "real_ratio": 1.0}, "halt is 1.0 and nothing is imagined"),
-        ({"real_ratio": 0.99, "batch_size": 32}, "real_ratio is 0.99 and batch_size 32: no row of an update would be"),
+        ({"real_ratio": 0.99, "batch_size": 32}, "batch_size 32: no row of an update would be an imagined one"),
+        (
+            {"real_ratio": 0.01, "batch_size": 32},
+            "real_ratio is 0.01 and batch_size 32: no row .* would be a logged one",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             fit_policy(Spy(SPEC), ROWS, parts()[1], **settings)
@@ -135,6 +139,11 @@ def test_a_step_within_an_update_is_seen_by_what_comes_after_it() -> None:
     seen: list[float] = []
     fit_policy(Stepping(SPEC), ROWS, updates=1, real_ratio=1.0, precision="bf16-mixed")
     assert seen == [1.0, 4.0]
+
+
+def test_what_autocast_keeps_elsewhere_in_the_process_is_left_alone() -> None:
+    fit_policy(Spy(SPEC), ROWS, updates=1, real_ratio=1.0)
+    assert torch.is_autocast_cache_enabled()
 
 
 def test_time_on_a_gpu_is_told_when_it_has_done_its_work(monkeypatch: pytest.MonkeyPatch) -> None:

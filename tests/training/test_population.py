@@ -107,6 +107,17 @@ def test_members_become_what_they_would_become_alone(
         torch.testing.assert_close(value, mean, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "arguments"), [*BOX.items(), ("CQL", {**BOX["CQL"], "threshold": 5.0})])
+def test_no_operation_of_an_update_falls_back_to_one_member_after_the_other(name: str, arguments: dict) -> None:
+    """Torch warns where it does, which is an error here."""
+    spec, rows, ends = log(False)
+    together = Population(spec, configured(name, **arguments), [0, 1])
+    dreams = rows_at(rows, torch.arange(8)) if together.imagines else None
+    seen = rows_at(together.study(rows, ends), torch.arange(16))
+    metrics = together.update(seen, dreams, generator(0, "population"), parts()[1] if together.imagines else None)
+    assert all(value.isfinite() for value in metrics.values())
+
+
 def test_noise_is_drawn_for_each_member_anew() -> None:
     together = Population(SPEC, configured("SAC", **SMALL), [0, 1])
     for one in together.policy.parameters():
