@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+LARGEST_SEED = 2**32 - 1  # of numpy and scikit-learn
+
 
 def expect(good: bool, name: str, value: object, expected: str) -> None:
     """Refuse a value that is not good."""
@@ -34,18 +36,19 @@ def callable_with(name: str, function: Callable[..., Any] | None, *arguments: st
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed below 0."""
-    expect(seed >= 0, "seed", seed, "0 or more")
+    """Refuse a seed that is none of numpy's."""
+    expect(0 <= seed <= LARGEST_SEED, "seed", seed, f"0 to {LARGEST_SEED}")
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuse seeds that say the same twice, or nothing, or are below 0.
+    """Refuse seeds that say the same twice, or nothing, or are none of numpy's.
 
     Raises:
         ValueError: so they are.
     """
-    if len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0:
-        raise ValueError(f"seeds are {list(seeds)}, expected different numbers, at least one, and none below 0")
+    if len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0 or max(seeds) > LARGEST_SEED:
+        told = f"expected different numbers, at least one, each from 0 to {LARGEST_SEED}"
+        raise ValueError(f"seeds are {list(seeds)}, {told}")
 
 
 def check_device(setting: str, device: str) -> None:

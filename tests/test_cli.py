@@ -265,7 +265,7 @@ def test_an_audit_writes_a_page_and_no_other_file(tmp_path: Path, capsys: pytest
 )
 def test_a_negative_seed_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     status, err = failing([*command, "--seed", "-1"], capsys)
-    assert (status, "seed is -1, expected 0 or more" in err) == (1, True)
+    assert (status, "seed is -1, expected 0 to 4294967295" in err) == (1, True)
 
 
 def test_a_demo_is_continued_by_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

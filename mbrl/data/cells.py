@@ -20,12 +20,13 @@ class CellError(ValueError):
         self.row = row
 
 
-def numbers(values: Any, lenient: bool = False) -> np.ndarray:
+def numbers(values: Any, lenient: bool = False, what: str = "a number") -> np.ndarray:
     """Channels [n, k] of a column; what is missing becomes NaN. A float keeps its precision, the rest is float64.
 
     Args:
         values: of the column.
         lenient: whether a text that is no number is missing, too.
+        what: to say that was expected.
 
     Raises:
         CellError: a cell is not a number.
@@ -38,21 +39,29 @@ def numbers(values: Any, lenient: bool = False) -> np.ndarray:
             odd = np.flatnonzero(lengths != lengths[0])
             if len(odd):
                 raise CellError(int(odd[0]), f"holds {lengths[odd[0]]} numbers, the rows before it {lengths[0]}")
-            return numbers(values.flatten(), lenient).reshape(len(values), -1)
+            return numbers(values.flatten(), lenient, what).reshape(len(values), -1)
         if pa.types.is_fixed_size_list(values.type):
             _check_whole(values)
-            return numbers(values.flatten(), lenient).reshape(len(values), -1)
+            return numbers(values.flatten(), lenient, what).reshape(len(values), -1)
         if _textual(values):
-            values = _parsed(pc.utf8_trim_whitespace(values), pa.float64(), "a number", lenient)
+            values = _parsed(_counted(pc.utf8_trim_whitespace(values)), pa.float64(), what, lenient)
         elif pa.types.is_integer(values.type):
             values = values.cast(pa.float64(), safe=False)
         elif not pa.types.is_floating(values.type):
-            values = _parsed(values, pa.float64(), "a number")
+            values = _parsed(values, pa.float64(), what)
         values = values.to_numpy(zero_copy_only=False)
     if values.dtype.kind not in "fiub":
         raise ValueError(f"has type {values.dtype}, expected numbers")
     wide = values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
     return wide.reshape(len(wide), -1)
+
+
+def _counted(values: pa.Array) -> pa.Array:
+    """Texts with 1 and 0 in the place of true and false, as a column of these is read where it is no text."""
+    lower = pc.utf8_lower(values)
+    for word, number in ("true", "1"), ("false", "0"):
+        values = pc.if_else(pc.equal(lower, word), number, values)
+    return values
 
 
 def _textual(values: pa.Array) -> bool:

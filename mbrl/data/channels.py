@@ -51,7 +51,17 @@ def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     same[1:] = data.episode.diff().numpy() == 0
     for k, (name, column, after) in enumerate(zip(data.channels, obs.T, data.next_obs.numpy().T, strict=True)):
         distinct = np.unique(column)
-        if len(distinct) == 1 and (after == distinct[0]).all():
+        constant = len(distinct) == 1 and bool((after == distinct[0]).all())
+        if constant and "=" in name:
+            yield Finding(
+                "constant category",
+                "warning",
+                f"{name} is {distinct[0] + 0.0:.6g} in every row",
+                "should that ever change, the policy meets values it has never seen",
+                "list the categories that there are in the schema, or log some rows of the others",
+                channels=(name,),
+            )
+        elif constant:
             yield Finding(
                 "constant sensor",
                 "serious",
@@ -60,7 +70,7 @@ def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
                 "leave the column out of the schema, or find out why it was not recorded",
                 channels=(name,),
             )
-        elif (coarse := _coarse(name, column, after)) is not None:
+        elif len(distinct) > 1 and (coarse := _coarse(name, column, after)) is not None:
             yield coarse
         elif len(distinct) > DISTINCT and k not in {*data.exogenous, *past.known}:
             yield from _saturated(name, column, distinct)

@@ -16,6 +16,7 @@ from mbrl.data.readers import Npz
 from mbrl.data.schema import Schema
 
 MOST_CHOICES = 1_000  # of a category or a discrete action: each is a one-hot channel
+MANY = 30  # categories that are all numbers, from which on they are likely to be measured
 
 
 @dataclass
@@ -29,7 +30,7 @@ class _Seen:
     def add(self, values: np.ndarray) -> None:
         """Take in a chunk: names [n] or numbers [n, k]."""
         if values.dtype.kind == "U":
-            self.names.update(values.tolist())
+            self.names.update(filter(None, values.tolist()))
             return
         low = np.fmin.reduce(values, axis=0)
         high = np.fmax.reduce(values, axis=0)
@@ -54,7 +55,7 @@ class Plan:
 
     schema: Schema  # with the categories of every categorical column
     constant: dict[str, str]  # channel -> its only value; dropped
-    lenient: bool = False  # whether a cell of a measurement that is no number counts as empty
+    lenient: bool = False  # whether a cell that is no number counts as empty, and a category may be
 
 
 def survey(files: LogFiles, schema: Schema, drop: bool, lenient: bool = False) -> Plan:
@@ -74,7 +75,8 @@ def survey(files: LogFiles, schema: Schema, drop: bool, lenient: bool = False) -
         for name in names:
             column = after.get(name, name)
             category = column in schema.categorical
-            values = chunk.read(texts, name) if category else measured(schema, name, chunk, lenient)
+            named = partial(texts, lenient=lenient)
+            values = chunk.read(named, name) if category else measured(schema, name, chunk, lenient)
             try:
                 seen[column].add(values)
             except CellError as error:
@@ -83,6 +85,8 @@ def survey(files: LogFiles, schema: Schema, drop: bool, lenient: bool = False) -
         raise ValueError(f"{files} holds no row")
     categories = {name: listed or tuple(sorted(seen[name].names)) for name, listed in schema.categorical.items()}
     for name, listed in categories.items():
+        if not listed:
+            raise ValueError(f"{files}: column {name!r} is empty in every row, expected categories")
         if len(listed) > MOST_CHOICES:
             raise ValueError(
                 f"{files}: column {name!r} has {len(listed):,} categories, expected at most {MOST_CHOICES}: "
@@ -90,6 +94,22 @@ def survey(files: LogFiles, schema: Schema, drop: bool, lenient: bool = False) -
             )
     whole = replace(schema, categorical=categories)
     return Plan(whole, _constant(files, whole, seen) if drop else {}, lenient)
+
+
+def measurements(schema: Schema) -> Iterator[str]:
+    """What to tell of columns that are listed as categories, and hold what looks like a measurement."""
+    for column, listed in schema.categorical.items():
+        if len(listed) > MANY and all(_is_number(category) for category in listed):
+            told = f"{column!r} has {len(listed):,} categories, all of them numbers, and a channel for each"
+            yield f"{told}: a measurement is not listed under `categorical`"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _constant(files: LogFiles, schema: Schema, seen: dict[str, _Seen]) -> dict[str, str]:
@@ -120,10 +140,11 @@ def rows(files: LogFiles, plan: Plan) -> Iterator[Rows]:
     named, kind = dict[str, list[str]](), ""
     for chunk in files.chunks(schema.columns()):
         look, number = chunk.read, partial(measured, schema, chunk=chunk, lenient=plan.lenient)
-        obs, held = _observation(schema, schema.observation, look, number)
-        given, also = _observation(schema, schema.exogenous, look, number)
+        coded = partial(_codes, lenient=plan.lenient)
+        obs, held = _observation(schema, schema.observation, look, number, coded)
+        given, also = _observation(schema, schema.exogenous, look, number, coded)
         action = {name: _acted(schema, name, look, number) for name in schema.action}
-        after, _ = _observation(schema, schema.next_observation, look, number)
+        after, _ = _observation(schema, schema.next_observation, look, number, coded)
         reward, cost, propensity = (_single(chunk, schema, role, number) for role in ("reward", "cost", "propensity"))
         columns = {
             "obs": _channels(obs | given),
@@ -181,7 +202,11 @@ def _single(chunk: Chunk, schema: Schema, role: str, number: Callable[[str], np.
 
 
 def _observation(
-    schema: Schema, names: tuple[str, ...], look: Callable[..., np.ndarray], number: Callable[[str], np.ndarray]
+    schema: Schema,
+    names: tuple[str, ...],
+    look: Callable[..., np.ndarray],
+    number: Callable[[str], np.ndarray],
+    coded: Callable[..., np.ndarray],
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Channels [n, k] by column, those of a category as `column=category`; and the names of the latter."""
     found, held = dict[str, np.ndarray](), list[str]()
@@ -191,9 +216,9 @@ def _observation(
             found[name] = number(name)
             continue
         listed = schema.categorical[column]
-        codes = look(partial(_codes, listed), name)
+        codes = look(partial(coded, listed), name)
         for k, category in enumerate(listed):
-            found[f"{name}={category}"] = (codes == k).astype(np.float64)[:, None]
+            found[f"{name}={category}"] = np.where(np.isnan(codes), np.nan, codes == k)
             held.append(f"{name}={category}")
     for name in names[len(partners) :]:
         found[name] = number(name)
@@ -214,15 +239,18 @@ def _acted(
         raise ValueError(f"{error}; where choices have names, list them in the schema: `discrete: [A, B]`") from error
 
 
-def _codes(listed: tuple[str, ...], values: Any) -> np.ndarray:
-    """Numbers [n] of the categories that a column holds."""
-    return _numbered(listed, texts(values), "categories")
+def _codes(listed: tuple[str, ...], values: Any, lenient: bool) -> np.ndarray:
+    """Numbers [n, 1] of the categories that a column holds, NaN where there is none, if it may be."""
+    return _named(listed, texts(values, lenient), "categories")
 
 
 def _chosen(listed: tuple[str, ...], values: Any) -> np.ndarray:
     """Numbers [n, 1] of the choices that a column holds, NaN where there is none, as in a last row."""
-    names = texts(values, lenient=True)
-    return np.where(names == "", np.nan, _numbered((*listed, ""), names, "choices"))[:, None]
+    return _named(listed, texts(values, lenient=True), "choices")
+
+
+def _named(listed: tuple[str, ...], names: np.ndarray, what: str) -> np.ndarray:
+    return np.where(names == "", np.nan, _numbered((*listed, ""), names, what))[:, None]
 
 
 def _numbered(listed: tuple[str, ...], names: np.ndarray, what: str) -> np.ndarray:
@@ -238,7 +266,8 @@ def _numbered(listed: tuple[str, ...], names: np.ndarray, what: str) -> np.ndarr
 
 def measured(schema: Schema, name: str, chunk: Chunk, lenient: bool = False) -> np.ndarray:
     """A column of numbers [n, k] of a chunk, with those of its fallback where it has none; `lenient` as in `Plan`."""
-    found = partial(numbers, lenient=lenient)
+    hint = f", or `categorical: [{name}]` in the schema, which is for names" if name in schema.seen else ""
+    found = partial(numbers, lenient=lenient, what=f"a number{hint}")
     values = chunk.read(found, name)
     if name not in schema.fallback:
         return values

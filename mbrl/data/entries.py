@@ -56,7 +56,13 @@ def _by_column(value: Any, use: Callable[[Any], Any], what: str) -> dict[str, An
 
 
 def _units(value: Any) -> dict[str, str]:
-    return _by_column(value, _name, "units, such as {level: m}")
+    return _by_column(value, _unit, "units, such as {level: m}")
+
+
+def _unit(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a unit as text, in quotes where YAML reads a number or a truth value")
+    return value
 
 
 def _fallback(value: Any) -> dict[str, str]:

@@ -179,8 +179,12 @@ def to_episode(
 def _ruled(rule: Callable[..., Any], seen: np.ndarray, action: np.ndarray, first: str) -> np.ndarray:
     """Rewards [n] of a reward function, which takes and gives float32 tensors as networks do."""
     obs, acted = (torch.as_tensor(np.asarray(x), dtype=torch.float32) for x in (seen, action))
-    reward = rule(obs[:-1], acted, obs[1:])
     path = f"{rule.__module__}.{getattr(rule, '__qualname__', rule)}"
+    try:
+        reward = rule(obs[:-1], acted, obs[1:])
+    except Exception as error:  # whatever it raises, it is somebody else's code
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the reward_function {path} failed in the episode from {first}: {told}") from error
     if not isinstance(reward, torch.Tensor) or reward.shape != (len(action),):
         shape = list(reward.shape) if isinstance(reward, torch.Tensor) else type(reward).__name__
         raise ValueError(f"the reward_function {path} returned {shape}, expected a tensor [{len(action)}]")

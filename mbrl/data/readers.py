@@ -102,6 +102,8 @@ def open_source(path: Path) -> Source:
         ValueError: the suffix is unknown, or the file is not what its suffix says.
     """
     known = suffix(path)
+    if known is None and not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path}")
     if known is None:
         raise ValueError(f"{path}: the suffix is none of {', '.join(KINDS)}: save the log as one of these")
     if not path.is_file():

@@ -203,6 +203,9 @@ class Schema:
         for name, (low, high) in self.bounds.items():
             if not low < high or name in self.categorical:
                 raise ValueError(f"{where}: bounds of {name!r} are [{low}, {high}], expected numbers with low < high")
+        for name, other in self.fallback.items():
+            if name == other:
+                raise ValueError(f"{where}: {name!r} falls back to itself, expected another column")
         named = {*self.categorical, *(self.action if isinstance(self.discrete, tuple) else ())}
         if both := sorted(set(self.fallback) & named):
             raise ValueError(f"{where}: {both[0]!r} holds names, and fallback is for columns of numbers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +15,14 @@ from tqdm import tqdm
 
 from mbrl.data import minari
 from mbrl.data.clock import resampled, uneven
-from mbrl.data.columns import Plan, rows, survey
+from mbrl.data.columns import Plan, measurements, rows, survey
 from mbrl.data.declared import about, rule_of, schema_of, spaces
 from mbrl.data.episodes import Rows, cut, limited, pieces, to_episode
 from mbrl.data.faults import fault, outside
-from mbrl.data.findings import ROWS_NAMED
-from mbrl.data.lastrows import Unpaid, closed
+from mbrl.data.lastrows import closed
 from mbrl.data.logfiles import LogFiles, open_files
 from mbrl.data.schema import Schema
+from mbrl.data.tally import Tally, latched, paused
 from mbrl.environments import Box, Discrete, Episode
 
 LINE_EVERY = 5.0  # seconds between progress lines where stderr is not a terminal
@@ -34,28 +34,6 @@ class _Log:
     plan: Plan
     spaces: tuple[Box, Box | Discrete]
     rule: Callable[..., Any] | None  # what gives the reward
-
-
-@dataclass
-class _Tally:
-    period: float | None
-    gaps: int = 0
-    clipped: int = 0  # rows with an action that was brought to its bounds
-    outside: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    rows: int = 0
-    terminals: int = 0
-    last_rows: int = 0  # rows that became a final observation only
-    lone: int = 0  # terminal rows among them that have no row before them
-    latched: int = 0  # terminal rows alone, right after another terminal row
-    longest: int = 0  # steps of an episode
-    unpaid: Unpaid = field(default_factory=Unpaid)
-    returns: list[float] = field(default_factory=list)
-    dropped: list[dict[str, Any]] = field(default_factory=list)
-
-    def outside_of(self, name: str) -> dict[str, Any]:
-        """How many rows leave the bounds of a column, and the first of them."""
-        found = np.unique(np.concatenate(self.outside[name]))  # two pieces share a row
-        return {"count": len(found), "rows": found[:ROWS_NAMED].tolist()}
 
 
 def import_log(
@@ -80,7 +58,7 @@ def import_log(
         env: Gymnasium id, or `module:EnvId`, that the log is from: gives the spaces and the action bounds.
         schema: YAML file that names the columns, see `mbrl.data.schema.Schema`.
         on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode. A flag, an id, a time,
-            a category or the name of a choice that cannot be read always stops it.
+            or the name of a category or of a choice that the schema does not list always stops it.
 
     Returns:
         what was imported: id, path, files (path and first_row: rows are counted through all of them), episodes, rows,
@@ -103,6 +81,8 @@ def import_log(
     columns = schema_of(files, schema)
     drop, lenient = schema is not None and env is None and not columns.keep_constant, on_bad_rows != "error"
     plan = survey(files, columns, drop, lenient)
+    for notice in measurements(plan.schema):
+        print(f"import: {notice}", file=sys.stderr)
     for channel, value in plan.constant.items():
         print(f"import: {channel!r} is {value} in every row and is dropped", file=sys.stderr)
     chunks = rows(files, plan)
@@ -113,7 +93,7 @@ def import_log(
     if env is not None and first.given:
         told = ", ".join(first.columns["obs"])
         print(f"import: the observation of {env} has to be {told}, in this order: exogenous last", file=sys.stderr)
-    tally = _Tally(period=columns.period)
+    tally = Tally(period=columns.period)
     episodes = _episodes(log, _shown(chain([first], chunks), files.rows), on_bad_rows, tally)
     name = files.parts[0].path.name if len(files.parts) == 1 else f"{len(files.parts)} files"
     note = f"imported from {name} by mbrl"
@@ -124,12 +104,12 @@ def import_log(
     except ValueError:
         minari.remove(id)  # what cannot be used must not keep the id
         raise
-    if latched := tally.latched if tally.longest > 1 else 0:
+    if stuck := tally.latched if tally.longest > 1 else 0:
         told = "a row that ends the world comes right after another one, and ends an episode of its own or nothing"
-        print(f"import: {latched} times {told}: of a flag that stays set, flag the first row alone", file=sys.stderr)
-    if tally.lone > latched:
+        print(f"import: {stuck} times {told}: of a flag that stays set, flag the first row alone", file=sys.stderr)
+    if tally.lone > stuck:
         told = "a terminal row stands alone between two gaps in time, and ends nothing"
-        alone = tally.lone - latched
+        alone = tally.lone - stuck
         print(f"import: {alone} times {told}: raise max_gap to have it end the rows before it", file=sys.stderr)
     return {
         "id": id,
@@ -155,7 +135,7 @@ def import_log(
 
 
 def _episodes(
-    log: _Log, chunks: Iterable[Rows], on_bad_rows: Literal["error", "drop-episode"], tally: _Tally
+    log: _Log, chunks: Iterable[Rows], on_bad_rows: Literal["error", "drop-episode"], tally: Tally
 ) -> Iterator[Episode]:
     schema, files = log.plan.schema, log.files
     before: Rows | None = None
@@ -165,11 +145,13 @@ def _episodes(
         if schema.clip_action and isinstance(space, Box):
             logged, clipped = limited(logged, space)
             tally.clipped += clipped
+        stays = before is not None and latched(before, logged)
         if before is not None:
-            tally.gaps += _paused(before, logged, schema.gap)
-            tally.latched += _latched(before, logged)
+            tally.latched += stays
+            if (pause := paused(before, logged, schema.gap)) is not None:
+                tally.gaps, tally.apart = tally.gaps + 1, tally.apart or pause
         before = logged
-        reason = _reason(log, logged, tally)
+        reason = _reason(log, logged, tally, stays)
         if reason is not None:
             if on_bad_rows == "error":
                 raise ValueError(
@@ -185,12 +167,16 @@ def _episodes(
         whole = logged
         if schema.resample:
             whole = closed(resampled(replace(logged, next_obs=raw.next_obs), schema), schema)
+            if len(whole) == 1 < len(raw) and whole.next_obs is None:
+                told = f"it ends before the period, {schema.period:g}, is over"
+                tally.dropped.append({"episode": number, "row": logged.first, "reason": told})
+                continue
         for ready, goes_on in pieces(whole, schema.cut_every):
             yield from _stored(log, ready, more or goes_on, tally)
     if tally.outside and on_bad_rows == "error":
-        raise ValueError(f"{files}: {_told_outside(log, tally)}")
+        raise ValueError(f"{files}: {tally.left_bounds(files, schema)}")
     if not tally.rows:
-        raise ValueError(f"{files}: no episode is left, {len(tally.dropped)} were dropped: {tally.dropped[:1]}")
+        raise ValueError(f"{files}: {tally.nothing_left(schema)}")
     if notice := tally.unpaid.notice(schema):
         print(f"import: {notice}", file=sys.stderr)
 
@@ -204,7 +190,7 @@ def _logged(parts: Iterable[Rows], schema: Schema) -> Iterator[tuple[Rows, bool]
             yield from pieces(closed(part, schema), schema.cut_every)
 
 
-def _stored(log: _Log, ready: Rows, more: bool, tally: _Tally) -> Iterator[Episode]:
+def _stored(log: _Log, ready: Rows, more: bool, tally: Tally) -> Iterator[Episode]:
     """The rows as an episode, counted; nothing of a single one that has no successor."""
     if len(ready) == 1 and ready.next_obs is None:
         tally.last_rows += 1
@@ -221,43 +207,22 @@ def _stored(log: _Log, ready: Rows, more: bool, tally: _Tally) -> Iterator[Episo
     yield episode
 
 
-def _paused(before: Rows, after: Rows, gap: float | None) -> bool:
-    """Whether nothing but a gap in time parts two pieces of the log."""
-    if gap is None or before.time is None or after.time is None or before.terminated[-1] or before.truncated[-1]:
-        return False
-    same = before.episode is None or after.episode is None or before.episode[-1] == after.episode[0]
-    return bool(same and after.time[0] - before.time[-1] > gap)
-
-
-def _latched(before: Rows, after: Rows) -> bool:
-    """Whether a terminal row stands alone after another one: a flag that stays set ends the world again and again."""
-    same = before.episode is None or after.episode is None or before.episode[-1] == after.episode[0]
-    return bool(same and not after.opens and len(after) == 1 and after.terminated[0] and before.terminated[-1])
-
-
-def _reason(log: _Log, logged: Rows, tally: _Tally) -> str | None:
-    """Why an episode cannot be used, None where it can."""
+def _reason(log: _Log, logged: Rows, tally: Tally, stays: bool) -> str | None:
+    """Why an episode cannot be used, None where it can; `stays`: a terminal flag is that of the row before, too."""
     schema = log.plan.schema
-    alone = schema.gap is not None and len(logged) == 1 and logged.next_obs is None  # between two gaps
+    single = len(logged) == 1 and logged.next_obs is None
+    alone = schema.gap is not None and single  # between two gaps
+    if single and stays and not alone:
+        return (
+            f"{logged.at(logged.first)} ends the world, and so does the row before it: of a flag that stays set, flag"
+            " the first row alone, and leave out the others"
+        )
     reason = fault(logged, log.spaces[1], alone)
     if reason is not None or logged.time is None or schema.resample or len(logged) < 2:
         return reason
     if tally.period is None:
         tally.period = float(np.median(np.diff(logged.time)))
     return uneven(logged, tally.period)
-
-
-def _told_outside(log: _Log, tally: _Tally) -> str:
-    told = []
-    for name in tally.outside:
-        found = tally.outside_of(name)
-        first = ", ".join(log.files.at(row) for row in found["rows"][:5])
-        low, high = log.plan.schema.bounds[name]
-        told.append(f"column {name!r} leaves its bounds [{low:g}, {high:g}] in {found['count']} rows, such as {first}")
-    return (
-        f"{'; '.join(told)} (rows count from 0): correct the rows or the schema's bounds, or leave their episodes out "
-        "with --on-bad-rows drop-episode"
-    )
 
 
 def _shown(chunks: Iterable[Rows], total: int | None) -> Iterator[Rows]:

@@ -290,4 +290,6 @@ def _explanation(client: MlflowClient, where: str, model: str, why: str) -> str:
     name = model.removesuffix("-simulator")
     alone = f"{name}-policy" if name != model and f"{name}-policy" in known else None
     told = f"; {alone} was learned without one, and judge-card.html in its run's folder is the judge's" if alone else ""
+    if name in known or (name := model.removesuffix("-policy")) in known:  # the command adds what the name ends in
+        told = f"; of {name} say NAME {name.removesuffix('-policy').removesuffix('-simulator')!r}"
     return f"there is no model {model!r} in {where}{told}; registered models: {', '.join(sorted(known)) or 'none'}"

@@ -113,6 +113,7 @@ def test_a_file_that_is_damaged_or_unknown_is_named(tmp_path: Path, toy_log: Mak
     path = npz(tmp_path, toy_log())
     with pytest.raises(FileNotFoundError, match="nowhere"):
         import_log(tmp_path / "nowhere.npz", ID)
+    (tmp_path / "log.xlsx").touch()
     with pytest.raises(ValueError, match=r"suffix is none of \.npz, \.csv"):
         import_log(tmp_path / "log.xlsx", ID)
     for name in ("log.npz", "log.parquet"):

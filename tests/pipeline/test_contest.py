@@ -172,7 +172,7 @@ def test_without_truth_there_are_gains_and_what_cannot_learn_or_dies_is_named(tm
         (["--learners", "discrete_bcq,mcts"], "there is nothing to compare: discrete_bcq on toy-pendulum: "),
         (["--env", "Pendulum-v1,-"], "env names 2 environments for 1 logs"),
         (["--seeds", "[0,0]"], "seeds are [0, 0], expected different numbers"),
-        (["--seeds", "[-1]"], "seeds are [-1], expected different numbers, at least one, and none below 0"),
+        (["--seeds", "[-1]"], "seeds are [-1], expected different numbers, at least one, each from 0 to 4294967295"),
         (["--data", "toy/pendulum"], "expected NAMESPACE/NAME-vN"),
         (["--data", "toy/pendulum-v9"], "the data set 'toy/pendulum-v9' is not in"),
         (["--learners", "bc", "--updates", "0"], "rehearsal.updates is 0, expected at least 1"),

@@ -145,7 +145,7 @@ PLANNING = json.dumps(
         (["--accelerator", "cuda"], "accelerator is 'cuda'"),
         (["--seeds", "[1,1]"], "seeds are [1, 1], expected different numbers, at least one"),
         (["--seeds", "[]"], "seeds are [], expected different numbers, at least one"),
-        (["--seeds", "[-1]"], "seeds are [-1], expected different numbers, at least one, and none below 0"),
+        (["--seeds", "[-1]"], "seeds are [-1], expected different numbers, at least one, each from 0 to 4294967295"),
         (
             ["--learner", "policies.RAMBO", "--seeds", "[0,1]", "--population", "batched"],
             "RAMBO has a simulator of its own, and a population shares one: set population to processes",
