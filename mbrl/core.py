@@ -107,7 +107,8 @@ class Dynamics(Described):
     """A model of the world: E members, each of which predicts the next observation and the reward.
 
     Normalisation lives in the model's buffers; callers see the environment's units only.
-    Every trainable parameter has the member axis first, [E, ...], so that each member can be kept on its own.
+    Every trainable parameter has the member axis first, [E, ...], so that each member can be kept on its own; there is
+    one at least, as a fit is gradient descent on `loss`.
 
     A model that remembers has a state of every row and member, hidden [E, B, H]: what it made of the observations and
     actions of the episode before that row. Whoever steps the model passes the state in and out, `initial` where an
@@ -231,7 +232,8 @@ class Policy(Described):
 class Learner(Described):
     """A policy and the way it improves. Knows no Lightning, MLflow, Gymnasium or file.
 
-    `optimizers` is filled in the constructor. The rig checkpoints these and the state dict: whatever else an update
+    `optimizers` is filled in the constructor, with torch's own made with `fused=True`: others read their step on the
+    host, which makes a GPU wait. The rig checkpoints these and the state dict: whatever else an update
     depends on has to be a parameter or a buffer, changed in place, or a run that is resumed, or whose updates are
     captured (`mbrl.training.capture`), would go on differently. One that steps its optimisers by `descend`, and takes
     other gradients by `leaf` and `slope`, can be trained as a population of many seeds (`mbrl.training.population`).

@@ -90,7 +90,8 @@ def save(path: Path, content: dict[str, Any]) -> str:
         torch.load(io.BytesIO(payload), map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} would hold more than tensors and plain values, and is not written: {error}"
+            f"{path} would hold more than tensors and plain values, such as the numbers, texts, lists and dicts that a"
+            " plug-in is made with, and is not written"
         ) from error
     digest = hashlib.sha256(payload).hexdigest()
     with replacing(path) as beside, beside.open("wb") as file:

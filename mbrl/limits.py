@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 LARGEST_SEED = 2**32 - 1  # of numpy and scikit-learn
 
@@ -31,8 +32,32 @@ def callable_with(name: str, function: Callable[..., Any] | None, *arguments: st
     try:
         inspect.signature(function).bind(*arguments)
     except (TypeError, ValueError) as error:  # the latter of functions in C, which say nothing of their arguments
-        path = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
-        raise ValueError(f"{name} is {path}, which does not take ({', '.join(arguments)}): {error}") from error
+        told = f"which does not take ({', '.join(arguments)}): {error}"
+        raise ValueError(f"{name} is {dotted(function)}, {told}") from error
+
+
+def dotted(function: Callable[..., Any]) -> str:
+    """What a function is called in a message."""
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', function)}"
+
+
+def answered(
+    name: str, function: Callable[..., Any], found: object, shape: Sequence[int], boolean: bool = False
+) -> Tensor:
+    """What somebody's function returned, refused if it is no tensor of that shape; no value is looked at.
+
+    Args:
+        name: of the setting.
+        function: which was called.
+        found: what it returned.
+        shape: expected.
+        boolean: whether truth values are.
+    """
+    kind = "bool tensor" if boolean else "tensor"
+    if not isinstance(found, Tensor) or list(found.shape) != list(shape) or (boolean and found.dtype != torch.bool):
+        got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"{name} {dotted(function)} returned {got}, expected a {kind} {list(shape)}")
+    return found
 
 
 def check_seed(seed: int) -> None:

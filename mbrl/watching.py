@@ -21,7 +21,8 @@ INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        assert name not in HOST_READS, f"aten::{name} makes the host wait for the device: use torch.where, or shapes"
+        told = "use torch.where, or shapes; give an optimiser of torch fused=True"
+        assert name not in HOST_READS, f"aten::{name} makes the host wait for the device: {told}"
         masks = [i for i in args[1] if i is not None and i.dtype == torch.bool] if name in INDEXING else []
         assert not masks, f"aten::{name} with a boolean mask makes the host wait for the device: use torch.where"
         return func(*args, **(kwargs or {}))

@@ -25,6 +25,7 @@ from mbrl.report.console import tell
 from mbrl.runfolder import RunFolder
 from mbrl.settings import Fit, World
 from mbrl.simulator import stored
+from mbrl.simulator.calibration import measure
 from mbrl.simulator.card import report_card
 from mbrl.simulator.replay import Replay
 from mbrl.simulator.simulator import Simulator
@@ -33,6 +34,7 @@ from mbrl.training.dynamics import check_memory, fit_dynamics
 from mbrl.training.shared import fit_once
 
 STARTS = 1000  # logged start states, at most, that a simulator carries for those who have no log
+PROBED = 64  # rows that functions of somebody's are tried on
 HELD = 500_000  # held-out rows, to the end of an episode, that a fit is scored and calibrated on
 REPLAYED = 200_000  # rows of the episodes, to the end of one, whose exogenous channels go with them
 
@@ -115,6 +117,8 @@ class Worlds:
         learn = self.log.episodes.learn[:1]
         world = self._simulator("simulator", model, learn, self.seed).replaying(self.log.data, learn)
         world.calibrated, world.trusted_horizon = True, 1  # which no learner may ask for in an earnest world
+        rows = self.log.data.rows(learn)[:PROBED]
+        measure(world.ends, self.log.data.batch(rows), self.log.data.episode[rows], world.targets, world.uncertainty)
         return world
 
     def own(self, model: Dynamics, desk: Desk) -> Rehearsed:

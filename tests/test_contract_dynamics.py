@@ -96,6 +96,14 @@ class Forgetful(Fine):
         return super().predict(obs + self.secret, action, members)
 
 
+class Closed(Fine):
+    """A model in closed form, which nothing can be fitted of."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.requires_grad_(False)
+
+
 def test_a_good_model_passes_as_a_class_and_as_an_instance() -> None:
     check_dynamics(Fine, SPEC)
     check_dynamics(Fine(SPEC, members=1), SPEC)
@@ -115,6 +123,7 @@ def test_a_good_model_passes_as_a_class_and_as_an_instance() -> None:
         (Random, "predict differs between two equal calls"),
         (Logit, "termination is not a probability"),
         (Forgetful, "rebuilt from config and state_dict differs"),
+        (Closed, "there is no parameter to train, and a fit is gradient descent"),
     ],
 )
 def test_a_broken_promise_is_named(model: Callable[[Spec], Dynamics], message: str) -> None:

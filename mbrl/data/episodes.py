@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mbrl.environments import Box, Discrete, Episode
+from mbrl.limits import dotted
 
 ROUNDING = 1e-6  # relative to the larger of value and 1, or what is largest in its channel: as text and float32 lose
 
@@ -179,7 +180,7 @@ def to_episode(
 def _ruled(rule: Callable[..., Any], seen: np.ndarray, action: np.ndarray, first: str) -> np.ndarray:
     """Rewards [n] of a reward function, which takes and gives float32 tensors as networks do."""
     obs, acted = (torch.as_tensor(np.asarray(x), dtype=torch.float32) for x in (seen, action))
-    path = f"{rule.__module__}.{getattr(rule, '__qualname__', rule)}"
+    path = dotted(rule)
     try:
         reward = rule(obs[:-1], acted, obs[1:])
     except Exception as error:  # whatever it raises, it is somebody else's code

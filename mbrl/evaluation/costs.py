@@ -21,6 +21,7 @@ from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.critics import Encoding
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.fitting import CHUNK, Fit, Folds, Rows, fit
+from mbrl.limits import answered, dotted
 from mbrl.simulator.rollout import Cost
 
 LEAST_EXPLAINED = 0.5  # share of the cost's variance in episodes that a network never saw, below which it is not known
@@ -111,9 +112,18 @@ def _held_out(fitted: Fit, rows: Rows, folds: Folds, low: float) -> dict[str, fl
 
 
 def logged_costs(data: TransitionDataset, cost: Cost | None) -> Tensor | None:
-    """What each logged episode cost, [n] float32: by the function if there is one, else by the column; None without."""
+    """What each logged episode cost, [n] float32: by the function if there is one, else by the column; None without.
+
+    Raises:
+        ValueError: the function gives anything but a finite cost [B] for rows [B].
+    """
     if cost is None:
         return None if data.cost is None else data.sums(data.cost)
     columns = (column.split(CHUNK) for column in (data.obs, data.action, data.next_obs))
     with torch.no_grad():
-        return data.sums(torch.cat([cost(*part) for part in zip(*columns, strict=True)]))
+        parts = [answered("trial.cost", cost, cost(*part), part[0].shape[:1]) for part in zip(*columns, strict=True)]
+    found = torch.cat(parts)
+    if not found.isfinite().all():
+        bad = int((~found.isfinite()).sum())
+        raise ValueError(f"trial.cost {dotted(cost)} is not finite in {bad} of {len(found)} logged rows")
+    return data.sums(found)

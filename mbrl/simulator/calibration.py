@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mbrl.core import Batch, Prediction, Spec, generator
+from mbrl.limits import answered
 from mbrl.simulator.ends import Ends
 from mbrl.simulator.foreign import foreign_actions
 from mbrl.simulator.holding import Stated
@@ -37,7 +38,7 @@ def measure(
     """Hold the model of `ends` against transitions [N, ...]; C channels are `targets`.
 
     Raises:
-        ValueError: there are no rows, or as `mbrl.simulator.recall.recalling` does.
+        ValueError: there are no rows, or an uncertainty is not [B], or as `mbrl.simulator.recall.recalling` does.
     """
     if not len(holdout.obs):
         raise ValueError("no held-out transitions to calibrate the simulator on: hold out at least one episode")
@@ -49,7 +50,7 @@ def measure(
         found = residuals(stated, outcome(batch, targets), unit(everyone, targets))
         parts.append(_going_on(found, everyone.of(dynamics.elites), batch) if dynamics.ends_apart else found)
         if uncertainty is not None:
-            raw.append(uncertainty(everyone))
+            raw.append(answered("simulator.uncertainty", uncertainty, uncertainty(everyone), batch.reward.shape))
     held = Residuals(*(torch.cat(column) for column in zip(*parts, strict=True)))
     return Measured(held, torch.cat(raw) if raw else None, unit(everyone, targets))
 
@@ -97,12 +98,18 @@ def doubt_unit(raw: Tensor, quantile: float) -> Tensor:
     """The smallest uncertainty with the share `quantile` of `raw` [N] at or below it.
 
     Raises:
-        ValueError: an uncertainty is not finite.
+        ValueError: an uncertainty is not finite, or below 0.
     """
     rows = len(raw)
     if not raw.isfinite().all():
         bad = int((~raw.isfinite()).sum())
         raise ValueError(f"the uncertainty of {bad} of {rows} held-out transitions is not finite: the model diverged")
+    if (raw < 0).any():
+        raise ValueError(
+            f"the uncertainty of {int((raw < 0).sum())} of {rows} held-out transitions is below 0, the smallest"
+            f" {float(raw.min()):.3g}: expected 0 where a model is sure and more where it is not, as a penalty would"
+            " otherwise pay for doubt"
+        )
     rank = max(1, math.ceil(round(quantile * rows, 6)))
     return raw.kthvalue(rank).values.clamp_min(FLOOR)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl.core import Dynamics, Prediction, Spec
+from mbrl.limits import answered
 from mbrl.simulator.dealing import Deal, own_states, rows_of
 
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs -> bool [B]
@@ -32,11 +33,15 @@ class Ends(NamedTuple):
         """Whether transitions [..., O] end the world by the rule, [...] bool; None where there is none.
 
         A rule is of the plant, and reads its plain observations: the newest ones of a window.
+
+        Raises:
+            ValueError: it returns anything else.
         """
         if self.rule is None:
             return None
         width = self.spec.frame_dim
-        return self.rule(obs[..., :width], action, next_obs[..., :width])
+        found = self.rule(obs[..., :width], action, next_obs[..., :width])
+        return answered("simulator.termination", self.rule, found, next_obs.shape[:-1], boolean=True)
 
     def chance(
         self, obs: Tensor, action: Tensor, next_obs: Tensor, members: Tensor | None, hidden: Tensor | None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from mbrl.core import Batch, Spec
+from mbrl.limits import dotted
 
 Structure = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs [..., O] -> computed channels [..., C]
 
@@ -67,7 +68,7 @@ def compute(structure: Structure, width: int, obs: Tensor, action: Tensor, next_
     if not isinstance(found, Tensor) or list(found.shape) != shape:
         got = f"shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(
-            f"simulator.structure {_name(structure)} returned {got} for obs {list(obs.shape)}, expected a tensor"
+            f"simulator.structure {dotted(structure)} returned {got} for obs {list(obs.shape)}, expected a tensor"
             f" {shape}, one column for each of simulator.computed"
         )
     return found.to(obs.dtype)
@@ -88,12 +89,8 @@ def residual(structure: Structure, computed: Tensor, width: int, rows: Batch) ->
     if bad.any():
         row, k = bad.nonzero()[0].tolist()
         raise ValueError(
-            f"simulator.structure {_name(structure)} returned {float(found[row, k])} for channel {int(computed[k])} in"
+            f"simulator.structure {dotted(structure)} returned {float(found[row, k])} for channel {int(computed[k])} in"
             f" {int(bad.any(-1).sum())} of {len(found)} transitions, the first from obs"
             f" {obs[row].tolist()} with action {action[row].tolist()}: expected finite numbers"
         )
     return found - next_obs.index_select(-1, computed)
-
-
-def _name(structure: Structure) -> str:
-    return f"{getattr(structure, '__module__', '?')}.{getattr(structure, '__qualname__', structure)}"

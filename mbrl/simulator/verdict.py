@@ -38,9 +38,11 @@ def judge(numbers: Mapping[str, Any]) -> dict[str, Any]:
     if steps == 0:
         grade = "poor"
         weakest = numbers["trusted_horizon"]["weakest"]
+        known = any(row["channel"] == weakest for row in numbers["computed"])  # from what is predicted
+        or_else = "" if known else "declare that exogenous if nothing in the plant decides it, or "
         sentence = (
-            f"The simulator can be followed {far}, for {weakest}: declare that exogenous if nothing in the plant"
-            " decides it, or use the simulator with short rollouts and a penalty, or not at all."
+            f"The simulator can be followed {far}, for {weakest}: {or_else}use the simulator with short rollouts and a"
+            " penalty, or not at all."
         )
     elif doubts:
         grade = "with care"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,7 @@ from mbrl.core import Batch, Learner, Policy, Spec, World, build, generator, see
 from mbrl.testing.rows import rows_for
 from mbrl.watching import Tape, no_host_reads
 
+FAR = 100  # times an observation of the log, where a policy has to keep to its bounds as well
 ROUNDING = 1e-3  # in actions: a planner magnifies how a batch rounds (9e-5 seen), a mixed-up row is off by more
 
 
@@ -19,15 +21,12 @@ def check_policy(policy: Policy) -> None:
     """A policy's contract: shapes, bounds, reproducible noise, a mode without any, a description to rebuild it."""
     spec, rng = policy.spec, generator(0, "check")
     obs = rows_for(spec, 7).obs
-    low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+    _check_plain(policy)
     with torch.no_grad():
         mode, noisy = policy.act(obs, None), policy.act(obs, rng)
-        for name, action in (("mode", mode), ("sample", noisy)):
-            assert action.shape == (7, spec.action_dim), f"{name}: shape {tuple(action.shape)}, expected [7, A]"
-            assert action.dtype == torch.float32, f"{name}: {action.dtype}, expected float32"
-            assert bool(((action >= low - 1e-5) & (action <= high + 1e-5)).all()), f"{name}: outside the bounds"
-            if spec.discrete:
-                assert bool((action.sum(-1) == 1).all() and (action.amax(-1) == 1).all()), f"{name}: not one-hot"
+        _check_action("mode", mode, spec)
+        _check_action("sample", noisy, spec)
+        _check_action(f"mode {FAR} times as far out", policy.act(FAR * obs, None), spec)
         assert torch.equal(mode, policy.act(obs, None)), "the mode differs between two calls"
         assert torch.equal(noisy, policy.act(obs, generator(0, "check"))), "equal generators, different actions"
         alone = policy.act(obs[3:4], None)
@@ -44,15 +43,38 @@ def check_policy(policy: Policy) -> None:
         assert torch.equal(twin(obs), served), "a policy rebuilt from config and state_dict acts differently"
 
 
+def _check_action(name: str, action: Tensor, spec: Spec) -> None:
+    low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+    assert action.shape == (7, spec.action_dim), f"{name}: shape {tuple(action.shape)}, expected [7, A]"
+    assert action.dtype == torch.float32, f"{name}: {action.dtype}, expected float32"
+    assert bool(action.isfinite().all()), f"{name}: not finite"
+    inside = (action >= low - 1e-5) & (action <= high + 1e-5)
+    assert bool(inside.all()), f"{name}: outside the bounds, {action[~inside.all(-1)].tolist()[0]}: clamp it, or squash"
+    if spec.discrete:
+        assert bool((action.sum(-1) == 1).all() and (action.amax(-1) == 1).all()), f"{name}: not one-hot"
+
+
+def _check_plain(made: Policy | Learner) -> None:
+    for name, value in made.config["init_args"].items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            told = "a checkpoint holds numbers, texts, lists and dicts: take its name, or a number"
+            raise AssertionError(f"the argument {name} is {value!r}, and {told}") from error
+
+
 def check_learner(factory: Callable[[Spec], Learner], spec: Spec, simulator: World | None = None) -> None:
     """A learner's contract: `update` changes the weights, from its generator alone, without reading from the device,
     and can be captured: played back it does what it does when it is called.
 
+    One that imagines is given imagined rows, and an update without any, as on logged rows alone; others never see one.
     One that reads the simulator has to be given one, which it must leave as it is.
     """
+    assert not isinstance(factory, Learner), "check_learner takes the class, or a function of the spec that makes one"
     real, imagined = rows_for(spec, 12, 0), rows_for(spec, 9, 1)
     untouched = None if simulator is None else copy.deepcopy(simulator.state_dict())
     (first, lessons, world), (second, _, _) = (_updated(factory, spec, real, imagined, simulator) for _ in range(2))
+    dreams = imagined if first.imagines else None
     for name, value in (untouched or {}).items():
         same = simulator is None or torch.equal(value, simulator.state_dict()[name])
         assert same, f"the learner changed {name} of the simulator: `enter` has to make a copy of its own"
@@ -68,18 +90,22 @@ def check_learner(factory: Callable[[Spec], Learner], spec: Spec, simulator: Wor
     assert first.optimizers, "optimizers is empty, so nothing of them would be in a checkpoint"
     state = torch.random.get_rng_state()
     with no_host_reads():
-        metrics = first.update(lessons, imagined, generator(1, "check"), world)
+        metrics = first.update(lessons, dreams, generator(1, "check"), world)
     assert torch.equal(state, torch.random.get_rng_state()), "update draws from torch's global generator"
+    assert isinstance(metrics, dict), f"update returns {type(metrics).__name__}, expected a dict of metrics"
     for name, value in metrics.items():
         assert isinstance(value, Tensor), f"metric {name} is {type(value).__name__}, expected a tensor"
         assert value.numel() == 1, f"metric {name} has shape {tuple(value.shape)}, expected a scalar"
         assert not value.requires_grad, f"metric {name} is not detached"
-    _check_goes_on(first, spec, lessons, imagined, simulator, world)
+    _check_plain(first)
+    _check_goes_on(first, spec, lessons, dreams, simulator, world)
     check_policy(first.policy)
+    if dreams is not None:
+        first.update(lessons, None, generator(3, "check"), world)
 
 
 def _check_goes_on(
-    learner: Learner, spec: Spec, lessons: Batch, imagined: Batch, simulator: World | None, world: World | None
+    learner: Learner, spec: Spec, lessons: Batch, imagined: Batch | None, simulator: World | None, world: World | None
 ) -> None:
     """The next three updates of the learner, of one that is restored, and of one whose update is played back."""
     (resumed, other), (taped, third) = (_twin(learner, spec, simulator) for _ in range(2))
@@ -130,7 +156,9 @@ def _updated(
         expected = [len(real.reward), *several, *given.shape[1:]]
         assert list(found.shape) == expected, f"study gives {name} of {list(found.shape)}, expected {expected}"
     world = None if simulator is None else learner.enter(simulator)
-    rng = generator(0, "check")
+    rng, before = generator(0, "check"), [column.clone() for column in lessons]
     for _ in range(2):
-        learner.update(lessons, imagined, rng, world)
+        learner.update(lessons, imagined if learner.imagines else None, rng, world)
+    for name, column, kept in zip(Batch._fields, lessons, before, strict=True):
+        assert torch.equal(column, kept), f"update changes {name} of the rows that it is given: make a copy"
     return learner, lessons, world

@@ -48,7 +48,9 @@ def _check_loss(model: Dynamics, spec: Spec) -> None:
         loss = model.loss(batch, hidden)
     assert loss.shape == (model.members,), f"loss has shape {list(loss.shape)}, expected [{model.members}]"
     assert loss.isfinite().all(), f"loss is not finite: {loss.tolist()}"
-    names, parameters = zip(*model.named_parameters(), strict=True)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained, "there is no parameter to train, and a fit is gradient descent"
+    names, parameters = zip(*trained, strict=True)
     gradients = torch.autograd.grad(loss[0], parameters, allow_unused=True)
     for name, gradient in zip(names, gradients, strict=True):
         if gradient is not None:

@@ -223,6 +223,10 @@ def _held(holdout: Batch, episode: Tensor | None, multistep: int, dynamics: Dyna
 def _check(dynamics: Dynamics, train: Source, held: Tensor) -> None:
     if train.rows == 0 or len(held) == 0:
         raise ValueError(f"{train.rows} training and {len(held)} held-out rows: both need at least one episode")
+    if not any(parameter.requires_grad for parameter in dynamics.parameters()):
+        raise ValueError(
+            f"{type(dynamics).__name__} has no parameter to train, and a fit is gradient descent: give it one"
+        )
     for name, parameter in dynamics.named_parameters():
         if parameter.dim() == 0 or parameter.shape[0] != dynamics.members:
             shape = list(parameter.shape)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -206,3 +207,15 @@ def test_the_gate_is_closed_where_the_column_teaches_nothing() -> None:
 def test_a_cost_of_the_log_that_is_not_finite_is_a_fault(seen: Evidence) -> None:
     broken = seen._replace(logged_cost=seen.logged_cost._replace(value=math.nan))
     assert "logged_cost.value is nan, expected a finite number" in decide(broken, read()).reasons
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda obs, action, after: obs[:, :1], r"trial.cost .* returned torch.float32 \[\d+, 1\], expected a tensor"),
+        (lambda obs, action, after: obs[:, 0] / 0, r"trial.cost .* is not finite in \d+ of \d+ logged rows"),
+    ],
+)
+def test_a_function_that_gives_no_cost_is_named(function: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        logged_costs(log(), function)

@@ -233,6 +233,9 @@ def test_who_is_trusted_for_no_step_hears_which_channel_it_is_and_what_to_do(goo
         "The simulator can be followed not even for one step, for meal: declare that exogenous if nothing in the plant"
     )
     assert judge(good)["sentence"].startswith(told)
+    row = {"channel": "meal", "unit": "", "mean_absolute_error": 0.0, "spread_of_change": 1.0, "agrees": True}
+    good["computed"] = [row]  # which cannot be declared exogenous
+    assert "for meal: use the simulator with short rollouts and a penalty" in judge(good)["sentence"]
 
 
 def test_what_is_a_matter_of_chance_is_named(good: dict[str, Any]) -> None:

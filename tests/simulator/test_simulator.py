@@ -167,7 +167,33 @@ def test_calibration_refuses_nothing_and_nan() -> None:
         simulator.calibrate(held(torch.zeros(0)))
     with pytest.raises(ValueError, match="uncertainty of 1 of 3 held-out transitions is not finite"):
         simulator.calibrate(held(torch.tensor([1.0, torch.nan, 2.0])))
+    with pytest.raises(ValueError, match="uncertainty of 2 of 3 held-out transitions is below 0, the smallest -3"):
+        simulator.calibrate(held(torch.tensor([-1.0, 2.0, -3.0])))
     assert not simulator.calibrated
+
+
+def of_members(prediction: Prediction) -> Tensor:
+    return prediction.reward
+
+
+def in_columns(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return next_obs[:, :1] > 1
+
+
+def likely(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return next_obs[:, 0].sigmoid()
+
+
+def test_functions_of_another_shape_are_named_with_their_setting() -> None:
+    rows, spec = held(torch.arange(3)), unit_spec()
+    with pytest.raises(
+        ValueError, match=r"simulator.uncertainty .*of_members returned .*\[3, 3\], expected a tensor \[3\]"
+    ):
+        Simulator(known(), spec, of_members).calibrate(rows)
+    for rule, got in (in_columns, r"bool \[3, 1\]"), (likely, r"float32 \[3\]"):
+        told = rf"simulator.termination .*{rule.__name__} returned torch.{got}, expected a bool tensor \[3\]"
+        with pytest.raises(ValueError, match=told):
+            Simulator(known(), spec, termination=rule).step(rows.obs, rows.action, generator(0, "test"))
 
 
 @pytest.mark.parametrize("arguments", [{"margin": -0.1}, {"quantile": 0.0}, {"quantile": 1.1}])
