@@ -152,6 +152,10 @@ PLANNING = json.dumps(
         ),
         (["--simulator.uncertainty", "null", "--rehearsal.penalty", "1"], "simulator.uncertainty is null"),
         (["--simulator.uncertainty", "dynamics.terminations.never"], "which does not take (prediction)"),
+        (
+            ["--simulator.uncertainty", "builtins.len"],
+            "simulator.uncertainty builtins.len returned int, expected a tensor",
+        ),
         (["--simulator.termination", "dynamics.uncertainty.ensemble_std"], "does not take (obs, action, next_obs)"),
         (["--simulator.quantile", "95"], "simulator.quantile is 95.0"),
         (["--trial.discount", "1"], "trial.discount is 1.0, expected a number above 0 and below 1"),
