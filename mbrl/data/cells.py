@@ -44,7 +44,11 @@ def numbers(values: Any, lenient: bool = False, what: str = "a number") -> np.nd
             _check_whole(values)
             return numbers(values.flatten(), lenient, what).reshape(len(values), -1)
         if _textual(values):
-            values = _parsed(_counted(pc.utf8_trim_whitespace(values)), pa.float64(), what, lenient)
+            values = pc.utf8_trim_whitespace(values)
+            try:
+                values = values.cast(pa.float64())
+            except pa.ArrowInvalid:
+                values = _parsed(_counted(values), pa.float64(), what, lenient)
         elif pa.types.is_integer(values.type):
             values = values.cast(pa.float64(), safe=False)
         elif not pa.types.is_floating(values.type):

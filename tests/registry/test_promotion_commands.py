@@ -43,6 +43,8 @@ def test_a_name_that_nobody_registered_has_no_history(registry):
     status, answer, _ = spoken("history", "tooy")
     assert (status, "'tooy-policy' in" in answer["error"]) == (1, True)
     assert "registered models: toy-policy" in answer["error"]
+    status, answer, _ = spoken("history", "toy-policy")  # as a run tells it
+    assert (status, "; of toy-policy say NAME 'toy'; registered" in answer["error"]) == (1, True)
 
 
 def test_history_names_a_flipped_byte_and_mends_an_alias(registry):
