@@ -16,7 +16,7 @@ from scipy import optimize
 from torch import Tensor
 
 from mbrl.evaluation.estimates import RESAMPLES, Estimate, Side
-from mbrl.evaluation.importance import Answer, Interval, Statistic, carried, ratio_of
+from mbrl.evaluation.importance import Answer, Interval, Statistic, bounded, carried, quotient, ratio_of
 from mbrl.evaluation.intervals import resampled
 from mbrl.evaluation.ratios import FLOOR, SLACK, Weights
 from mbrl.evaluation.trajectories import Trajectories, discounts
@@ -120,7 +120,7 @@ def magic(
     steps = np.unique(np.linspace(0, seen.reward.shape[1], switches).round().astype(int))
     partial = _Partial.of(weights, seen, gamma, q, v, steps)
     wdr = _weighted(weights, seen, gamma, q, v)
-    trusted = resampled(wdr, len(seen.obs), TRUST, seed, method="percentile", resamples=resamples)
+    trusted = bounded("MAGIC", resampled(wdr, len(seen.obs), TRUST, seed, method="percentile", resamples=resamples))
     reach = (trusted.low - trusted.value, trusted.high - trusted.value)
 
     def blended(counts: np.ndarray) -> np.ndarray:
@@ -164,11 +164,13 @@ class _Partial(NamedTuple):
     def blend(self, counts: np.ndarray, reach: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
         """The g_j [J] and the blend x [J], with episodes counted [n] times and WDR's interval at g_T + `reach`."""
         total = counts.sum()
-        now, last = self.scaled / (counts @ self.scaled), self.before / (counts @ self.before)
+        now, last = quotient(self.scaled, counts @ self.scaled), quotient(self.before, counts @ self.before)
         ahead = self.discount * last * self.v  # the model's value from step t on
         steps = self.discount[:-1] * now * self.gained + ahead[:, :-1]
         parts = np.pad(steps.cumsum(1), ((0, 0), (1, 0)))[:, self.steps] + ahead[:, self.steps]
         values = counts @ parts
+        if not np.isfinite(values).all():
+            return values, np.full(len(values), np.nan)
         apart = total * parts - values
         omega = (counts * apart.T) @ apart / (total * (total - 1))
         low, high = values[-1] + reach[0], values[-1] + reach[1]

@@ -149,10 +149,30 @@ class Answer(NamedTuple):
     def _with(self, found: Estimate) -> Estimate:
         if not np.isfinite(found.value):
             raise Refused(f"the weights of {self.kind} overflow: use WIS, PDWIS or a tighter clip")
-        return found._replace(effective_n=self.about["ess"], diagnostics={**self.about, **found.diagnostics})
+        return bounded(self.kind, found)._replace(
+            effective_n=self.about["ess"], diagnostics={**self.about, **found.diagnostics}
+        )
+
+
+def bounded(kind: str, found: Estimate) -> Estimate:
+    """The estimate, refused if a resample had no value."""
+    if np.isnan(found.low) or np.isnan(found.high):
+        raise Refused(
+            f"{kind} has no interval: a step rests on so few episodes that a resample may have none of them. The policy"
+            " acts too unlike the log for weights so far on: use FQE or the simulator"
+        )
+    return found
 
 
 def ratio_of(weight: Tensor, paid: Tensor, discount: np.ndarray) -> Statistic:
-    """sum_t discount_t (sum_i c_i w_t x_t / sum_i c_i w_t) for weights and x [n, T], of counts c [R, n]."""
+    """sum_t discount_t (sum_i c_i w_t x_t / sum_i c_i w_t) for weights and x [n, T], of counts c [R, n].
+
+    NaN where all weight of a step is on episodes that do not count.
+    """
     below, above = weight.numpy(force=True), (weight * paid).numpy(force=True)
-    return lambda counts: ((counts @ above) / (counts @ below)) @ discount
+    return lambda counts: quotient(counts @ above, counts @ below) @ discount
+
+
+def quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """above / below, NaN where the latter is 0."""
+    return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, np.nan), where=below != 0)

@@ -138,7 +138,8 @@ def marginal_value(
         seed: of the features and the groups. Values of several policies with the same seed share them.
 
     Raises:
-        Refused: the effective number of rows is below the floor, or too many weights are negative.
+        Refused: the effective number of rows is below the floor, too many weights are negative, or no row has another
+            after it.
         ValueError: a setting is out of range, or the policy's spec does not fit the log.
     """
     _check(gamma, level, ridges, len(episodes), data.id)
@@ -146,6 +147,8 @@ def marginal_value(
         check_acts_on(policy.spec, data)
     encoding = Encoding(data.spec(episodes)).to(data.obs.device)
     rows = Rows.of(data, episodes, policy, encoding, gamma)
+    if not len(rows.reward):
+        raise Refused(f"no row of {data.id} is followed by another, so nothing says where actions lead")
     begin = data.first[episodes]
     start_action = data.action[begin] if policy is None else acted(policy, data.obs[begin])
     first = encoding(data.obs[begin], start_action)

@@ -26,7 +26,7 @@ from mbrl.evaluation.importance import importance_sampling
 from mbrl.evaluation.marginal import marginal_value
 from mbrl.evaluation.modelbased import rolled, truncated_values
 from mbrl.evaluation.opinions import Answer, Opinion
-from mbrl.evaluation.ratios import Ratios, Weights
+from mbrl.evaluation.ratios import CLIP, Ratios, Weights
 from mbrl.evaluation.trajectories import check_acts_on
 from mbrl.evaluation.twoway import spread_over
 from mbrl.simulator.rollout import Played
@@ -182,7 +182,7 @@ def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
     """`mbrl.evaluation.modelbased.truncated_value` with a row for each member of the model, and its share of critics.
 
     Critics that go on from the same member's rollouts share its error, and so are no draws of their own. Of a single
-    member no spread is known, and the critics' is taken.
+    member no spread is known: the critics' is taken, and the diagnostics count one member.
     """
     critic = bench.critic(policy)
     critic.check()  # before any rollout
@@ -193,7 +193,11 @@ def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
     critics = values[0].shape[1]
     count = min(len(values), critics) if len(values) > 1 else critics
     rows = [values[k % len(values)][:, k::count].mean(1) for k in range(count)]
-    return _sampled(torch.stack(rows), bench.level)
+    found = _sampled(torch.stack(rows), bench.level)
+    if len(values) > 1:
+        return found
+    estimate = found.estimate
+    return found._replace(estimate=estimate._replace(diagnostics={**estimate.diagnostics, "members": 1}))
 
 
 # ---------------------------------------------------------------------- from logged rows
@@ -205,19 +209,21 @@ def _critic(bench: Bench, policy: Policy) -> Answer:
     return _sampled(critic.v(bench.starts.obs), bench.level)
 
 
-def _weights(bench: Bench, policy: Policy) -> Weights:
+def _weights(bench: Bench, policy: Policy, unbiased: bool) -> Weights:
+    """Clipped; but not those of an `unbiased` estimator whose ratios are exact, which clipping would move."""
     seen = bench.seen()
     behaviour = bench.behaviour() if seen.propensity is None else None
-    return Weights.of(Ratios.of(policy, seen, behaviour), seen)
+    clip = None if unbiased and behaviour is None else CLIP
+    return Weights.of(Ratios.of(policy, seen, behaviour), seen, clip)
 
 
 def _weighed(name: Any, bench: Bench, policy: Policy) -> Answer:
-    weights = _weights(bench, policy)
+    weights = _weights(bench, policy, name in ("IS", "PDIS"))
     return Answer(importance_sampling(name, weights, bench.seen(), bench.gamma, level=bench.coverage, seed=bench.seed))
 
 
 def _corrected(estimator: Callable[..., Estimate], bench: Bench, policy: Policy) -> Answer:
-    weights, seen = _weights(bench, policy), bench.seen()
+    weights, seen = _weights(bench, policy, False), bench.seen()
     values = bench.critic(policy).cross_fitted(seen, bench.episodes)
     return Answer(estimator(weights, seen, bench.gamma, values.q, values.v, level=bench.coverage, seed=bench.seed))
 

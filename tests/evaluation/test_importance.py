@@ -7,6 +7,7 @@ import pytest
 import torch
 from evaluation_toys import LOGGED, Linear, Plant, every_episode, sampled, truth, wide_spec
 
+from mbrl.evaluation.doubly_robust import doubly_robust, magic
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.importance import KINDS, importance_sampling, per_episode
 from mbrl.evaluation.ratios import Ratios, Weights
@@ -148,6 +149,27 @@ def test_few_effective_episodes_refuse_with_the_reason(kind):
     nothing = Ratios(torch.full((30, 3), -math.inf, dtype=torch.float64), {})
     with pytest.raises(Refused, match="no logged episode could be the policy's"):
         importance_sampling(kind, exact(nothing, log.seen), log.seen, 1.0)
+
+
+def late() -> tuple[Ratios, Trajectories]:
+    """Forty episodes, of which the policy could have made two at the last of three steps."""
+    log = torch.zeros(40, 3, dtype=torch.float64)
+    log[:, 2] = -math.inf
+    log[:2, 2] = math.log(20)
+    seen = unpaid(40, 3)
+    return Ratios(log, {}), seen._replace(reward=torch.arange(40.0).unsqueeze(-1).expand(40, 3).contiguous())
+
+
+def test_a_step_that_a_resample_may_have_no_episode_of_is_refused():
+    ratios, seen = late()
+    weights, none = exact(ratios, seen), (torch.zeros(40, 3), torch.zeros(40, 4))
+    with pytest.raises(Refused, match="PDWIS has no interval: a step rests on so few episodes"):
+        importance_sampling("PDWIS", weights, seen, 1.0, **QUICK)
+    with pytest.raises(Refused, match="WDR has no interval"):
+        doubly_robust("WDR", weights, seen, 1.0, *none, **QUICK)
+    with pytest.raises(Refused, match="MAGIC has no interval"):
+        magic(weights, seen, 1.0, *none, **QUICK)
+    assert math.isfinite(importance_sampling("PDIS", weights, seen, 1.0, **QUICK).low)  # which divides by no weights
 
 
 def test_a_long_horizon_is_refused_where_its_intervals_would_not_cover():

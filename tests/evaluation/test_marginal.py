@@ -154,3 +154,10 @@ def test_bad_arguments_are_named() -> None:
         marginal_value(DATA, EVERY, wrong, gamma=0.9)
     rows = Rows.of(DATA, EVERY, policy, Encoding(policy.spec), 0.9)
     assert len(rows.reward) == len(DATA)
+
+
+def test_a_log_of_single_cut_rows_is_refused() -> None:
+    count = torch.arange(len(DATA))
+    single = dataclasses.replace(DATA, episode=count, truncated=count >= 0, terminated=count < 0)
+    with pytest.raises(Refused, match=r"no row of .* is followed by another, so nothing says where actions lead"):
+        marginal_value(single, count, None, gamma=0.9)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
-from mbrl.evaluation import grounds, modelbased
+from mbrl.evaluation import grounds, modelbased, panel
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.gathering import Provenance, gather, view
@@ -274,6 +274,24 @@ def test_critics_that_share_a_member_of_the_model_are_no_draws_of_their_own() ->
         for e, m in ((2, (0 + 2) / 2), (0, (1 + 3) / 2))
     ]
     np.testing.assert_allclose(opinion.answers[CANDIDATE].sample, np.repeat([[rows[0]], [rows[1]]], 4, axis=1))
+
+
+def test_of_a_single_elite_the_critics_are_no_members_of_the_model() -> None:
+    table, policies = bench()
+    assert table.simulator is not None
+    table.simulator.dynamics.elites = torch.tensor([2])
+    four = {key: Stepped(4) for key in table.made}
+    answer = hear(replace(table, made=four), policies, ["model+fqe"]).opinions["model+fqe"].answers[CANDIDATE]
+    assert (len(answer.sample), answer.estimate.diagnostics["members"]) == (4, 1)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_exact_weights_of_what_is_unbiased_are_not_clipped(unbiased: bool) -> None:
+    """Of propensities that were logged; clipping moves a mean of negative returns towards 0."""
+    table, policies = bench()
+    logged = replace(table.data, propensity=torch.zeros(len(table.data)))
+    weights = panel._weights(replace(table, data=logged), policies[CANDIDATE], unbiased)
+    assert (weights.about["clip"] is None) == unbiased
 
 
 def test_returns_need_no_padding_of_episodes() -> None:
