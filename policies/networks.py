@@ -107,8 +107,8 @@ def usual_value(spec: Spec, discount: float) -> float:
 
     It is paid for as long as the world goes on, which ends in every step with the chance that it had in the log. A
     reward of 1000 give or take 1 has values of 100,000 that differ by a hundred, and of a network that begins at 0 they
-    are noise for long: so is the price of time, -1 a step, in a log whose only other reward is 0 at the goal. Values are
-    float32 numbers: of a mean of 100,000 spreads (discount 0.99) they are 10 million, and rounded to a spread.
+    are noise for long: so is the price of time, -1 a step, in a log whose only other reward is 0 at the goal. Values
+    are float32 numbers: of a mean of 100,000 spreads (discount 0.99) they are 10 million, and rounded to a spread.
     """
     ends = 1 - discount * (1 - spec.terminal_rate)
     known = spec.terminal_rate > 0 or not spec.terminals
