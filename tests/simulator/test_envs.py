@@ -7,12 +7,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from dynamics_toys import reward_of_first, spec_of, unit_spec
+from dynamics_toys import spec_of, unit_spec
 from env_toys import LOG, played, world
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from dynamics import ProbabilisticEnsemble
+from dynamics.uncertainty import mixture_std
 from mbrl.core import Batch, generator, seeded
 from mbrl.simulator.envs import SimulatorEnv, SimulatorVectorEnv
 from mbrl.simulator.episodes import Episodes
@@ -168,7 +169,7 @@ def test_the_penalty_is_that_of_imagined_rollouts() -> None:
     spec = type(spec).from_dict({**spec.to_dict(), "reward_std": 5.0})
     with seeded(0, "test"):
         model = ProbabilisticEnsemble(spec, 2, 2, hidden=4, layers=1).eval()
-    simulator = Simulator(model, spec, reward_of_first, starts=torch.tensor([[3.0]]))
+    simulator = Simulator(model, spec, mixture_std, starts=torch.tensor([[3.0]]))
     rows = torch.linspace(0.5, 1, 9).view(-1, 1)
     simulator.calibrate(Batch(rows, rows, rows[:, 0], rows, torch.zeros(9, dtype=torch.bool)))
 
