@@ -12,6 +12,7 @@ from mbrl import playing
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import Division
+from mbrl.data.series import Pieces
 from mbrl.evaluation.bench import FOLDS, Bench
 from mbrl.evaluation.combining import choose
 from mbrl.evaluation.estimates import Estimate, bootstrap
@@ -134,7 +135,7 @@ class Assessment:
             gain = combined_gain(heard, name, self.rules.ranking)
             liking = preference(heard, name, self.rules.choice, self.rules.ranking)
             of[name] = Finding(evidence, verdict, gain, liking, path, digest)
-        logged = spread_over(data.returns().unsqueeze(0).cpu().numpy(), self.rules.level)
+        logged = spread_over(data.returns().unsqueeze(0).cpu().numpy(), self.rules.level, Pieces.of(data))
         promotable, grounded = ({n: getattr(f.verdict, x) for n, f in of.items()} for x in ("promote", "grounded"))
         preferences, gains = ({n: getattr(f, x) for n, f in of.items()} for x in ("preference", "gain"))
         chosen = choose(preferences, promotable, gains, self.rules.tie, grounded)

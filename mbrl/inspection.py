@@ -121,7 +121,7 @@ def inspect(name: str, version: str | None, data_id: str | None, download: bool,
         calibrated_on=held if own_log else torch.arange(0),
         seed=seed,
         about=about(simulator, fitted, found.seed),
-        crossed=halves(held, found.seed or 0) if own_log else (),
+        crossed=halves(data, held, found.seed or 0) if own_log else (),
     )
     stem = found.label.replace("/", "-") + ("" if own_log else f"-on-{data.id.replace('/', '-')}")
     with RunLog.open(EXPERIMENT, f"card of {found.label}") as record:

@@ -131,7 +131,7 @@ class Worlds:
             world.trusted_horizon = numbers["trusted_horizon"]["steps"]
             return Rehearsed(world, str(desk.folder.facts["simulator_version"]), numbers)
         about = inspection.about(world, (data.id, data.fingerprint), self.seed)
-        crossed = halves(held, self.seed)
+        crossed = halves(data, held, self.seed)
         card = report_card(world, data, held, calibrated_on=held, seed=self.seed, about=about, crossed=crossed)
         world.trusted_horizon = card.numbers["trusted_horizon"]["steps"]
         version = desk.register("simulator_version", models.log_simulator, world, self.name, Lineage.of(data))

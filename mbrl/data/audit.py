@@ -39,7 +39,13 @@ class Audit:
         """Plain values for JSON."""
         data, free = self.data, self.freedom
         return {
-            "data": {"id": data.id, "fingerprint": data.fingerprint, "rows": len(data), "episodes": data.episodes},
+            "data": {
+                "id": data.id,
+                "fingerprint": data.fingerprint,
+                "rows": len(data),
+                "episodes": data.episodes,
+                "series": len(data.series) or data.episodes,
+            },
             "exogenous": [data.channels[k] for k in data.exogenous],
             "counts": {severity: sum(f.severity == severity for f in self.findings) for severity in SEVERITIES},
             "findings": [finding.to_dict() for finding in self.findings],

@@ -16,6 +16,7 @@ from mbrl.core import Batch, Spec, generator
 from mbrl.data.mapped import Mapped
 from mbrl.data.moments import finite_bounds
 from mbrl.data.promises import check
+from mbrl.data.series import shuffled
 
 
 @final
@@ -47,10 +48,11 @@ class TransitionDataset:
     exogenous: tuple[int, ...]  # channels of the observation that nothing in the world decides, such as the weather
     bound_low: tuple[float | None, ...]  # [F + 1] physical bounds of the newest observation and the reward, or None
     bound_high: tuple[float | None, ...]  # [F + 1]
-    fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, bounds, `discrete` and `exogenous`
+    fingerprint: str  # hex SHA-256 over dtype, shape and bytes of every tensor, bounds, series, `discrete`, `exogenous`
     propensity: Tensor | None = None  # [N] float32 log density (Discrete: log probability) of the action when logged
     cost: Tensor | None = None  # [N] float32 what a row costs beside its reward: limited, and not learned from
     time_limit: int | None = None  # steps after which the environment cuts an episode, where the log says so
+    series: tuple[int, ...] = ()  # episodes that each uninterrupted series was cut into, in order; () where none was
     history: int = 1  # observations in each row of obs: more than 1 in what `mbrl.data.history.windowed` made
     mapped: Mapped | None = None  # where the tensors lie in files, not in memory
 
@@ -73,6 +75,7 @@ class TransitionDataset:
         action_high: Sequence[float],
         env_id: str | None = None,
         time_limit: int | None = None,
+        series: Sequence[int] = (),
         channels: Sequence[str] = (),
         units: Sequence[str] = (),
         action_channels: Sequence[str] = (),
@@ -107,6 +110,7 @@ class TransitionDataset:
             action_high=high,
             env_id=env_id,
             time_limit=time_limit,
+            series=tuple(series),
             channels=tuple(channels) or tuple(f"observation {k}" for k in range(obs.shape[-1])),
             units=tuple(units) or ("",) * obs.shape[-1],
             action_channels=tuple(action_channels) or tuple(f"action {k}" for k in range(action.shape[-1])),
@@ -154,6 +158,12 @@ class TransitionDataset:
         """The number of episodes, n."""
         return len(self.lengths)
 
+    @cached_property
+    def series_of(self) -> Tensor:
+        """The number of the series that each episode is a piece of, [n] long; its own one where nothing was cut."""
+        count = torch.tensor(self.series or (1,) * self.episodes, device=self.obs.device)
+        return torch.arange(len(count), device=count.device).repeat_interleave(count)
+
     @property
     def starts(self) -> Tensor:
         """The first observation of each episode, [n, O]."""
@@ -188,6 +198,8 @@ class TransitionDataset:
     def split(self, fractions: Sequence[float], seed: int) -> tuple[Tensor, ...]:
         """Divide the episodes at random, e.g. into (0.9, 0.1); every side gets at least one episode.
 
+        Pieces of one series stay together in blocks (`mbrl.data.series.blocks`), but for those that a side ends with.
+
         Returns:
             one sorted [k] long tensor of episode indices per fraction; they are disjoint and cover the log.
 
@@ -205,8 +217,9 @@ class TransitionDataset:
         counts = [max(1, round(share * self.episodes)) for share in shares]
         while excess := sum(counts) - self.episodes:
             counts[counts.index(max(counts))] -= 1 if excess > 0 else -1
-        order = torch.randperm(self.episodes, generator=generator(seed, "split"))
-        return tuple(side.sort().values.to(self.obs.device) for side in order.split(counts))
+        every = torch.arange(self.episodes, device=self.obs.device)
+        order = shuffled(self, every, generator(seed, "split"))
+        return tuple(side.sort().values for side in order.split(counts))
 
     def some(self, order: Tensor, rows: int) -> Tensor:
         """The first of the episodes `order` [k] long up to the one with which there are `rows` rows, in time order."""
@@ -239,7 +252,7 @@ class TransitionDataset:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         digest.update(f"{self.discrete} {self.action_low} {self.action_high}".encode())
-        for name in ("exogenous", "bound_low", "bound_high"):
+        for name in ("exogenous", "bound_low", "bound_high", "series"):
             if any(entry is not None for entry in getattr(self, name)):
                 digest.update(f"{name} {getattr(self, name)}".encode())
         return digest.hexdigest()

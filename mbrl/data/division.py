@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mbrl.core import generator
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.series import shuffled
 
 JUDGE_HOLDOUT = 0.15  # of the second simulator's episodes: what stops its own training
 LEAST = 4  # episodes of a log: one to learn from, one to measure on, two to judge
@@ -61,7 +62,7 @@ def divide(data: TransitionDataset, split: Sequence[float], seed: int, needs_ter
         )
     learn, held, judge = _two_to_judge(data.split(split, seed), seed)
     count = min(max(1, round(len(judge) * JUDGE_HOLDOUT)), len(judge) - 1)
-    judge = judge[torch.randperm(len(judge), generator=generator(seed, "judge"))]  # logs are often sorted by skill
+    judge = shuffled(data, judge, generator(seed, "judge"))  # logs are often sorted by skill
     return _ends_shared(Division(learn, held, judge[count:].sort().values, judge[:count].sort().values), ending, seed)
 
 
@@ -107,10 +108,10 @@ def _ends_shared(division: Division, ending: Tensor, seed: int) -> Division:
     return Division(**parts)
 
 
-def halves(held: Tensor, seed: int) -> tuple[Tensor, ...]:
+def halves(data: TransitionDataset, held: Tensor, seed: int) -> tuple[Tensor, ...]:
     """Held-out episodes [k] long, divided at random, each half to be graded as the other taught; () of one alone."""
     if len(held) < 2:
         return ()
-    order = held[torch.randperm(len(held), generator=generator(seed, "halves"))]
+    order = shuffled(data, held, generator(seed, "halves"))
     middle = (len(held) + 1) // 2
     return order[:middle].sort().values, order[middle:].sort().values

@@ -55,4 +55,5 @@ def joined(data: TransitionDataset, episodes: Tensor, played: Sequence[Batch], s
     last = torch.zeros(len(number), dtype=torch.bool)
     last[lengths.cumsum(0) - 1] = True
     truncated = last & ~columns["terminated"]
-    return replace(data, **columns, truncated=truncated, episode=number, propensity=None, cost=None, fingerprint="")
+    gone: dict[str, Any] = {"propensity": None, "cost": None, "series": (), "fingerprint": ""}
+    return replace(data, **columns, truncated=truncated, episode=number, **gone)

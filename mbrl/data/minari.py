@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ _PART = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
 _ID = re.compile(rf"(?:(?P<namespace>{_PART}(?:/{_PART})*)/)?{_PART}-v(?:0|[1-9][0-9]*)")
 _NAMES = "mbrl_channels"  # the metadata key of what the channels are called, and in which units
 _ENV_ID = "mbrl_env_id"  # the metadata key of `module:EnvId`, which Minari's own env_spec cannot say
+_SERIES = "mbrl_series"  # that of how many episodes each series was cut into
 _TIME_LIMIT = "mbrl_time_limit"  # that of its max_episode_steps, as env_spec lacks some environments altogether
 
 
@@ -137,6 +139,7 @@ def _from_episodes(id: str, folder: Path, place: Path | None) -> TransitionDatas
         action_high=high,
         env_id=about.get(_ENV_ID) or (spec.id if spec else None),
         time_limit=about.get(_TIME_LIMIT) or (spec.max_episode_steps if spec else None),
+        series=about.get(_SERIES, ()),
         **names | about.get(_NAMES, {}),
     )
 
@@ -203,9 +206,12 @@ def write(
         made.mkdir(parents=True)
         storage = MinariStorage.new(made, observation_space, action_space, spec, "hdf5")
         storage.update_metadata(metadata)
-        storage.update_episodes(_buffers(id, episodes, observation_space, action_space))
+        series: list[int | None] = []
+        storage.update_episodes(_buffers(id, episodes, observation_space, action_space, series))
         if storage.total_episodes == 0:
             raise ValueError(f"there is no episode to write to {id}")
+        if max(counts := _counts(series)) > 1:
+            storage.update_metadata({_SERIES: counts})
         return _publish(id, namespace, root, made.parent)
 
 
@@ -232,8 +238,13 @@ def check_free(id: str) -> None:
 
 
 def _buffers(
-    id: str, episodes: Iterable[Episode], observation_space: Box, action_space: Box | Discrete
+    id: str,
+    episodes: Iterable[Episode],
+    observation_space: Box,
+    action_space: Box | Discrete,
+    series: list[int | None],
 ) -> Iterator[EpisodeBuffer]:
+    """What Minari stores of each episode; `series` is told which one each is a piece of."""
     row = () if isinstance(action_space, Discrete) else action_space.shape
     for number, played in enumerate(episodes):
         steps = len(played.rewards)
@@ -249,6 +260,7 @@ def _buffers(
                     f"{id}: {name} of episode {number} are {list(values.shape)}, expected {list(shape)}"
                     + (" with at least one step" if steps == 0 else "")
                 )
+        series.append(played.series)
         infos = {INFOS["propensity"]: played.log_propensities, INFOS["cost"]: played.costs}
         yield EpisodeBuffer(
             observations=played.observations.astype(observation_space.dtype, copy=False),
@@ -258,6 +270,12 @@ def _buffers(
             truncations=played.truncations.astype(bool, copy=False),
             infos={key: values for key, values in infos.items() if values is not None} or None,
         )
+
+
+def _counts(series: Iterable[int | None]) -> list[int]:
+    """How many episodes in a row are of each series; those of none (None) count one each."""
+    named = (number if number is not None else f"episode {k}" for k, number in enumerate(series))
+    return [len(list(same)) for _, same in groupby(named)]
 
 
 def _publish(id: str, namespace: str, root: Path, made: Path) -> Path:

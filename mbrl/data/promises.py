@@ -19,6 +19,11 @@ def check(data: TransitionDataset) -> None:
     steps = data.episode.diff()
     if data.episode[0] != 0 or not bool(((steps == 0) | (steps == 1)).all()):
         raise ValueError(f"{data.id}: episode numbers must be 0, 1, 2, ... with the rows of each one together")
+    if data.series and (min(data.series) < 1 or sum(data.series) != data.episodes):
+        raise ValueError(
+            f"{data.id}: series are of {sum(data.series)} episodes, expected counts of 1 or more that sum to"
+            f" {data.episodes}"
+        )
     last = torch.cat([steps == 1, torch.ones(1, dtype=torch.bool)])
     if not bool((data.terminated | data.truncated)[last].all()):
         raise ValueError(f"{data.id}: the last row of every episode must be terminated or truncated")

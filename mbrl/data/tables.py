@@ -62,7 +62,8 @@ def import_log(
 
     Returns:
         what was imported: id, path, files (path and first_row: rows are counted through all of them), episodes, rows,
-        terminals, mean_return, dropped (episode, row, reason), gaps, lone_terminals, clipped_actions (rows), period,
+        terminals, mean_return, dropped (episode, row, reason), gaps, series (uninterrupted ones, which `cut_every` may
+        have cut into several episodes), lone_terminals, clipped_actions (rows), period,
         outside_bounds (by column: count and first rows), constant (channels dropped, with their value), exogenous
         (channels), ...
 
@@ -123,6 +124,7 @@ def import_log(
         "dropped_episodes": len(tally.dropped),
         "dropped": tally.dropped,
         "gaps": tally.gaps,
+        "series": len(data.series) or data.episodes,
         "lone_terminals": tally.lone,
         "clipped_actions": tally.clipped,
         "period": tally.period,
@@ -139,8 +141,9 @@ def _episodes(
 ) -> Iterator[Episode]:
     schema, files = log.plan.schema, log.files
     before: Rows | None = None
-    space = log.spaces[1]
+    space, going = log.spaces[1], False
     for number, (logged, more) in enumerate(_logged(cut(chunks, schema.gap), schema)):
+        tally.series, going = tally.series + (not going), more
         raw, logged = logged, closed(logged, schema)  # what is resampled is closed anew, but checked as it was logged
         if schema.clip_action and isinstance(space, Box):
             logged, clipped = limited(logged, space)
@@ -204,7 +207,7 @@ def _stored(log: _Log, ready: Rows, more: bool, tally: Tally) -> Iterator[Episod
     tally.terminals += int(episode.terminations[-1])
     tally.returns.append(float(episode.rewards.sum()))
     tally.unpaid.count(ready, episode, more)
-    yield episode
+    yield episode if log.plan.schema.cut_every is None else episode._replace(series=tally.series)
 
 
 def _reason(log: _Log, logged: Rows, tally: Tally, stays: bool) -> str | None:

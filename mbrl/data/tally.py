@@ -29,6 +29,7 @@ class Tally:
     lone: int = 0  # terminal rows among them that have no row before them
     latched: int = 0  # terminal rows alone, right after another terminal row
     longest: int = 0  # steps of an episode
+    series: int = 0  # what is cut into pieces, however many
     unpaid: Unpaid = field(default_factory=Unpaid)
     returns: list[float] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)

@@ -20,6 +20,7 @@ from mbrl.core import generator, seeded
 from mbrl.data.audit import LEAST_ROWS
 from mbrl.data.behaviour import LEAST_PAIRS, freedom
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.series import shuffled
 from mbrl.data.suspicions import Refit
 from mbrl.evaluation.densities import Support
 from mbrl.evaluation.estimates import Refused
@@ -124,7 +125,7 @@ def fit_behaviour(data: TransitionDataset, episodes: Tensor, *, seed: int, train
             f" {free.whole:.1%} of the action's spread): no other policy can be weighed against it. Log with some"
             " exploration, log the propensities, or use estimators without weights (FQE, the simulator)"
         )
-    order = episodes[torch.randperm(len(episodes), generator=generator(seed, "behaviour/split"))]
+    order = shuffled(data, episodes, generator(seed, "behaviour/split"))
     count = max(1, round(HELD * len(episodes)))
     held, rows = data.rows(order[:count]), data.rows(order[count:])
     rng = generator(seed, "behaviour/rows")

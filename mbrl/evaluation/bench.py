@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.series import Pieces, blocks
 from mbrl.data.sight import sight
 from mbrl.evaluation.behaviour import Behaviour, fit_behaviour
 from mbrl.evaluation.costs import FittedCost, fit_cost
@@ -44,6 +45,11 @@ class Bench:
     def coverage(self) -> float:
         """Of the two-sided interval whose ends are the one-sided bounds."""
         return 2 * self.level - 1
+
+    @property
+    def pieces(self) -> Pieces | None:
+        """Of the episodes that the start states are of; None where all are independent."""
+        return Pieces.of(self.data, self.data.episode[self.starts.rows])
 
     def critic(self, policy: Policy | None) -> FittedQ:
         """The fitted Q-functions of a policy, or (None) of the log's own.
@@ -100,11 +106,13 @@ class Bench:
         return self._once("seen", lambda: Trajectories.of(self.data, self.episodes))
 
     def _folds(self, what: str) -> int:
-        folds = next((count for least, count in FOLDS.items() if len(self.episodes) >= least), None)
+        count = int(blocks(self.data, self.episodes).max()) + 1
+        folds = next((folds for least, folds in FOLDS.items() if count >= least), None)
         if folds is None:
+            whose = "blocks of pieces" if self.data.series else "episodes"
             raise Refused(
-                f"{what} need {min(FOLDS)} episodes to hold some out, and have {len(self.episodes)}: raise the last of"
-                " data.split, or log more"
+                f"{what} need {min(FOLDS)} {whose} to hold some out, and have {count}: raise the last of data.split,"
+                " or log more"
             )
         return folds
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.series import blocks
 from mbrl.evaluation.critics import Encoding
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.fitting import CHUNK, Fit, Folds, Rows, fit
@@ -82,7 +83,7 @@ def fit_cost(
         )
     owner = torch.arange(len(episodes), device=rows.device).repeat_interleave(data.lengths[episodes])
     here = _encoded(encoding, data.obs[rows], data.action[rows], data.next_obs[rows])
-    division = Folds.drawn(len(episodes), members, folds, seed, rows.device)
+    division = Folds.drawn(blocks(data, episodes), members, folds, seed)
     settings: dict[str, Any] = {"updates": updates, "batch": 256, "lr": 1e-3, "tau": 0.02, "hidden": (64, 64)}
     table = Rows(here, here, cost, torch.zeros_like(cost), owner)
     spread = float(cost.double().std(correction=0))

@@ -57,24 +57,29 @@ class Rows(NamedTuple):
 
 
 class Folds(NamedTuple):
-    """Who sees which episodes: each member a bootstrap sample of those outside its own fold."""
+    """Who sees which episodes: each member a bootstrap sample of those outside its own fold, block by block."""
 
     episode: Tensor  # [n] long, the fold of each episode
     member: Tensor  # [M] long, the fold that each member never sees
     counts: Tensor  # [M, n] long, how often each episode is in each member's sample
 
     @classmethod
-    def drawn(cls, episodes: int, members: int, folds: int, seed: int, device: torch.device) -> Self:
-        """Folds of equal size, at random, and as many draws with replacement as a member has episodes."""
-        rng = generator(seed, "fqe/folds")
-        episode = torch.randperm(episodes, generator=rng) % folds
+    def drawn(cls, block: Tensor, members: int, folds: int, seed: int) -> Self:
+        """Folds of as many blocks, at random, and as many draws with replacement as a member has blocks.
+
+        `block` [n] is that of each episode (`mbrl.data.series.blocks`): of its own, where episodes are independent.
+        """
+        rng, count = generator(seed, "fqe/folds"), int(block.max()) + 1
+        fold = torch.randperm(count, generator=rng) % folds
         member = torch.arange(members) % folds
         counts = []
         for own in member.tolist():
-            others = (episode != own).nonzero().squeeze(-1)
+            others = (fold != own).nonzero().squeeze(-1)
             drawn = others[torch.randint(len(others), (len(others),), generator=rng)]
-            counts.append(torch.bincount(drawn, minlength=episodes))
-        return cls(episode.to(device), member.to(device), torch.stack(counts).to(device))
+            counts.append(torch.bincount(drawn, minlength=count))
+        return cls(
+            fold.to(block.device)[block], member.to(block.device), torch.stack(counts).to(block.device)[:, block]
+        )
 
     def held(self, owner: Tensor) -> Tensor:
         """Rows that a member never saw, [M, N] bool, of rows with the episodes `owner` [N]."""

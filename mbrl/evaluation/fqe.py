@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.series import Pieces, blocks
 from mbrl.evaluation.critics import Encoding
 from mbrl.evaluation.estimates import Estimate, Refused, check_level
 from mbrl.evaluation.fitting import Fit, Folds, Rows, acted, fit, reachable, spread_of_values
@@ -48,6 +49,7 @@ class FittedQ:
     gamma: float
     recipe: tuple[Any, ...]  # what two fits have to share for their differences to be paired
     diagnostics: dict[str, Any]
+    pieces: Pieces | None  # of `episodes`; None where all are independent
 
     @torch.no_grad()
     def q(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -101,7 +103,7 @@ class FittedQ:
             ValueError: level is not within (0, 1).
         """
         self.check()
-        return pooled(self.starts, level, self.diagnostics)
+        return pooled(self.starts, level, self.diagnostics, self.pieces)
 
     def check(self) -> None:
         """Raise Refused where the fit diverged: its values mean nothing."""
@@ -153,10 +155,12 @@ def fit_q(
             not fit the log.
     """
     _check_settings(gamma, members, folds, updates, batch, horizon)
-    if len(episodes) < 2 * folds:
+    block = blocks(data, episodes)
+    if (count := int(block.max()) + 1) < 2 * folds:
+        whole = "block(s) of pieces" if data.series else "episode(s)"
         raise ValueError(
-            f"{len(episodes)} episode(s) of {data.id} cannot be divided into {folds} folds of at least 2, so none can"
-            " be held out: give more episodes, or fewer folds"
+            f"{count} {whole} of {data.id} cannot be divided into {folds} folds of at least 2, so none can be held out:"
+            " give more episodes, or fewer folds"
         )
     if policy is not None:
         check_acts_on(policy.spec, data)
@@ -166,7 +170,7 @@ def fit_q(
     begin = data.first[episodes]
     first = data.action[begin] if policy is None else acted(policy, data.obs[begin])
     starts = encoding(data.obs[begin], first)
-    division = Folds.drawn(len(episodes), members, folds, seed, data.obs.device)
+    division = Folds.drawn(block, members, folds, seed)
     limits = reachable(data.reward[data.rows(episodes)], gamma, spec.terminals, horizon)
     settings: dict[str, Any] = {
         "hidden": tuple(hidden),
@@ -184,7 +188,8 @@ def fit_q(
     about = {"value": "discounted", "gamma": gamma, "members": members, "folds": folds, **settings, **facts}
     recipe = (data.fingerprint, tuple(episodes.tolist()), gamma, horizon, members, folds, *settings.values())
     diagnostics = {**about, "hidden": list(hidden), "diverged": not sound}
-    return FittedQ(fitted, encoding, policy, division, episodes, values, gamma, recipe, diagnostics)
+    pieces = Pieces.of(data, episodes)
+    return FittedQ(fitted, encoding, policy, division, episodes, values, gamma, recipe, diagnostics, pieces)
 
 
 def differences(candidate: FittedQ, baseline: FittedQ, level: float = 0.95) -> Estimate:
@@ -205,17 +210,17 @@ def differences(candidate: FittedQ, baseline: FittedQ, level: float = 0.95) -> E
             raise ValueError(f"the two fits differ in {name}{told}; fit both alike for a paired difference")
     for fitted in candidate, baseline:
         fitted.check()
-    return pooled(candidate.starts - baseline.starts, level, candidate.diagnostics)
+    return pooled(candidate.starts - baseline.starts, level, candidate.diagnostics, candidate.pieces)
 
 
-def pooled(values: Tensor, level: float, about: dict[str, Any]) -> Estimate:
+def pooled(values: Tensor, level: float, about: dict[str, Any], pieces: Pieces | None = None) -> Estimate:
     """The mean of `values` [S, M] over start states and members, with the interval of `mbrl.evaluation.twoway`.
 
     A bias that all members share, of a function class too small or too few updates, is not in it. `level` is that of
     the two-sided interval.
     """
     check_level(level)
-    estimate = spread_over(values.T.numpy(force=True), 0.5 + level / 2)
+    estimate = spread_over(values.T.numpy(force=True), 0.5 + level / 2, pieces)
     return estimate._replace(diagnostics={**about, **estimate.diagnostics, "level": level})
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mbrl.core import Policy
+from mbrl.data.series import Pieces
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.costs import FittedCost, logged_costs
 from mbrl.evaluation.estimates import Estimate, Refused
@@ -68,7 +69,9 @@ def gather(
     walked = None
     if bench.simulator is not None:
         level, seed = rules.level, bench.seed
-        walked = walk(policy, bench.simulator, bench.starts, near, cost=counted, level=level, seed=seed)
+        walked = walk(
+            policy, bench.simulator, bench.starts, near, cost=counted, level=level, seed=seed, pieces=bench.pieces
+        )
     return Evidence(
         level=rules.level,
         views=views,
@@ -84,7 +87,9 @@ def gather(
         unread=bench.unread(),
         tail=_tail(bench, heard.opinions, roles[CANDIDATE]),
         cost=walked and walked.cost and _told(walked.cost, counted),
-        logged_cost=None if spent is None else spread_over(spent.unsqueeze(0).cpu().numpy(), rules.level),
+        logged_cost=None
+        if spent is None
+        else spread_over(spent.unsqueeze(0).cpu().numpy(), rules.level, Pieces.of(bench.data)),
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mbrl.core import Policy, Prediction, generator
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.series import Pieces
 from mbrl.evaluation.estimates import Estimate, Refused
 from mbrl.evaluation.modelbased import Starts, rolled, uncertain_share, worst_mean
 from mbrl.evaluation.twoway import spread_over
@@ -112,6 +113,7 @@ def walk(
     cost: Cost | None,
     level: float,
     seed: int,
+    pieces: Pieces | None = None,
 ) -> Walk:
     """Follow the policy's mode in a simulator, and say where that leads.
 
@@ -125,6 +127,7 @@ def walk(
         level: of each one-sided bound of the cost, over start states and the members of `cost`, where it has some. The
             error of the simulator itself is not in them.
         seed: of the noise.
+        pieces: of the episodes that the starts are of; None where all are independent.
     """
     starts = starts if cost is not None else Starts(*(column[:WALKED] for column in starts))
 
@@ -139,7 +142,7 @@ def walk(
     outside = None if near is None else float(played.measured[:, 0][within].double().mean())
     doubt = None if simulator.uncertainty is None else uncertain_share(played, starts.limit, DOUBTFUL)
     spent = played.measured[:, 1:].where(within.unsqueeze(1), 0.0).sum(0)
-    return Walk(outside, doubt, None if cost is None else spread_over(spent.cpu().numpy(), level))
+    return Walk(outside, doubt, None if cost is None else spread_over(spent.cpu().numpy(), level, pieces))
 
 
 def tail(returns: np.ndarray, share: float = WORST) -> float:

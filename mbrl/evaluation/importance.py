@@ -22,6 +22,7 @@ from torch import Tensor
 from mbrl.evaluation.estimates import RESAMPLES, Estimate, Refused, Side
 from mbrl.evaluation.intervals import resampled, student_t
 from mbrl.evaluation.ratios import FLOOR, SLACK, Weights
+from mbrl.evaluation.stretches import stretches
 from mbrl.evaluation.trajectories import Trajectories, discounts
 
 Kind = Literal["IS", "WIS", "PDIS", "PDWIS"]
@@ -71,7 +72,8 @@ def importance_sampling(
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
     about = carried(kind, weights, gamma, floor, slack)
-    answer = Answer(kind, about, level, interval, side, seed, resamples)
+    stretch = stretches(seen.returns(gamma).numpy(force=True), seen.pieces)
+    answer = Answer(kind, about, level, interval, side, seed, resamples, stretch)
     if kind in ("IS", "PDIS"):
         return answer.of_mean(per_episode(kind, weights, seen, gamma))
     if kind == "WIS":
@@ -128,12 +130,13 @@ class Answer(NamedTuple):
     side: Side
     seed: int
     resamples: int
+    stretch: np.ndarray  # [n] that each episode is of, by the logged returns: what is drawn anew together
 
     def of_mean(self, values: Tensor) -> Estimate:
         """From the independent values [n] whose mean it is."""
         plain = values.numpy(force=True)
         if self.interval == "Student t":
-            return self._with(student_t(plain, self.level, side=self.side))
+            return self._with(student_t(plain, self.level, side=self.side, stretch=self.stretch))
         return self.of_counts(lambda counts: counts @ plain / counts.sum(1))
 
     def of_counts(self, statistic: Statistic) -> Estimate:
@@ -144,7 +147,7 @@ class Answer(NamedTuple):
                 + (": Student t is for means over episodes" if self.interval == "Student t" else " or Student t")
             )
         options: dict[str, Any] = {"method": self.interval, "side": self.side, "resamples": self.resamples}
-        return self._with(resampled(statistic, self.about["episodes"], self.level, self.seed, **options))
+        return self._with(resampled(statistic, self.stretch, self.level, self.seed, **options))
 
     def _with(self, found: Estimate) -> Estimate:
         if not np.isfinite(found.value):

@@ -6,6 +6,7 @@ over seeds.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Literal
@@ -23,10 +24,15 @@ from mbrl.evaluation.estimates import (
     independent,
     without_spread,
 )
+from mbrl.evaluation.stretches import variance_of_mean
 
 
-def student_t(values: ArrayLike, level: float = 0.95, *, side: Side = "both") -> Estimate:
-    """The mean of independent values [n] with Student's interval: exact for normal values, else asymptotic.
+def student_t(
+    values: ArrayLike, level: float = 0.95, *, side: Side = "both", stretch: np.ndarray | None = None
+) -> Estimate:
+    """The mean of values [n] with Student's interval: exact for independent normal ones, else asymptotic.
+
+    `stretch` [n] says which of them belong together (see `mbrl.evaluation.stretches`); None: all are independent.
 
     Raises:
         ValueError: there are no values, or level is not within (0, 1).
@@ -35,10 +41,12 @@ def student_t(values: ArrayLike, level: float = 0.95, *, side: Side = "both") ->
     settled = without_spread(sample, level, "Student t")
     if settled is not None:
         return settled
-    value, error = float(sample.mean()), float(stats.sem(sample))
-    half = float(stats.t.ppf(1 - _miss(level, side), len(sample) - 1)) * error
+    stretch = np.arange(len(sample)) if stretch is None else stretch
+    count = int(stretch.max()) + 1
+    value, error = float(sample.mean()), math.sqrt(variance_of_mean(sample, stretch))
+    half = float(stats.t.ppf(1 - _miss(level, side), count - 1)) * error
     about = {"interval": "Student t", "level": level}
-    return Estimate(value, value - half, value + half if side == "both" else np.inf, len(sample), about)
+    return Estimate(value, value - half, value + half if side == "both" else np.inf, count, about)
 
 
 def hoeffding(
@@ -85,7 +93,7 @@ def empirical_bernstein(
 
 def resampled(
     statistic: Callable[[np.ndarray], np.ndarray],
-    count: int,
+    stretch: np.ndarray,
     level: float = 0.95,
     seed: int = 0,
     *,
@@ -93,12 +101,12 @@ def resampled(
     side: Side = "both",
     resamples: int = RESAMPLES,
 ) -> Estimate:
-    """Bootstrap of a whole estimator over what is independent, such as episodes (Efron 1987).
+    """Bootstrap of a whole estimator over what is independent, such as episodes (Efron 1987), or stretches of them.
 
     Args:
         statistic: how often each of n units counts, [R, n] float64, -> the estimate of each of R resamples, [R].
             Whatever normalises the estimator has to be made of the counts, so that it is made anew in each resample.
-        count: n.
+        stretch: [n] numbers from 0; units of the same one are drawn together (see `mbrl.evaluation.stretches`).
         level: coverage, within (0, 1).
         seed: of the resampling.
         method: which interval.
@@ -106,17 +114,18 @@ def resampled(
         resamples: R in all.
 
     Returns:
-        low = -inf and high = inf for a single unit; NaN for both where a resample's estimate is not finite, or where
+        low = -inf and high = inf for a single stretch; NaN for both where a resample's estimate is not finite, or where
         they are too few to say on which side of the estimate they lie.
 
     Raises:
         ValueError: there are no units, or level is not within (0, 1).
     """
     check_level(level)
-    if count < 1:
-        raise ValueError(f"count is {count}: there is nothing to estimate from")
+    if not len(stretch):
+        raise ValueError("stretch is empty: there is nothing to estimate from")
+    count = int(stretch.max()) + 1
     about = {"interval": method, "level": level, "resamples": resamples}
-    value = float(statistic(np.ones((1, count)))[0])
+    value = float(statistic(np.ones((1, len(stretch))))[0])
     if count == 1 or not np.isfinite(value):
         low, high = (-np.inf, np.inf) if np.isfinite(value) else (np.nan, np.nan)
         return Estimate(value, low, high, count, about)
@@ -126,7 +135,7 @@ def resampled(
         flat = rows.reshape(-1, rows.shape[-1])
         offset = count * np.arange(len(flat))[:, None]
         counts = np.bincount((flat + offset).ravel(), minlength=count * len(flat)).reshape(-1, count)
-        return statistic(counts.astype(np.float64)).reshape(rows.shape[:-1])
+        return statistic(counts[:, stretch].astype(np.float64)).reshape(rows.shape[:-1])
 
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # said by the NaN that comes with it
@@ -136,7 +145,7 @@ def resampled(
             vectorized=True,
             confidence_level=level,
             n_resamples=resamples,
-            batch=max(1, BATCH_ELEMENTS // count),
+            batch=max(1, BATCH_ELEMENTS // len(stretch)),
             method=method,
             alternative="two-sided" if side == "both" else "greater",
             rng=np.random.default_rng(seed),

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mbrl.core import Policy, generator
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.series import blocks
 from mbrl.evaluation.critics import Encoding
 from mbrl.evaluation.estimates import Estimate, Refused, check_level
 from mbrl.evaluation.fitting import CHUNK, Rows, acted
@@ -154,8 +155,10 @@ def marginal_value(
     first = encoding(data.obs[begin], start_action)
     if isinstance(features, int):
         features = FourierFeatures.drawn(rows.here, features, generator(seed, "marginal/features", data.obs.device))
-    groups = min(GROUPS, len(episodes))
-    place = torch.randperm(len(episodes), generator=generator(seed, "marginal/groups")).to(first.device) % groups
+    block = blocks(data, episodes)
+    count = int(block.max()) + 1
+    groups = min(GROUPS, count)
+    place = (torch.randperm(count, generator=generator(seed, "marginal/groups")) % groups).to(first.device)[block]
     sums = balance(features, rows, first, place[rows.owner], place, groups)
     ridge, missed = _best_ridge(sums, gamma, ridges)
     seen = torch.cat([features(part).double() for part in rows.here.split(CHUNK)])

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mbrl.data.series import Pieces
 from mbrl.evaluation.combining import in_spreads
 from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.twoway import spread_over
@@ -28,12 +29,13 @@ class Opinion(NamedTuple):
     log: Answer  # what the log's own actions earned
     answers: Mapping[str, Answer]  # by policy
     refused: Mapping[str, str]  # policies that it gives no estimate of, and why
+    pieces: Pieces | None = None  # of the episodes that the start states are of, [S]; None where all are independent
 
     def gain(self, name: str, over: str | None = None) -> Estimate:
         """Policy `name` minus another one, or minus the log: paired by member and start state where that can be."""
         one, other = self.answers[name], self.log if over is None else self.answers[over]
         if one.sample is not None and other.sample is not None:
-            return spread_over(one.sample - other.sample, self.level)
+            return spread_over(one.sample - other.sample, self.level, self.pieces)
         return apart(one.estimate, other.estimate)
 
     def score(self, name: str) -> Estimate:

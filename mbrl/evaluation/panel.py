@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mbrl.allocator import give_back
 from mbrl.core import Policy
+from mbrl.data.series import Pieces
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.combining import Combination, combine
 from mbrl.evaluation.doubly_robust import doubly_robust, magic
@@ -137,7 +138,7 @@ def _opinion(
             refused[name] = str(reason)
         give_back()  # of many policies' rollouts and fits
     gamma = bench.gamma if kind.discounted else 1.0
-    return Opinion(gamma, spread(bench.returns(gamma)), bench.level, log, answers, refused)
+    return Opinion(gamma, spread(bench.returns(gamma)), bench.level, log, answers, refused, bench.pieces)
 
 
 def spread(returns: Tensor) -> float:
@@ -146,10 +147,10 @@ def spread(returns: Tensor) -> float:
     return deviation if deviation > ROUNDING * float(returns.abs().max()) else 1.0
 
 
-def _sampled(values: Tensor, level: float) -> Answer:
-    """Of [E, S] values by member and start state."""
+def _sampled(values: Tensor, bench: Bench) -> Answer:
+    """Of [E, S] values by member and start state of the bench."""
     sample = values.double().numpy(force=True)
-    return Answer(spread_over(sample, level), sample)
+    return Answer(spread_over(sample, bench.level, bench.pieces), sample)
 
 
 # ---------------------------------------------------------------------- in the second simulator
@@ -175,7 +176,7 @@ def _rollouts(bench: Bench, policy: Policy, horizon: int | None) -> list[Played]
 
 def _model(bench: Bench, policy: Policy) -> Answer:
     episodes = _rollouts(bench, policy, None)
-    return _sampled(torch.stack([played.returns(bench.starts.limit, 1.0) for played in episodes]), bench.level)
+    return _sampled(torch.stack([played.returns(bench.starts.limit, 1.0) for played in episodes]), bench)
 
 
 def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
@@ -190,14 +191,20 @@ def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
     if trusted is None:
         raise Refused("no card says for how many steps the second simulator is trusted")
     values = [truncated_values(begun, critic) for begun in _rollouts(bench, policy, trusted)]
-    critics = values[0].shape[1]
-    count = min(len(values), critics) if len(values) > 1 else critics
-    rows = [values[k % len(values)][:, k::count].mean(1) for k in range(count)]
-    found = _sampled(torch.stack(rows), bench.level)
+    shared = [_shared(own.T, bench) for own in values]
+    rows = [shared[k % len(values)][k] for k in range(len(shared[0]))]
+    found = _sampled(torch.stack(rows), bench)
     if len(values) > 1:
         return found
     estimate = found.estimate
     return found._replace(estimate=estimate._replace(diagnostics={**estimate.diagnostics, "members": 1}))
+
+
+def _shared(values: Tensor, bench: Bench) -> Tensor:
+    """Values [M, ...] by critic as means of the share of each member of the model; their own of one or of none."""
+    members = 1 if bench.simulator is None else len(bench.simulator.dynamics.elites)
+    count = min(members, len(values)) if members > 1 else len(values)
+    return torch.stack([values[k::count].mean(0) for k in range(count)])
 
 
 # ---------------------------------------------------------------------- from logged rows
@@ -206,7 +213,7 @@ def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
 def _critic(bench: Bench, policy: Policy) -> Answer:
     critic = bench.critic(policy)
     critic.check()
-    return _sampled(critic.v(bench.starts.obs), bench.level)
+    return _sampled(critic.v(bench.starts.obs), bench)
 
 
 def _weights(bench: Bench, policy: Policy, unbiased: bool) -> Weights:
@@ -238,24 +245,29 @@ def _marginal(bench: Bench, policy: Policy | None) -> Answer:
 
 def _logged(gamma: float | None, bench: Bench) -> Answer:
     """Returns of the logged episodes, by the start states that they began from; None for the bench's discount."""
-    returns = bench.returns(bench.gamma if gamma is None else gamma)
-    own = returns[bench.data.episode[bench.starts.rows]].unsqueeze(0)
-    whole = spread_over(returns.unsqueeze(0).numpy(force=True), bench.level)
-    return Answer(whole, own.numpy(force=True))
+    return _earned(bench, bench.returns(bench.gamma if gamma is None else gamma).unsqueeze(0))
+
+
+def _earned(bench: Bench, returns: Tensor) -> Answer:
+    """Of the returns [E, n] of all logged episodes, by member: their mean, and those of the bench's start states."""
+    whole = spread_over(returns.numpy(force=True), bench.level, Pieces.of(bench.data))
+    return Answer(whole, returns[:, bench.data.episode[bench.starts.rows]].numpy(force=True))
 
 
 def _continued(bench: Bench) -> Answer:
-    """The same and, where an episode was cut, what the log's own policy would have earned from its last row on."""
+    """The same and, where an episode was cut, what the log's own policy would have earned from its last row on.
+
+    By each share of the critics, so that what they do not know of it counts, and is paired with what they do not know
+    of a policy.
+    """
     data, critic = bench.data, bench.critic(None)
     critic.check()
     last = data.first + data.lengths - 1
     with torch.no_grad():
-        ahead = critic.q(data.obs[last], data.action[last]).mean(0).double()
+        ahead = _shared(critic.q(data.obs[last], data.action[last]), bench).double()
     steps = (data.lengths - 1).double()
     tail = bench.gamma**steps * (ahead - data.reward[last].double())
-    returns = bench.returns(bench.gamma) + tail.where(~data.terminated[last], 0.0)
-    own = returns[data.episode[bench.starts.rows]].unsqueeze(0)
-    return Answer(spread_over(returns.unsqueeze(0).numpy(force=True), bench.level), own.numpy(force=True))
+    return _earned(bench, bench.returns(bench.gamma) + tail.where(~data.terminated[last], 0.0))
 
 
 def _fitted(bench: Bench) -> Answer:
@@ -263,7 +275,7 @@ def _fitted(bench: Bench) -> Answer:
     critic = bench.critic(None)
     critic.check()
     first = bench.starts.rows
-    return _sampled(critic.q(bench.data.obs[first], bench.data.action[first]), bench.level)
+    return _sampled(critic.q(bench.data.obs[first], bench.data.action[first]), bench)
 
 
 KINDS: Mapping[str, Kind] = {

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mbrl.core import Policy, Spec
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.series import Pieces
 from mbrl.window import Shortened
 
 BOUND_ROOM = 0.1  # share of the action's range by which a policy's bounds may differ from the log's
@@ -31,6 +32,7 @@ class Trajectories(NamedTuple):
     terminated: Tensor  # [n, T] bool
     valid: Tensor  # [n, T] bool: a row exists
     propensity: Tensor | None = None  # [n, T] logged log density (Discrete: log probability) of the action
+    pieces: Pieces | None = None  # of the episodes; None where all are independent
 
     @classmethod
     def of(cls, data: TransitionDataset, episodes: Tensor) -> Self:
@@ -53,7 +55,7 @@ class Trajectories(NamedTuple):
         obs, action, reward = padded(data.obs), padded(data.action), padded(data.reward)
         next_obs, terminated = padded(data.next_obs), padded(data.terminated)
         propensity = None if data.propensity is None else padded(data.propensity)
-        return cls(obs, action, reward, next_obs, terminated, valid, propensity)
+        return cls(obs, action, reward, next_obs, terminated, valid, propensity, Pieces.of(data, episodes))
 
     @property
     def lengths(self) -> Tensor:

@@ -253,7 +253,7 @@ def _gain_rules(evidence: Evidence, rules: Rules, gains: Mapping[str, Estimate])
     if gains:
         views = {kind: evidence.views[kind] for kind in _deciding(evidence, rules)}
         share = agreement({kind: view.gains[LOG] for kind, view in views.items()})
-        n = min(view.values[CANDIDATE].effective_n for view in views.values())
+        n = min(view.gains[LOG].effective_n for view in views.values())
     table.append(_least("share of the kinds that see a gain over the log", share, rules.least_agreement))
     table.append(_least("effective sample size", n, rules.least_effective_n))
     return tuple(table)

@@ -32,6 +32,7 @@ def test_no_step_is_lost_between_two_pieces(tmp_path: Path) -> None:
     assert data.truncated.nonzero()[:, 0].tolist() == [2, 5, 9]
     assert not data.terminated.any()
     assert (report["rows"], report["episodes"], report["rows_without_successor"]) == (10, 3, 1)
+    assert (report["series"], data.series) == (1, (3,))
     assert report["mean_return"] == pytest.approx(150.0)
 
 
@@ -48,8 +49,16 @@ def test_with_next_observations_every_row_is_a_step_and_the_last_flag_stays(tmp_
 def test_a_shorter_episode_stays_whole(tmp_path: Path) -> None:
     """Of runs of 3 and 8 rows, which are 2 and 7 steps, the second one is cut."""
     log = series(tmp_path, run=[1] * 3 + [2] * 8)
-    import_log(log, ID, schema=schema(tmp_path, SERIES + "episode: run"))
-    assert minari.load(ID).lengths.tolist() == [2, 3, 4]
+    report = import_log(log, ID, schema=schema(tmp_path, SERIES + "episode: run"))
+    data = minari.load(ID)
+    assert data.lengths.tolist() == [2, 3, 4]
+    assert (report["series"], data.series, data.series_of.tolist()) == (2, (1, 2), [0, 1, 1])
+
+
+def test_a_log_of_which_nothing_was_cut_has_no_series(tmp_path: Path) -> None:
+    log = series(tmp_path, run=[1] * 3 + [2] * 8)
+    report = import_log(log, ID, schema=schema(tmp_path, LIMITS + "cut_every: 10\nepisode: run"))
+    assert (report["series"], minari.load(ID).series) == (2, ())
 
 
 def test_a_bad_row_takes_its_piece_and_no_other(tmp_path: Path) -> None:
@@ -59,6 +68,7 @@ def test_a_bad_row_takes_its_piece_and_no_other(tmp_path: Path) -> None:
     data = minari.load(ID)
     assert data.obs[:, 0].tolist() == [0, 1, 2, 6, 7, 8, 9]
     assert [drop["row"] for drop in report["dropped"]] == [3]
+    assert data.series == (2,)  # what is left is of one series still
 
 
 def test_a_row_that_two_pieces_share_is_outside_its_bounds_once(tmp_path: Path) -> None:
@@ -76,6 +86,7 @@ def test_what_is_resampled_is_cut_in_rows_of_the_grid(tmp_path: Path) -> None:
     data = minari.load(ID)
     assert data.lengths.tolist() == [2, 3]
     assert data.obs[:, 0].tolist() == [0, 2, 4, 6, 8]
+    assert data.series == (2,)
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "2.5", "true", "day"])

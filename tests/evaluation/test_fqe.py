@@ -94,7 +94,7 @@ def test_what_rewards_allow_by_hand() -> None:
 
 
 def test_no_member_sees_its_own_fold_and_each_has_a_full_bootstrap_sample() -> None:
-    folds = Folds.drawn(11, 6, 3, seed=0, device=torch.device("cpu"))
+    folds = Folds.drawn(torch.arange(11), 6, 3, seed=0)
     assert torch.bincount(folds.episode).tolist() == [4, 4, 3]
     assert torch.bincount(folds.member).tolist() == [2, 2, 2]
     held = folds.held(torch.arange(11))

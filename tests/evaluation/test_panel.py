@@ -21,6 +21,7 @@ from mbrl.evaluation.modelbased import Starts, start_states
 from mbrl.evaluation.opinions import Answer, Opinion
 from mbrl.evaluation.panel import KINDS, Heard, check_kinds, hear
 from mbrl.evaluation.trajectories import Trajectories, discounted_returns
+from mbrl.evaluation.twoway import spread_over
 from mbrl.registry.gates import CANDIDATE, CLONING, LOG, CardFacts
 from mbrl.registry.rules import read
 from mbrl.simulator.rollout import Played
@@ -112,12 +113,20 @@ def test_critics_go_on_where_the_simulator_is_no_longer_trusted() -> None:
 
 
 def test_the_log_goes_on_as_well_where_it_was_cut() -> None:
-    """An episode of T steps pays 2 - 2^(1-T); Q of its last row, T - 1 + 50 on average, takes that row's place."""
+    """An episode of T steps pays 2 - 2^(1-T); Q of its last row, T - 1 + 100 m by critic m, takes that row's place.
+
+    The two critics are paired with the two members of the model, and what they do not know of the log is in its bounds.
+    """
     table, policies = bench()
     opinion = hear(table, policies, ["model+fqe"]).opinions["model+fqe"]
-    wanted = {n: 2 - 0.5 ** (n - 1) + 0.5 ** (n - 1) * (n - 1 + 50 - 1) for n in LENGTHS[:3]} | {4: 2 - 0.5**3}
+
+    def wanted(n: int, m: int) -> float:
+        return 2 - 0.5**3 if n == 4 else 2 - 0.5 ** (n - 1) + 0.5 ** (n - 1) * (n - 1 + 100 * m - 1)
+
     own = np.array(LENGTHS)[log().episode[table.starts.rows]]
-    np.testing.assert_allclose(opinion.log.sample, [[wanted[n] for n in own]])
+    np.testing.assert_allclose(opinion.log.sample, [[wanted(n, m) for n in own] for m in (0, 1)])
+    every = np.array([[wanted(n, m) for n in LENGTHS] for m in (0, 1)])
+    assert opinion.log.estimate[:3] == pytest.approx(spread_over(every, 0.9)[:3])
 
 
 def test_critics_alone_are_compared_with_those_of_the_log() -> None:

@@ -13,6 +13,7 @@ PLAIN = {
     "path": "/data/acme/mill-v0",
     "files": [{"path": "mill.csv", "first_row": 0}],
     "episodes": 1200,
+    "series": 1200,
     "rows": 98_765,
     "terminals": 7,
     "mean_return": 12.3456789,
@@ -52,6 +53,10 @@ def test_a_sound_log_is_told_in_three_lines() -> None:
         (
             {"rows_without_successor": 1200},
             [("left out", "rows that are final observations and no steps, as none of their episode follows: 1,200")],
+        ),
+        (
+            {"series": 3},
+            [("pieces", "cut from 3 uninterrupted series, so that neighbours are alike")],
         ),
         ({"gaps": 2}, [("gaps", "pauses longer than max_gap, which end an episode: 2")]),
         ({"period": 0.5}, [("period", "0.5 a step")]),

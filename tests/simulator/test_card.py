@@ -72,7 +72,7 @@ def walk(episodes: int = 40, length: int = 30, seed: int = 0, ends: bool = False
 
 
 DATA = walk()
-HALVES = halves(torch.arange(40), 0)
+HALVES = halves(DATA, torch.arange(40), 0)
 
 
 def made(**arguments: Any) -> Simulator:
@@ -270,7 +270,7 @@ def test_each_half_is_graded_with_the_intervals_that_the_other_taught() -> None:
 
 
 def test_halves_share_no_episode_and_one_alone_has_none() -> None:
-    one, other = halves(torch.tensor([3, 5, 7, 11, 13]), 0)
+    one, other = halves(DATA, torch.tensor([3, 5, 7, 11, 13]), 0)
     assert (len(one), len(other)) == (3, 2)
     assert sorted([*one.tolist(), *other.tolist()]) == [3, 5, 7, 11, 13]
-    assert halves(torch.tensor([4]), 0) == ()
+    assert halves(DATA, torch.tensor([4]), 0) == ()
