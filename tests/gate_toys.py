@@ -36,7 +36,7 @@ def view(low: float, value: float, high: float, spread: float = 10.0, n: float =
     """A view in which the candidate gains the same over everybody."""
     gain = Estimate(value, low, high, n)
     log = Estimate(100.0, 90.0, 110.0, 50)
-    values = {LOG: log, CLONING: log, CANDIDATE: Estimate(100 + value, 100 + low, 100 + high, n)}
+    values = {LOG: log, CLONING: log, CANDIDATE: Estimate(100 + value, 100 + low, 100 + high, 3)}
     return View(1.0, spread, values, {LOG: gain, CLONING: gain, CHAMPION: gain})
 
 

@@ -2,7 +2,7 @@
 independent.
 
 What lasts longer than a piece (a season, a fouled pipe) is in the next one too. So pieces are divided among purposes,
-and drawn anew, some of them in a row at a time.
+and drawn anew for members of an ensemble, some of them in a row at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from mbrl.data.dataset import TransitionDataset
+
+LEAST_BLOCKS = 8  # where there are as many episodes: as many as the most folds of critics need
 
 
 class Pieces(NamedTuple):
@@ -35,19 +37,23 @@ def blocks(data: TransitionDataset, episodes: Tensor) -> Tensor:
     """The block that each of the given episodes is in, [k] long, numbered 0, 1, ... in time order.
 
     Of k episodes, the cubic root of k pieces in a row, at least: as the length has to grow for a bootstrap of blocks
-    (Künsch 1989; Hall, Horowitz and Jing 1995). Where other episodes lie between two pieces, a block ends. An episode
-    that is no piece, or whose series was not cut, is a block of its own.
+    (Künsch 1989; Hall, Horowitz and Jing 1995); fewer where these would be less than `LEAST_BLOCKS`. Where other
+    episodes lie between two pieces, a block ends. An episode that is no piece is a block of its own.
 
     Args:
         data: the log.
         episodes: [k] long, in time order, none of them twice.
     """
-    if not data.series:
+    episodes = episodes.to(data.obs.device)
+    if not data.series or not len(episodes):
         return torch.arange(len(episodes), device=episodes.device)
     series = data.series_of[episodes]
     parted = (series.diff() != 0) | (episodes.diff() != 1)
     run = torch.cat([parted.new_zeros(1), parted]).cumsum(0)
-    return evenly(run, int(len(episodes) ** (1 / 3) + 1e-9))
+    length = int(len(episodes) ** (1 / 3) + 1e-9)
+    while length > 1 and int(evenly(run, length)[-1]) + 1 < LEAST_BLOCKS:
+        length -= 1
+    return evenly(run, length)
 
 
 def evenly(run: Tensor, length: float) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mbrl.core import Batch, generator
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.series import blocks
 
 
 class Group(NamedTuple):
@@ -28,6 +29,7 @@ class Source(ABC):
     episodes: int
     longest: int  # rows of the longest episode
     groups: int
+    block: Tensor  # [episodes] long, on the CPU: those of one number are drawn anew together (`mbrl.data.series`)
 
     @abstractmethod
     def group(self, number: int) -> Group:
@@ -60,6 +62,7 @@ class Whole(Source):
         numbers = torch.arange(self.rows) if episode is None else episode.cpu()
         _, number, counts = numbers.unique(return_inverse=True, return_counts=True)
         self.episodes, self.longest = len(counts), int(counts.max()) if len(counts) else 0
+        self.block = torch.arange(self.episodes)
         self._group = Group(rows, number, ends)
 
     def group(self, number: int) -> Group:
@@ -85,6 +88,7 @@ class Streamed(Source):
 
     def __init__(self, data: TransitionDataset, episodes: Tensor, resident: int, seed: int) -> None:
         self.data, self.chosen, self.seed = data, episodes, seed
+        self.block = blocks(data, episodes).cpu()
         lengths = data.lengths[episodes]
         self.rows, self.episodes, self.longest = int(lengths.sum()), len(episodes), int(lengths.max())
         a_row = sum(column[:1].nbytes for column in data.batch())

@@ -22,7 +22,7 @@ from mbrl.data.faults import fault, outside
 from mbrl.data.lastrows import closed
 from mbrl.data.logfiles import LogFiles, open_files
 from mbrl.data.schema import Schema
-from mbrl.data.tally import Tally, latched, paused
+from mbrl.data.tally import Tally, latched, paused, unbroken
 from mbrl.environments import Box, Discrete, Episode
 
 LINE_EVERY = 5.0  # seconds between progress lines where stderr is not a terminal
@@ -62,8 +62,8 @@ def import_log(
 
     Returns:
         what was imported: id, path, files (path and first_row: rows are counted through all of them), episodes, rows,
-        terminals, mean_return, dropped (episode, row, reason), gaps, series (uninterrupted ones, which `cut_every` may
-        have cut into several episodes), lone_terminals, clipped_actions (rows), period,
+        terminals, mean_return, dropped (episode, row, reason), gaps, series (with `cut_every`: what no flag and no
+        id parts, which the episodes are pieces of), lone_terminals, clipped_actions (rows), period,
         outside_bounds (by column: count and first rows), constant (channels dropped, with their value), exogenous
         (channels), ...
 
@@ -141,9 +141,10 @@ def _episodes(
 ) -> Iterator[Episode]:
     schema, files = log.plan.schema, log.files
     before: Rows | None = None
-    space, going = log.spaces[1], False
+    space, going = log.spaces[1], False  # and whether the plant goes on from what was before
     for number, (logged, more) in enumerate(_logged(cut(chunks, schema.gap), schema)):
-        tally.series, going = tally.series + (not going), more
+        tally.series += not (going or (before is not None and unbroken(before, logged)))
+        going = more
         raw, logged = logged, closed(logged, schema)  # what is resampled is closed anew, but checked as it was logged
         if schema.clip_action and isinstance(space, Box):
             logged, clipped = limited(logged, space)

@@ -70,14 +70,23 @@ class Tally:
 
 def paused(before: Rows, after: Rows, gap: float | None) -> float | None:
     """The gap in time, where nothing else parts two pieces of the log."""
-    if gap is None or before.time is None or after.time is None or before.terminated[-1] or before.truncated[-1]:
+    if gap is None or before.time is None or after.time is None or not unbroken(before, after):
         return None
-    same = before.episode is None or after.episode is None or before.episode[-1] == after.episode[0]
     pause = float(after.time[0] - before.time[-1])
-    return pause if same and pause > gap else None
+    return pause if pause > gap else None
+
+
+def unbroken(before: Rows, after: Rows) -> bool:
+    """Whether no flag and no other id says that something new begins: a pause, or a new file, is no news of a plant."""
+    return bool(_same(before, after) and not before.terminated[-1] and not before.truncated[-1])
 
 
 def latched(before: Rows, after: Rows) -> bool:
     """Whether a terminal row stands alone after another one: a flag that stays set ends the world again and again."""
-    same = before.episode is None or after.episode is None or before.episode[-1] == after.episode[0]
-    return bool(same and not after.opens and len(after) == 1 and after.terminated[0] and before.terminated[-1])
+    return bool(
+        _same(before, after) and not after.opens and len(after) == 1 and after.terminated[0] and before.terminated[-1]
+    )
+
+
+def _same(before: Rows, after: Rows) -> bool:
+    return before.episode is None or after.episode is None or bool(before.episode[-1] == after.episode[0])

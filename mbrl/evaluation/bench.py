@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
-from mbrl.data.series import Pieces, blocks
+from mbrl.data.series import Pieces
 from mbrl.data.sight import sight
 from mbrl.evaluation.behaviour import Behaviour, fit_behaviour
 from mbrl.evaluation.costs import FittedCost, fit_cost
@@ -106,13 +106,11 @@ class Bench:
         return self._once("seen", lambda: Trajectories.of(self.data, self.episodes))
 
     def _folds(self, what: str) -> int:
-        count = int(blocks(self.data, self.episodes).max()) + 1
-        folds = next((folds for least, folds in FOLDS.items() if count >= least), None)
+        folds = next((count for least, count in FOLDS.items() if len(self.episodes) >= least), None)
         if folds is None:
-            whose = "blocks of pieces" if self.data.series else "episodes"
             raise Refused(
-                f"{what} need {min(FOLDS)} {whose} to hold some out, and have {count}: raise the last of data.split,"
-                " or log more"
+                f"{what} need {min(FOLDS)} episodes to hold some out, and have {len(self.episodes)}: raise the last of"
+                " data.split, or log more"
             )
         return folds
 

@@ -8,7 +8,7 @@ first step after an episode's end V of the final observation where it was only c
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from mbrl.evaluation.estimates import RESAMPLES, Estimate, Side
 from mbrl.evaluation.importance import Answer, Interval, Statistic, bounded, carried, quotient, ratio_of
 from mbrl.evaluation.intervals import resampled
 from mbrl.evaluation.ratios import FLOOR, SLACK, Weights
-from mbrl.evaluation.stretches import stretches
 from mbrl.evaluation.trajectories import Trajectories, discounts
 
 MAGIC_RESAMPLES = 500
@@ -55,8 +54,7 @@ def doubly_robust(
         raise ValueError(f"kind is {kind!r}, expected DR or WDR")
     _check(seen, q, v)
     about = carried(kind, weights, gamma, floor, slack)
-    stretch = stretches(seen.returns(gamma).numpy(force=True), seen.pieces)
-    answer = Answer(kind, about, level, interval, side, seed, resamples, stretch)
+    answer = Answer(kind, about, level, interval, side, seed, resamples, seen.pieces)
     if kind == "DR":
         return answer.of_mean(doubly_robust_values(weights, seen, gamma, q, v))
     return answer.of_counts(_weighted(weights, seen, gamma, q, v))
@@ -122,8 +120,8 @@ def magic(
     steps = np.unique(np.linspace(0, seen.reward.shape[1], switches).round().astype(int))
     partial = _Partial.of(weights, seen, gamma, q, v, steps)
     wdr = _weighted(weights, seen, gamma, q, v)
-    stretch = stretches(seen.returns(gamma).numpy(force=True), seen.pieces)
-    trusted = bounded("MAGIC", resampled(wdr, stretch, TRUST, seed, method="percentile", resamples=resamples))
+    drawn: dict[str, Any] = {"method": "percentile", "resamples": resamples, "pieces": seen.pieces}
+    trusted = bounded("MAGIC", resampled(wdr, len(seen.obs), TRUST, seed, **drawn))
     reach = (trusted.low - trusted.value, trusted.high - trusted.value)
 
     def blended(counts: np.ndarray) -> np.ndarray:
@@ -131,7 +129,7 @@ def magic(
 
     values, blend = partial.blend(np.ones(len(seen.obs)), reach)
     about |= {"switches": steps.tolist(), "partial_values": values.tolist(), "blend": blend.tolist()}
-    return Answer("MAGIC", about, level, "percentile", side, seed, resamples, stretch).of_counts(blended)
+    return Answer("MAGIC", about, level, "percentile", side, seed, resamples, seen.pieces).of_counts(blended)
 
 
 def simplex_minimum(omega: np.ndarray, bias: np.ndarray) -> np.ndarray:

@@ -156,7 +156,7 @@ def fit_q(
     """
     _check_settings(gamma, members, folds, updates, batch, horizon)
     block = blocks(data, episodes)
-    if (count := int(block.max()) + 1) < 2 * folds:
+    if (count := len(block.unique())) < 2 * folds:
         whole = "block(s) of pieces" if data.series else "episode(s)"
         raise ValueError(
             f"{count} {whole} of {data.id} cannot be divided into {folds} folds of at least 2, so none can be held out:"

@@ -29,6 +29,7 @@ WORST = 0.1  # share of returns that a tail is the mean of
 class Neighbours(NamedTuple):
     """A sample of a log, and how far its rows are from the nearest of another episode, which says what an odd row is.
 
+    A piece of the same series is another episode, and near where it goes on: that makes what is near the log narrower.
     Distances are Euclidean, of (observation, action) in units of their spreads, so no behaviour model is needed, and a
     logger without chance is no exception. Outliers by the distance to the nearest neighbour: Ramaswamy, Rastogi and
     Shim 2000 with k = 1; of what a network was not trained on, Sun et al. 2022, "Deep nearest neighbors".

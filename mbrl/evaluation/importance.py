@@ -19,10 +19,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from torch import Tensor
 
+from mbrl.data.series import Pieces
 from mbrl.evaluation.estimates import RESAMPLES, Estimate, Refused, Side
 from mbrl.evaluation.intervals import resampled, student_t
 from mbrl.evaluation.ratios import FLOOR, SLACK, Weights
-from mbrl.evaluation.stretches import stretches
 from mbrl.evaluation.trajectories import Trajectories, discounts
 
 Kind = Literal["IS", "WIS", "PDIS", "PDWIS"]
@@ -63,7 +63,7 @@ def importance_sampling(
         resamples: of the bootstrap.
 
     Returns:
-        effective_n is the effective number of episodes; see `Weights.effective`.
+        effective_n is the effective number of episodes, see `Weights.effective`, or of stretches, if that is smaller.
 
     Raises:
         Refused: fewer effective episodes than the floor, a mean weight too far from 1, or weights that overflow.
@@ -72,8 +72,7 @@ def importance_sampling(
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
     about = carried(kind, weights, gamma, floor, slack)
-    stretch = stretches(seen.returns(gamma).numpy(force=True), seen.pieces)
-    answer = Answer(kind, about, level, interval, side, seed, resamples, stretch)
+    answer = Answer(kind, about, level, interval, side, seed, resamples, seen.pieces)
     if kind in ("IS", "PDIS"):
         return answer.of_mean(per_episode(kind, weights, seen, gamma))
     if kind == "WIS":
@@ -130,13 +129,13 @@ class Answer(NamedTuple):
     side: Side
     seed: int
     resamples: int
-    stretch: np.ndarray  # [n] that each episode is of, by the logged returns: what is drawn anew together
+    pieces: Pieces | None  # of the episodes
 
     def of_mean(self, values: Tensor) -> Estimate:
         """From the independent values [n] whose mean it is."""
         plain = values.numpy(force=True)
         if self.interval == "Student t":
-            return self._with(student_t(plain, self.level, side=self.side, stretch=self.stretch))
+            return self._with(student_t(plain, self.level, side=self.side, pieces=self.pieces))
         return self.of_counts(lambda counts: counts @ plain / counts.sum(1))
 
     def of_counts(self, statistic: Statistic) -> Estimate:
@@ -147,13 +146,14 @@ class Answer(NamedTuple):
                 + (": Student t is for means over episodes" if self.interval == "Student t" else " or Student t")
             )
         options: dict[str, Any] = {"method": self.interval, "side": self.side, "resamples": self.resamples}
-        return self._with(resampled(statistic, self.stretch, self.level, self.seed, **options))
+        options |= {"pieces": self.pieces}
+        return self._with(resampled(statistic, self.about["episodes"], self.level, self.seed, **options))
 
     def _with(self, found: Estimate) -> Estimate:
         if not np.isfinite(found.value):
             raise Refused(f"the weights of {self.kind} overflow: use WIS, PDWIS or a tighter clip")
         return bounded(self.kind, found)._replace(
-            effective_n=self.about["ess"], diagnostics={**self.about, **found.diagnostics}
+            effective_n=min(self.about["ess"], found.effective_n), diagnostics={**self.about, **found.diagnostics}
         )
 
 

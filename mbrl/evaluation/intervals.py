@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from mbrl.data.series import Pieces
 from mbrl.evaluation.estimates import (
     BATCH_ELEMENTS,
     RESAMPLES,
@@ -24,15 +25,13 @@ from mbrl.evaluation.estimates import (
     independent,
     without_spread,
 )
-from mbrl.evaluation.stretches import variance_of_mean
+from mbrl.evaluation.stretches import influence, known_mean, stretches, worth
 
 
-def student_t(
-    values: ArrayLike, level: float = 0.95, *, side: Side = "both", stretch: np.ndarray | None = None
-) -> Estimate:
+def student_t(values: ArrayLike, level: float = 0.95, *, side: Side = "both", pieces: Pieces | None = None) -> Estimate:
     """The mean of values [n] with Student's interval: exact for independent normal ones, else asymptotic.
 
-    `stretch` [n] says which of them belong together (see `mbrl.evaluation.stretches`); None: all are independent.
+    `pieces` are those of their episodes (see `mbrl.evaluation.stretches`); None: all are independent.
 
     Raises:
         ValueError: there are no values, or level is not within (0, 1).
@@ -41,10 +40,9 @@ def student_t(
     settled = without_spread(sample, level, "Student t")
     if settled is not None:
         return settled
-    stretch = np.arange(len(sample)) if stretch is None else stretch
-    count = int(stretch.max()) + 1
-    value, error = float(sample.mean()), math.sqrt(variance_of_mean(sample, stretch))
-    half = float(stats.t.ppf(1 - _miss(level, side), count - 1)) * error
+    variance, count = known_mean(sample, stretches(sample, pieces))
+    value = float(sample.mean())
+    half = float(stats.t.ppf(1 - _miss(level, side), count - 1)) * math.sqrt(variance)
     about = {"interval": "Student t", "level": level}
     return Estimate(value, value - half, value + half if side == "both" else np.inf, count, about)
 
@@ -93,25 +91,29 @@ def empirical_bernstein(
 
 def resampled(
     statistic: Callable[[np.ndarray], np.ndarray],
-    stretch: np.ndarray,
+    count: int,
     level: float = 0.95,
     seed: int = 0,
     *,
     method: Literal["BCa", "percentile"] = "BCa",
     side: Side = "both",
     resamples: int = RESAMPLES,
+    pieces: Pieces | None = None,
 ) -> Estimate:
     """Bootstrap of a whole estimator over what is independent, such as episodes (Efron 1987), or stretches of them.
+
+    What stretches there are follows from what each piece does to the estimate (see `mbrl.evaluation.stretches`).
 
     Args:
         statistic: how often each of n units counts, [R, n] float64, -> the estimate of each of R resamples, [R].
             Whatever normalises the estimator has to be made of the counts, so that it is made anew in each resample.
-        stretch: [n] numbers from 0; units of the same one are drawn together (see `mbrl.evaluation.stretches`).
+        count: n.
         level: coverage, within (0, 1).
         seed: of the resampling.
         method: which interval.
         side: both, or a lower bound.
         resamples: R in all.
+        pieces: of the units; None where all are independent.
 
     Returns:
         low = -inf and high = inf for a single stretch; NaN for both where a resample's estimate is not finite, or where
@@ -121,31 +123,33 @@ def resampled(
         ValueError: there are no units, or level is not within (0, 1).
     """
     check_level(level)
-    if not len(stretch):
-        raise ValueError("stretch is empty: there is nothing to estimate from")
-    count = int(stretch.max()) + 1
+    if count < 1:
+        raise ValueError(f"count is {count}: there is nothing to estimate from")
     about = {"interval": method, "level": level, "resamples": resamples}
-    value = float(statistic(np.ones((1, len(stretch))))[0])
+    value = float(statistic(np.ones((1, count)))[0])
     if count == 1 or not np.isfinite(value):
         low, high = (-np.inf, np.inf) if np.isfinite(value) else (np.nan, np.nan)
         return Estimate(value, low, high, count, about)
 
+    stretch = np.arange(count) if pieces is None else stretches(influence(statistic, count), pieces)
+    drawn = int(stretch.max()) + 1
+
     def of_rows(rows: np.ndarray, axis: int) -> np.ndarray:
         del axis  # the last, always
         flat = rows.reshape(-1, rows.shape[-1])
-        offset = count * np.arange(len(flat))[:, None]
-        counts = np.bincount((flat + offset).ravel(), minlength=count * len(flat)).reshape(-1, count)
-        return statistic(counts[:, stretch].astype(np.float64)).reshape(rows.shape[:-1])
+        offset = drawn * np.arange(len(flat))[:, None]
+        counts = np.bincount((flat + offset).ravel(), minlength=drawn * len(flat)).reshape(-1, drawn)
+        return statistic(counts.take(stretch, 1).astype(np.float64)).reshape(rows.shape[:-1])
 
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # said by the NaN that comes with it
         interval = stats.bootstrap(
-            (np.arange(count),),
+            (np.arange(drawn),),
             of_rows,
             vectorized=True,
             confidence_level=level,
             n_resamples=resamples,
-            batch=max(1, BATCH_ELEMENTS // len(stretch)),
+            batch=max(1, BATCH_ELEMENTS // count),
             method=method,
             alternative="two-sided" if side == "both" else "greater",
             rng=np.random.default_rng(seed),
@@ -153,7 +157,7 @@ def resampled(
     low, high = (float(end) for end in interval.confidence_interval)
     if np.ptp(interval.bootstrap_distribution) == 0:
         low, high = value, value if side == "both" else np.inf
-    return Estimate(value, low, high, count, about)
+    return Estimate(value, low, high, worth(stretch), about)
 
 
 def iqm(scores: ArrayLike) -> float:

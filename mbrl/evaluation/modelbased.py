@@ -1,7 +1,7 @@
 """What a policy is worth in a learned simulator, which has to be one that it was not learned in.
 
-Axis letters as in `mbrl.core`; S start states. The intervals are over start states: the error of the simulator itself
-is not in them (its report card measures that).
+Axis letters as in `mbrl.core`; S start states. The intervals are over start states, as if of independent episodes: the
+error of the simulator itself is not in them (its report card measures that), nor how alike pieces of one series are.
 """
 
 from __future__ import annotations

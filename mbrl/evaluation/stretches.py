@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
 from mbrl.data.series import Pieces, evenly
+from mbrl.evaluation.estimates import BATCH_ELEMENTS
 
+STEP = 1e-3  # by which a unit counts more often
 MOST = 0.97  # autocorrelation, beyond which the length of a stretch would be of the estimate's own error
 
 
@@ -47,11 +52,44 @@ def stretches(values: np.ndarray, pieces: Pieces | None) -> np.ndarray:
     return found
 
 
-def variance_of_mean(values: np.ndarray, stretch: np.ndarray) -> float:
-    """Of the mean of values [n] of `stretch` [n], at least two of which differ: s^2 / n where each is one of its own.
+class Mean(NamedTuple):
+    """Of values, and how well it is known."""
 
-    With B stretches of n_b values that sum to S_b: B / (B - 1) sum_b (S_b - n_b mean)^2 / n^2.
+    variance: float  # of the mean
+    independent: float  # stretches, as many equal ones as those of different lengths are worth
+
+
+def known_mean(values: np.ndarray, stretch: np.ndarray) -> Mean:
+    """Of values [n] of `stretch` [n], at least two of which differ: s^2 / n and n where each is one of its own.
+
+    With stretches of n_b values that sum to S_b, and w_b = n_b / n, the variance is sum_b (S_b - n_b mean)^2 / n^2 over
+    its expectation's share, 1 - 2 sum w^3 / sum w^2 + sum w^2 (which is (B - 1) / B where all B are equal), and they
+    are `worth` 1 / sum w^2. It is s^2 / n at least, as neighbours that are alike tell less, never more.
     """
     sums, count = (np.bincount(stretch, weights) for weights in (values, None))
-    apart = sums - count * values.mean()
-    return float(len(count) / (len(count) - 1) * np.square(apart).sum() / len(values) ** 2)
+    share = count / len(values)
+    second, third = float(np.square(share).sum()), float((share**3).sum())
+    seen = float(np.square(sums / len(values) - share * values.mean()).sum())
+    variance = seen / (1 - 2 * third / second + second)
+    return Mean(max(variance, float(values.var(ddof=1)) / len(values)), worth(stretch))
+
+
+def worth(stretch: np.ndarray) -> float:
+    """How many equal stretches those of n values are worth: n^2 / sum_b n_b^2 (Kish 1965)."""
+    return len(stretch) ** 2 / int(np.square(np.bincount(stretch)).sum())
+
+
+def influence(statistic: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
+    """What each of n units does to an estimate, [n]: its derivative by how often the unit counts (Efron 1982, ch. 6).
+
+    Args:
+        statistic: how often each unit counts, [R, n] float64, -> estimates [R].
+        count: n.
+    """
+    whole = statistic(np.ones((1, count)))[0]
+    found = np.empty(count)
+    for units in np.array_split(np.arange(count), max(1, count * count // BATCH_ELEMENTS)):
+        counts = np.ones((len(units), count))
+        counts[np.arange(len(units)), units] += STEP
+        found[units] = (statistic(counts) - whole) / STEP
+    return found

@@ -7,7 +7,7 @@ from scipy import stats
 
 from mbrl.data.series import Pieces
 from mbrl.evaluation.estimates import Estimate
-from mbrl.evaluation.stretches import stretches, variance_of_mean
+from mbrl.evaluation.stretches import known_mean, stretches
 
 
 def spread_over(values: np.ndarray, level: float, pieces: Pieces | None = None) -> Estimate:
@@ -48,9 +48,8 @@ def spread_over(values: np.ndarray, level: float, pieces: Pieces | None = None) 
     if starts == 1:
         return Estimate(value, -np.inf, np.inf, 1, about)
     means = table.mean(0)
-    stretch = stretches(means, pieces)
-    independent = int(stretch.max()) + 1
-    parts, freedom = [variance_of_mean(means, stretch)], [independent - 1]
+    variance, independent = known_mean(means, stretches(means, pieces))
+    parts, freedom = [variance], [independent - 1]
     if members > 1:
         parts.append(table.mean(1).var(ddof=1) * (1 + 1 / members))
         freedom.append(members - 1)

@@ -104,8 +104,10 @@ class BootstrapBatches:
         rng = generator(seed, "bootstrap")
         self.source, self.seed, self.batch_size, self.horizon = source, seed, batch_size, horizon
         self.memory, self.rank, self.world, self.device = memory, rank, world, device
-        count = source.episodes
-        self.bootstraps = [torch.randint(count, (count,), generator=rng) for _ in range(members)]
+        blocks = Spans(source.block)
+        count = len(blocks.numbers)
+        drawn = [torch.randint(count, (count,), generator=rng) for _ in range(members)]
+        self.bootstraps = [blocks.rows(those)[0] for those in drawn]  # numbers of episodes
         self.once = math.ceil(source.rows / source.groups / (batch_size * world))  # updates that deal a group's rows
         self.steps = self.once * math.ceil(epoch_updates / self.once)
         self.epoch = 0

@@ -89,6 +89,31 @@ def test_what_is_resampled_is_cut_in_rows_of_the_grid(tmp_path: Path) -> None:
     assert data.series == (2,)
 
 
+@pytest.mark.parametrize(
+    ("more", "said", "wanted"),
+    [
+        ({"t": [*range(5), *range(90, 96)]}, "time: t\nmax_gap: 5", (1, (3,))),  # a historian's pause is no news
+        (
+            {"t": [*range(5), *range(90, 96)], "end": [0] * 4 + [1] + [0] * 6},
+            "time: t\nmax_gap: 5\ntruncated: end",
+            (2, (1, 2)),
+        ),
+        ({"run": [1] * 3 + [2] * 8}, "episode: run", (2, (1, 2))),
+    ],
+)
+def test_a_series_goes_on_over_a_pause_and_ends_with_a_flag_or_an_id(
+    more: dict[str, list[int]], said: str, wanted: tuple[int, tuple[int, ...]], tmp_path: Path
+) -> None:
+    report = import_log(series(tmp_path, **more), ID, schema=schema(tmp_path, f"{SERIES}{said}"))
+    assert (report["series"], minari.load(ID).series) == wanted
+
+
+def test_a_series_goes_on_in_the_next_file(tmp_path: Path) -> None:
+    files = [series(tmp_path).rename(tmp_path / f"day-{k}.csv") for k in (1, 2)]
+    assert import_log(files, ID, schema=schema(tmp_path, SERIES))["series"] == 1
+    assert minari.load(ID).series == (6,)
+
+
 @pytest.mark.parametrize("value", ["0", "-3", "2.5", "true", "day"])
 def test_a_length_that_is_none_is_refused(value: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cut_every is .*, expected a whole number, 1 or more"):

@@ -11,7 +11,9 @@ from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import divide, halves
 from mbrl.data.history import windowed
 from mbrl.data.series import Pieces, blocks, evenly, shuffled
+from mbrl.data.source import Streamed
 from mbrl.evaluation.fitting import Folds
+from mbrl.training.bootstrap import BootstrapBatches
 
 Maker = Callable[..., TransitionDataset]
 
@@ -32,9 +34,20 @@ def test_a_block_is_the_cubic_root_of_the_pieces_and_ends_with_its_series(toy_da
 
 
 def test_a_block_ends_where_other_pieces_lie_between(toy_data: Maker) -> None:
+    data = replace(toy_data((3,) * 60), series=(60,))
+    some = torch.tensor([*range(10), *range(20, 30), *range(40, 47)])  # 27: blocks of three or more, and whole runs
+    assert torch.bincount(blocks(data, some)).tolist() == [4, 3, 3, 4, 3, 3, 4, 3]
+
+
+def test_blocks_are_as_many_as_critics_need_where_there_are_so_many_pieces(toy_data: Maker) -> None:
+    """Blocks of two would be three here, and four folds of two need eight."""
     data = replace(toy_data((3,) * 40), series=(40,))
-    some = torch.tensor([0, 1, 2, 10, 11, 12, 20, 21])  # eight: blocks of two or more
-    assert blocks(data, some).tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert blocks(data, torch.tensor([0, 1, 2, 10, 11, 12, 20, 21])).tolist() == list(range(8))
+    for pieces in range(8, 200, 3):
+        for start in (0, 1, 2):
+            whole = replace(toy_data((1,) * pieces), series=(pieces - start, start) if start else (pieces,))
+            judge = whole.split((0.5, 0.5), seed=pieces)[1]
+            assert int(blocks(whole, judge)[-1]) + 1 >= min(8, len(judge))
 
 
 def test_episodes_that_are_no_pieces_are_blocks_of_their_own(toy_data: Maker) -> None:
@@ -59,10 +72,22 @@ def test_a_division_keeps_neighbours_together(toy_data: Maker) -> None:
         assert sum(split) <= 2
         division = divide(data, (0.2, 0.3, 0.5), seed, needs_terminals=False)
         assert torch.cat(division).sort().values.tolist() == list(range(64))
-    one, other = halves(data, torch.arange(20, 28), 0)  # blocks of two or more
-    for side in (one.view(2, 2), other.view(2, 2)):
-        assert side.diff().tolist() == [[1], [1]]
-        assert (side[:, 0] % 2).tolist() == [0, 0]
+    one, other = halves(data, torch.arange(20, 36), 0)  # blocks of two
+    for side in (one.view(4, 2), other.view(4, 2)):
+        assert side.diff().tolist() == [[1]] * 4
+        assert (side[:, 0] % 2).tolist() == [0] * 4
+
+
+def test_members_of_an_ensemble_draw_whole_blocks(toy_data: Maker) -> None:
+    data = replace(toy_data((2,) * 64), series=(64,))
+    streamed = Streamed(data, torch.arange(64), resident=1 << 20, seed=0)
+    dealt = BootstrapBatches(streamed, 5, seed=0, batch_size=16)
+    for drawn in dealt.bootstraps:
+        counts = torch.bincount(drawn, minlength=64).view(16, 4)
+        assert counts.eq(counts[:, :1]).all()
+        assert 4 * 8 < len(drawn.unique()) * 2 < 4 * 32
+    alone = BootstrapBatches(Streamed(toy_data((2,) * 64), torch.arange(64), resident=1 << 20, seed=0), 1, 0, 16)
+    assert alone.bootstraps[0].equal(torch.randint(64, (64,), generator=generator(0, "bootstrap")))
 
 
 def test_critics_are_kept_from_whole_blocks() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from evaluation_toys import LOGGED, Linear, Plant, every_episode, sampled, truth, wide_spec
 
+from mbrl.data.series import Pieces
 from mbrl.evaluation.doubly_robust import doubly_robust, magic
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.importance import KINDS, importance_sampling, per_episode
@@ -290,3 +291,26 @@ def test_without_propensities_or_a_density_there_are_no_weights(plant_log):
         Ratios.of(policy, plant_log._replace(propensity=None))
     with pytest.raises(Refused, match="Linear has no log_prob"):
         Ratios.of(policy, plant_log, stochastic=True)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "DR", "WDR", "MAGIC"])
+def test_weights_that_change_slowly_leave_fewer_independent_pieces(kind):
+    """Pieces in the order of what they add to the estimate are a few stretches, in a random order they are many."""
+    log = sampled(200, seed=3)
+    ratios, (q, v) = log.ratios(), log.values(1.0)
+    order = per_episode("IS", exact(ratios, log.seen), log.seen, 1.0).argsort()
+
+    def worth(rows):
+        pieces = Pieces(torch.zeros(200, dtype=torch.long), torch.arange(200))
+        some = log.take(rows)
+        seen, weights = some.seen._replace(pieces=pieces), exact(some.ratios(), some.seen)
+        if kind in KINDS:
+            return importance_sampling(kind, weights, seen, 1.0, **QUICK).effective_n
+        values = (weights, seen, 1.0, 0.5 * q[rows], 0.5 * v[rows])
+        return (
+            magic(*values, **QUICK).effective_n
+            if kind == "MAGIC"
+            else doubly_robust(kind, *values, **QUICK).effective_n
+        )
+
+    assert worth(order) < 20 < 60 < worth(torch.randperm(200, generator=torch.Generator().manual_seed(0)))

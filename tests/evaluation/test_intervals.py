@@ -19,7 +19,7 @@ def mean_of(values: np.ndarray):
 
 
 def resampled_mean(values, level, side="both", **options):
-    return resampled(mean_of(np.asarray(values)), np.arange(len(values)), level, side=side, resamples=500, **options)
+    return resampled(mean_of(np.asarray(values)), len(values), level, side=side, resamples=500, **options)
 
 
 def test_student_t_by_hand():
@@ -132,18 +132,18 @@ def test_a_whole_estimator_is_made_anew_in_every_resample():
     def ratio(counts: np.ndarray) -> np.ndarray:
         return counts @ paid / (counts @ weight)
 
-    whole = resampled(ratio, np.arange(200), 0.9)
+    whole = resampled(ratio, 200, 0.9)
     still = bootstrap(paid / weight.mean(), 0.9)
     assert whole.value == pytest.approx(paid.sum() / weight.sum(), abs=1e-12)
     assert whole.low < 5.0 < whole.high
     assert whole.high - whole.low < 0.1 * (still.high - still.low)
-    assert resampled(ratio, np.arange(200), 0.9) == whole
+    assert resampled(ratio, 200, 0.9) == whole
     assert whole.diagnostics == {"interval": "BCa", "level": 0.9, "resamples": 9999}
 
 
 def test_the_whole_bootstrap_of_a_mean_is_that_of_its_values():
     values = np.random.default_rng(4).exponential(1.0, 60)
-    whole, plain = resampled(mean_of(values), np.arange(60), 0.9, resamples=9999), bootstrap(values, 0.9)
+    whole, plain = resampled(mean_of(values), 60, 0.9, resamples=9999), bootstrap(values, 0.9)
     assert whole[:3] == pytest.approx(plain[:3], abs=0.01)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.series import Pieces
 from mbrl.evaluation import grounds, modelbased, panel
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.estimates import Refused
@@ -42,12 +43,12 @@ class Always(Policy):
         return obs[:, :1] * 0 + self.action.detach()
 
 
-def log() -> TransitionDataset:
+def log(lengths: tuple[int, ...] = LENGTHS, series: tuple[int, ...] = ()) -> TransitionDataset:
     """Four episodes of 0, 1, 2 ... that pay 1 a step; the last one terminates, the others are cut."""
-    rows, count = sum(LENGTHS), len(LENGTHS)
-    episode = torch.arange(count).repeat_interleave(torch.tensor(LENGTHS))
+    rows, count = sum(lengths), len(lengths)
+    episode = torch.arange(count).repeat_interleave(torch.tensor(lengths))
     last = torch.cat([episode[:-1] != episode[1:], torch.tensor([True])])
-    obs = torch.cat([torch.arange(float(n)) for n in LENGTHS]).unsqueeze(-1)
+    obs = torch.cat([torch.arange(float(n)) for n in lengths]).unsqueeze(-1)
     return TransitionDataset.create(
         "toy/count-v0",
         obs=obs,
@@ -60,6 +61,7 @@ def log() -> TransitionDataset:
         discrete=False,
         action_low=[-1.0],
         action_high=[1.0],
+        series=series,
     )
 
 
@@ -134,6 +136,25 @@ def test_critics_alone_are_compared_with_those_of_the_log() -> None:
     opinion = hear(table, policies, ["fqe"]).opinions["fqe"]
     np.testing.assert_allclose(opinion.answers[CANDIDATE].sample, [[0.0] * 4, [100.0] * 4])
     assert opinion.gain(CANDIDATE)[:3] == (0.0, 0.0, 0.0)
+
+
+def test_pieces_of_one_series_count_in_stretches() -> None:
+    """Episodes of 2, 3, 4, 5 steps pay as much: r = 1/3, with its correction 5/6, so that halves are alike.
+
+    All that is said of the log, of a policy and of its gain is of two stretches; of a log that was not cut, of four.
+    """
+    for series, worth in (((4,), 2), ((), 4)):
+        table, policies = bench()
+        data = log((2, 3, 4, 5), series)
+        table = replace(table, data=data, starts=start_states(data, 4, seed=1))
+        assert table.starts.rows.tolist() != sorted(table.starts.rows.tolist())
+        opinion = hear(table, policies, ["model"]).opinions["model"]
+        found = (opinion.log.estimate, opinion.answers[CANDIDATE].estimate, opinion.gain(CANDIDATE))
+        assert [estimate.effective_n for estimate in found] == [worth] * 3
+        assert opinion.log.estimate == spread_over(np.array([[2.0, 3.0, 4.0, 5.0]]), 0.9, Pieces.of(data))
+        moved = {"cost": lambda obs, action, after: after[:, 0] - obs[:, 0], "level": 0.9, "seed": 0}
+        cost = walk(policies[CANDIDATE], table.simulator, table.starts, None, **moved, pieces=table.pieces).cost
+        assert cost.effective_n == worth
 
 
 def test_who_cannot_answer_says_why() -> None:

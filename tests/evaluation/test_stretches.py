@@ -9,7 +9,7 @@ from scipy import signal, stats
 
 from mbrl.data.series import Pieces
 from mbrl.evaluation.intervals import resampled, student_t
-from mbrl.evaluation.stretches import stretches, variance_of_mean
+from mbrl.evaluation.stretches import influence, known_mean, stretches
 from mbrl.evaluation.twoway import spread_over
 
 
@@ -24,14 +24,22 @@ def logs(persistence: float, pieces: int, steps: int, count: int) -> np.ndarray:
     return signal.lfilter([1], [1, -persistence], noise, axis=1).reshape(count, pieces, steps).sum(2)
 
 
-def test_the_variance_of_a_mean_by_hand() -> None:
+def test_how_well_a_mean_is_known_by_hand() -> None:
     """Values 1, 3 and 4, 8 of two stretches: the mean is 4, the sums 4 and 12 are 4 below and above their due of 8.
 
-    2 / 1 times (16 + 16) / 16 is 4; of four independent values it is that of scipy's standard error.
+    2 / 1 times (16 + 16) / 16 is 4; of four independent values it is that of scipy's standard error. Of 1, 3, 4 and 8,
+    7 and 9 below and above their due, the shares are 3/4 and 1/4: their squares sum to 10/16, their cubes to 28/64, so
+    that 1 - 1.4 + 0.625 of (16 + 16) / 16 is expected, and they are worth 1.6 equal ones.
     """
     values = np.array([1.0, 3.0, 4.0, 8.0])
-    assert variance_of_mean(values, np.array([0, 0, 1, 1])) == 4.0
-    assert variance_of_mean(values, np.arange(4)) == pytest.approx(stats.sem(values) ** 2)
+    assert known_mean(values, np.array([0, 0, 1, 1])) == (4.0, 2.0)
+    assert known_mean(values, np.arange(4)) == pytest.approx((stats.sem(values) ** 2, 4))
+    assert known_mean(values, np.array([0, 0, 0, 1])) == pytest.approx((2 / 0.225, 1.6))
+
+
+def test_halves_that_are_equal_by_chance_make_nothing_certain() -> None:
+    values = np.array([0.0, 0, 1, 1, 1, 1, 0, 0])
+    assert known_mean(values, np.repeat([0, 1], 4)) == pytest.approx((2 / 7 / 8, 2))
 
 
 def test_values_that_rise_slowly_are_two_stretches_in_whatever_order_they_come() -> None:
@@ -68,6 +76,10 @@ def test_what_never_changes_is_known_exactly() -> None:
     assert spread_over(np.full((2, 6), 3.0), 0.9, one_series(6))[:4] == (3.0, 3.0, 3.0, 6)
 
 
+def pieces_of(series: tuple[int, ...]) -> Pieces:
+    return Pieces(torch.arange(len(series)).repeat_interleave(torch.tensor(series)), torch.arange(sum(series)))
+
+
 @pytest.mark.parametrize(("persistence", "steps", "naive"), [(0.0, 50, 0.93), (0.99, 50, 0.8), (0.999, 288, 0.75)])
 def test_bounds_hold_about_as_often_as_they_say(persistence: float, steps: int, naive: float) -> None:
     """Of the true mean, 0, by 90 % lower bounds of 100 pieces; those that take pieces for independent fall short."""
@@ -77,16 +89,37 @@ def test_bounds_hold_about_as_often_as_they_say(persistence: float, steps: int, 
     assert np.mean([spread_over(row[None], 0.9).low <= 0 for row in returns]) <= naive
 
 
+@pytest.mark.parametrize("series", [(96, 1, 1, 1, 1), (90, 10)])
+def test_short_series_beside_a_long_one_add_little(series: tuple[int, ...]) -> None:
+    """Nine tenths of the log are one series that is nowhere near independent: few stretches, whose bounds hold."""
+    long, *short = (logs(0.999, count, 50, 300) for count in series)
+    returns = np.concatenate([long, *(rows[np.roll(np.arange(300), k + 1)] for k, rows in enumerate(short))], axis=1)
+    found = [spread_over(row[None], 0.9, pieces_of(series)) for row in returns]
+    assert 0.8 <= np.mean([estimate.low <= 0 for estimate in found]) <= 0.97
+    assert np.median([estimate.effective_n for estimate in found]) < 3
+
+
 def test_all_intervals_draw_stretches_anew() -> None:
     """Of two levels of five pieces: with stretches the mean is 0 or 1 or between; of ten values it is known better."""
-    values, stretch = np.repeat([0.0, 1.0], 5), np.repeat([0, 1], 5)
+    values, pieces = np.repeat([0.0, 1.0], 5), pieces_of((5, 5))
 
     def mean(counts: np.ndarray) -> np.ndarray:
-        assert (counts[:, :5] == counts[:, :1]).all()
+        if counts.max() >= 2:  # what is drawn, not what is asked for the influence of one
+            assert (counts[:, :5] == counts[:, :1]).all()
         return counts @ values / counts.sum(1)
 
-    found = resampled(mean, stretch, 0.8, method="percentile")
+    found = resampled(mean, 10, 0.8, method="percentile", pieces=pieces)
     assert found[:4] == (0.5, 0.0, 1.0, 2)
-    student = student_t(values, 0.8, stretch=stretch)
+    assert resampled(mean_of(values), 10, 0.8).effective_n == 10
+    student = student_t(values, 0.8, pieces=pieces)
     assert student[:4] == pytest.approx((0.5, 0.5 - 0.5 * stats.t.ppf(0.9, 1), 0.5 + 0.5 * stats.t.ppf(0.9, 1), 2))
     assert student_t(values, 0.8).effective_n == 10
+
+
+def mean_of(values: np.ndarray):
+    return lambda counts: counts @ values / counts.sum(1)
+
+
+def test_the_influence_on_a_mean_is_the_distance_from_it() -> None:
+    values = np.random.default_rng(0).normal(size=40)
+    np.testing.assert_allclose(influence(mean_of(values), 40), (values - values.mean()) / 40, rtol=1e-2, atol=1e-6)
