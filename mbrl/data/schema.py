@@ -70,8 +70,8 @@ class Schema:
 
     A plant that never stops has no episodes, and a log of it is one: `cut_every` makes pieces of it, in rows of the log
     or of the grid. They are truncated, and no step is lost between them. They are of one series, over pauses and files,
-    until a flag or another id ends it, and no independent episodes (see `mbrl.data.series`). A row that cannot be used drops its piece
-    alone (`on_bad_rows`), and with `resample`, before which nothing is cut, its whole episode.
+    until a flag or another id ends it, and no independent episodes (see `mbrl.data.series`). A row that cannot be used
+    drops its piece alone (`on_bad_rows`), and with `resample`, before which nothing is cut, its whole episode.
 
     Without `next_observation`, the next row of the episode is the next observation. The last row of an episode
     then has no successor: its observation becomes the final one, its action, reward and cost are dropped, and its
