@@ -27,6 +27,8 @@ from mbrl.evaluation.estimates import (
 )
 from mbrl.evaluation.stretches import influence, known_mean, stretches, worth
 
+LEAST_STRETCHES = 3  # of two, what is drawn anew is one of three values
+
 
 def student_t(values: ArrayLike, level: float = 0.95, *, side: Side = "both", pieces: Pieces | None = None) -> Estimate:
     """The mean of values [n] with Student's interval: exact for independent normal ones, else asymptotic.
@@ -116,7 +118,8 @@ def resampled(
         pieces: of the units; None where all are independent.
 
     Returns:
-        low = -inf and high = inf for a single stretch; NaN for both where a resample's estimate is not finite, or where
+        `effective_n` is what the stretches are worth. low = -inf and high = inf for a single unit, or pieces that are
+        fewer than `LEAST_STRETCHES` stretches; NaN for both where a resample's estimate is not finite, or where
         they are too few to say on which side of the estimate they lie.
 
     Raises:
@@ -133,6 +136,8 @@ def resampled(
 
     stretch = np.arange(count) if pieces is None else stretches(influence(statistic, count), pieces)
     drawn = int(stretch.max()) + 1
+    if pieces is not None and drawn < LEAST_STRETCHES:
+        return Estimate(value, -np.inf, np.inf, worth(stretch), about)
 
     def of_rows(rows: np.ndarray, axis: int) -> np.ndarray:
         del axis  # the last, always
