@@ -29,7 +29,6 @@ class Episode(NamedTuple):
     truncations: np.ndarray  # [T] bool
     log_propensities: np.ndarray | None = None  # [T] of the actions, where the logger knew them
     costs: np.ndarray | None = None  # [T] what each step cost beside its reward, where that was logged
-    series: int | None = None  # number of the series that it is one of several pieces of, all of which come in a row
 
 
 def make(env_id: str) -> gym.Env:

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,7 @@ def write(
     description: str = "",
     algorithm: str = "",
     names: Mapping[str, Sequence[str]] | None = None,
+    series: Callable[[], Sequence[int]] = tuple,
 ) -> Path:
     """Write episodes, one at a time, as a Minari (hdf5) data set that appears whole or not at all.
 
@@ -175,6 +176,8 @@ def write(
         description: free text for the metadata.
         algorithm: the behaviour policy's name for the metadata.
         names: `channels`, `units`, `action_channels` and `action_units` of the TransitionDataset to be loaded.
+        series: asked when all episodes are read: the number of the series that each is a piece of, in a row; none where
+            none is.
 
     Returns:
         the folder of the data set.
@@ -206,11 +209,10 @@ def write(
         made.mkdir(parents=True)
         storage = MinariStorage.new(made, observation_space, action_space, spec, "hdf5")
         storage.update_metadata(metadata)
-        series: list[int | None] = []
-        storage.update_episodes(_buffers(id, episodes, observation_space, action_space, series))
+        storage.update_episodes(_buffers(id, episodes, observation_space, action_space))
         if storage.total_episodes == 0:
             raise ValueError(f"there is no episode to write to {id}")
-        if max(counts := _counts(series)) > 1:
+        if counts := [len(list(same)) for _, same in groupby(series())]:
             storage.update_metadata({_SERIES: counts})
         return _publish(id, namespace, root, made.parent)
 
@@ -238,13 +240,8 @@ def check_free(id: str) -> None:
 
 
 def _buffers(
-    id: str,
-    episodes: Iterable[Episode],
-    observation_space: Box,
-    action_space: Box | Discrete,
-    series: list[int | None],
+    id: str, episodes: Iterable[Episode], observation_space: Box, action_space: Box | Discrete
 ) -> Iterator[EpisodeBuffer]:
-    """What Minari stores of each episode; `series` is told which one each is a piece of."""
     row = () if isinstance(action_space, Discrete) else action_space.shape
     for number, played in enumerate(episodes):
         steps = len(played.rewards)
@@ -260,7 +257,6 @@ def _buffers(
                     f"{id}: {name} of episode {number} are {list(values.shape)}, expected {list(shape)}"
                     + (" with at least one step" if steps == 0 else "")
                 )
-        series.append(played.series)
         infos = {INFOS["propensity"]: played.log_propensities, INFOS["cost"]: played.costs}
         yield EpisodeBuffer(
             observations=played.observations.astype(observation_space.dtype, copy=False),
@@ -270,12 +266,6 @@ def _buffers(
             truncations=played.truncations.astype(bool, copy=False),
             infos={key: values for key, values in infos.items() if values is not None} or None,
         )
-
-
-def _counts(series: Iterable[int | None]) -> list[int]:
-    """How many episodes in a row are of each series; those of none (None) count one each."""
-    named = (number if number is not None else f"episode {k}" for k, number in enumerate(series))
-    return [len(list(same)) for _, same in groupby(named)]
 
 
 def _publish(id: str, namespace: str, root: Path, made: Path) -> Path:

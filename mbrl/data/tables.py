@@ -99,7 +99,8 @@ def import_log(
     name = files.parts[0].path.name if len(files.parts) == 1 else f"{len(files.parts)} files"
     note = f"imported from {name} by mbrl"
     names = about(columns, first, plan.constant, log.spaces[1])
-    made = minari.write(id, episodes, *log.spaces, env_id=env, description=note, names=names)
+    kept: dict[str, Any] = {"env_id": env, "description": note, "names": names}
+    made = minari.write(id, episodes, *log.spaces, **kept, series=lambda: tally.series if tally.cut else ())
     try:
         data = minari.load(id)
     except ValueError:
@@ -143,7 +144,7 @@ def _episodes(
     before: Rows | None = None
     space, going = log.spaces[1], False  # and whether the plant goes on from what was before
     for number, (logged, more) in enumerate(_logged(cut(chunks, schema.gap), schema)):
-        tally.series += not (going or (before is not None and unbroken(before, logged)))
+        tally.begun += not (going or (before is not None and unbroken(before, logged)))
         going = more
         raw, logged = logged, closed(logged, schema)  # what is resampled is closed anew, but checked as it was logged
         if schema.clip_action and isinstance(space, Box):
@@ -208,7 +209,9 @@ def _stored(log: _Log, ready: Rows, more: bool, tally: Tally) -> Iterator[Episod
     tally.terminals += int(episode.terminations[-1])
     tally.returns.append(float(episode.rewards.sum()))
     tally.unpaid.count(ready, episode, more)
-    yield episode if log.plan.schema.cut_every is None else episode._replace(series=tally.series)
+    tally.series.append(tally.begun)
+    tally.cut = tally.cut or more
+    yield episode
 
 
 def _reason(log: _Log, logged: Rows, tally: Tally, stays: bool) -> str | None:

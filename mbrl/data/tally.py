@@ -29,7 +29,9 @@ class Tally:
     lone: int = 0  # terminal rows among them that have no row before them
     latched: int = 0  # terminal rows alone, right after another terminal row
     longest: int = 0  # steps of an episode
-    series: int = 0  # what is cut into pieces, however many
+    begun: int = 0  # series: what nothing parts but a pause or a file's end
+    cut: bool = False  # whether `cut_every` has cut something
+    series: list[int] = field(default_factory=list)  # of each episode, the number of the one that it is of
     unpaid: Unpaid = field(default_factory=Unpaid)
     returns: list[float] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)
@@ -89,4 +91,8 @@ def latched(before: Rows, after: Rows) -> bool:
 
 
 def _same(before: Rows, after: Rows) -> bool:
-    return before.episode is None or after.episode is None or bool(before.episode[-1] == after.episode[0])
+    """Whether ids, which count within a file, and time, which goes on over files, say so or nothing else."""
+    if before.episode is None or after.episode is None:
+        return True
+    forward = before.time is not None and after.time is not None and bool(after.time[0] > before.time[-1])
+    return bool(before.episode[-1] == after.episode[0]) and (forward or not after.opens)

@@ -15,7 +15,7 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
-from mbrl.evaluation.estimates import RESAMPLES, Estimate, Side
+from mbrl.evaluation.estimates import RESAMPLES, Estimate, Refused, Side
 from mbrl.evaluation.importance import Answer, Interval, Statistic, bounded, carried, quotient, ratio_of
 from mbrl.evaluation.intervals import resampled
 from mbrl.evaluation.ratios import FLOOR, SLACK, Weights
@@ -89,7 +89,7 @@ def magic(
     g_j is WDR for j steps and the model's value after them: g_0 is the model alone, g_T is WDR. The blend x, on the
     simplex, minimises x' (Omega + b b') x with Omega the covariance of the g_j and b the distance of each from the
     `TRUST` bootstrap interval of WDR. The interval is that of percentiles, and Omega, b and x are made anew in every
-    resample (the interval of WDR keeps its width, and moves with it).
+    resample (the interval of WDR keeps its width, and moves with it). Omega takes pieces of one series for independent.
 
     Args:
         weights: of the logged episodes.
@@ -109,7 +109,8 @@ def magic(
         `diagnostics` has the steps j (switches), the g_j (partial_values) and x (blend).
 
     Raises:
-        Refused: too few effective episodes or a mean weight too far from 1, as in every estimator with weights.
+        Refused: too few effective episodes or a mean weight too far from 1, as in every estimator with weights; or
+            pieces of one series that are too alike for an interval of WDR.
         ValueError: q or v has another shape, is not finite, or is not 0 where the world has ended; or there are fewer
             than 2 switches.
     """
@@ -122,6 +123,11 @@ def magic(
     wdr = _weighted(weights, seen, gamma, q, v)
     drawn: dict[str, Any] = {"method": "percentile", "resamples": resamples, "pieces": seen.pieces}
     trusted = bounded("MAGIC", resampled(wdr, len(seen.obs), TRUST, seed, **drawn))
+    if not np.isfinite([trusted.low, trusted.high]).all():
+        raise Refused(
+            f"MAGIC cannot tell how far off WDR is: the {len(seen.obs)} pieces of a series that was not interrupted are"
+            f" worth {trusted.effective_n:.2g} independent ones. Log for longer, or use FQE or the simulator"
+        )
     reach = (trusted.low - trusted.value, trusted.high - trusted.value)
 
     def blended(counts: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from mbrl.evaluation.estimates import (
 )
 from mbrl.evaluation.stretches import influence, known_mean, stretches, worth
 
-LEAST_STRETCHES = 3  # of two, what is drawn anew is one of three values
+LEAST_STRETCHES = 5  # of fewer a bootstrap covers far less than it says
 
 
 def student_t(values: ArrayLike, level: float = 0.95, *, side: Side = "both", pieces: Pieces | None = None) -> Estimate:
@@ -119,7 +119,7 @@ def resampled(
 
     Returns:
         `effective_n` is what the stretches are worth. low = -inf and high = inf for a single unit, or pieces that are
-        fewer than `LEAST_STRETCHES` stretches; NaN for both where a resample's estimate is not finite, or where
+        worth fewer than `LEAST_STRETCHES`; NaN for both where a resample's estimate is not finite, or where
         they are too few to say on which side of the estimate they lie.
 
     Raises:
@@ -136,7 +136,7 @@ def resampled(
 
     stretch = np.arange(count) if pieces is None else stretches(influence(statistic, count), pieces)
     drawn = int(stretch.max()) + 1
-    if pieces is not None and drawn < LEAST_STRETCHES:
+    if pieces is not None and worth(stretch) < LEAST_STRETCHES:
         return Estimate(value, -np.inf, np.inf, worth(stretch), about)
 
     def of_rows(rows: np.ndarray, axis: int) -> np.ndarray:

@@ -14,7 +14,10 @@ def lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     counted = f"{report['rows']:,} rows, {report['episodes']:,} episodes ({terminals:,} with a terminal end)"
     yield "log", f"{id}: {counted}, mean return {report['mean_return']:.6g}"
     if (series := report["series"]) < report["episodes"]:
-        yield "pieces", f"cut from {series:,} uninterrupted series, so that neighbours are alike"
+        yield (
+            "pieces",
+            f"of {series:,} series: neither flag nor id parts them, and a pause is no news, so neighbours may be alike",
+        )
     if (files := len(report["files"])) > 1:
         yield "files", f"{files:,}, whose rows are counted from 0 and through all of them"
     if last := report["rows_without_successor"]:

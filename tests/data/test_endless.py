@@ -108,10 +108,13 @@ def test_a_series_goes_on_over_a_pause_and_ends_with_a_flag_or_an_id(
     assert (report["series"], minari.load(ID).series) == wanted
 
 
-def test_a_series_goes_on_in_the_next_file(tmp_path: Path) -> None:
-    files = [series(tmp_path).rename(tmp_path / f"day-{k}.csv") for k in (1, 2)]
-    assert import_log(files, ID, schema=schema(tmp_path, SERIES))["series"] == 1
-    assert minari.load(ID).series == (6,)
+@pytest.mark.parametrize(("said", "wanted"), [("", (6,)), ("episode: run", (3, 3))])
+def test_a_series_goes_on_in_the_next_file_where_ids_do_not_begin_anew(
+    said: str, wanted: tuple[int, ...], tmp_path: Path
+) -> None:
+    files = [series(tmp_path, run=[0] * 11).rename(tmp_path / f"day-{k}.csv") for k in (1, 2)]
+    assert import_log(files, ID, schema=schema(tmp_path, SERIES + said))["series"] == len(wanted)
+    assert minari.load(ID).series == wanted
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "2.5", "true", "day"])

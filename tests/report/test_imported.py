@@ -56,7 +56,12 @@ def test_a_sound_log_is_told_in_three_lines() -> None:
         ),
         (
             {"series": 3},
-            [("pieces", "cut from 3 uninterrupted series, so that neighbours are alike")],
+            [
+                (
+                    "pieces",
+                    "of 3 series: neither flag nor id parts them, and a pause is no news, so neighbours may be alike",
+                )
+            ],
         ),
         ({"gaps": 2}, [("gaps", "pauses longer than max_gap, which end an episode: 2")]),
         ({"period": 0.5}, [("period", "0.5 a step")]),
