@@ -79,7 +79,7 @@ def paused(before: Rows, after: Rows, gap: float | None) -> float | None:
 
 
 def unbroken(before: Rows, after: Rows) -> bool:
-    """Whether no flag and no other id says that something new begins: a pause, or a new file, is no news of a plant."""
+    """Whether a plant goes on, as no flag and no other id says otherwise: a pause, or a new file, is no news of it."""
     return bool(_same(before, after) and not before.terminated[-1] and not before.truncated[-1])
 
 
@@ -91,7 +91,7 @@ def latched(before: Rows, after: Rows) -> bool:
 
 
 def _same(before: Rows, after: Rows) -> bool:
-    """Whether ids, which count within a file, and time, which goes on over files, say so or nothing else."""
+    """Whether ids, where there are any, allow it: they count within a file, so that of a new one time has to go on."""
     if before.episode is None or after.episode is None:
         return True
     forward = before.time is not None and after.time is not None and bool(after.time[0] > before.time[-1])
