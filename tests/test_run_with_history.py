@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from mlflow import MlflowClient
-from pipeline_toys import small, spoken
+from pipeline_toys import dots, small, spoken
 
 from mbrl import environments, playing
 from mbrl.__main__ import config_file
@@ -151,7 +151,8 @@ def test_another_history_and_one_that_is_too_long_are_refused(
     assert all(part in answer["error"] for part in parts), answer
 
 
-def test_auto_looks_back_as_far_as_the_log_asks_for(folder: Path) -> None:
+def test_auto_looks_back_as_far_as_the_log_asks_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dots(monkeypatch)
     played = playing.record("CartPole-v1", lambda obs, rng: rng.integers(2), 60, seed=0)
     sighted = [0, 2]  # place and angle, without their speeds
     blind = (episode._replace(observations=episode.observations[:, sighted]) for episode in played)
