@@ -52,7 +52,7 @@ class TransitionDataset:
     propensity: Tensor | None = None  # [N] float32 log density (Discrete: log probability) of the action when logged
     cost: Tensor | None = None  # [N] float32 what a row costs beside its reward: limited, and not learned from
     time_limit: int | None = None  # steps after which the environment cuts an episode, where the log says so
-    series: tuple[int, ...] = ()  # episodes that each uninterrupted series was cut into, in order; () where none was
+    series: tuple[int, ...] = ()  # episodes of each series (see `mbrl.data.series`), in order; () where none was cut
     history: int = 1  # observations in each row of obs: more than 1 in what `mbrl.data.history.windowed` made
     mapped: Mapped | None = None  # where the tensors lie in files, not in memory
 

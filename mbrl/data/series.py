@@ -1,5 +1,5 @@
-"""Pieces of one series that nobody interrupted: episodes that an import has cut (`cut_every`), and that are not
-independent.
+"""Pieces of one series: episodes of a log that an import has cut (`cut_every`), which no flag and no id parts, and
+which are not independent.
 
 What lasts longer than a piece (a season, a fouled pipe) is in the next one too. So pieces are divided among purposes,
 and drawn anew for members of an ensemble, some of them in a row at a time.

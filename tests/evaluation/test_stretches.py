@@ -27,9 +27,9 @@ def logs(persistence: float, pieces: int, steps: int, count: int) -> np.ndarray:
 def test_how_well_a_mean_is_known_by_hand() -> None:
     """Values 1, 3 and 4, 8 of two stretches: the mean is 4, the sums 4 and 12 are 4 below and above their due of 8.
 
-    2 / 1 times (16 + 16) / 16 is 4; of four independent values it is that of scipy's standard error. Of 1, 3, 4 and 8,
-    7 and 9 below and above their due, the shares are 3/4 and 1/4: their squares sum to 10/16, their cubes to 28/64, so
-    that 1 - 1.4 + 0.625 of (16 + 16) / 16 is expected, and they are worth 1.6 equal ones.
+    2 / 1 times (16 + 16) / 16 is 4; of four independent values it is that of scipy's standard error. Of 1, 3, 4 and 8
+    the sums, 8 and 8, are 4 below and above their due of 12 and 4, and the shares 3/4 and 1/4: their squares sum to
+    10/16, their cubes to 28/64, so that (16 + 16) / 16 is 1 - 1.4 + 0.625 of the variance; they are worth 1.6.
     """
     values = np.array([1.0, 3.0, 4.0, 8.0])
     assert known_mean(values, np.array([0, 0, 1, 1])) == (4.0, 2.0)
