@@ -40,6 +40,16 @@ def check_alias(label: str, alias: str, known: Sequence[str]) -> str:
     raise ValueError(f"{label} is {alias!r}{near}: expected one of {', '.join(known)}")
 
 
+@contextmanager
+def absence_allowed() -> Iterator[None]:
+    """Leave what is asked of a model or a version where MLflow says that there is none."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
 @final
 class Registry:
     """The registered models of one NAME, `NAME-policy` and `NAME-simulator`, as far as promotion needs them."""
@@ -71,9 +81,9 @@ class Registry:
         """
         found: dict[tuple[str, str], str] = {}
         for model in (self.policy, f"{self.name}-simulator"):
-            with models.explained(self.client, self.uri, model):
-                for known in self.client.search_registered_models(f"name = '{model}'"):
-                    found |= {(model, alias): str(version) for alias, version in known.aliases.items()}
+            with models.explained(self.client, self.uri, model), absence_allowed():
+                known = self.client.get_registered_model(model).aliases
+                found |= {(model, alias): str(version) for alias, version in known.items()}
         return found
 
     def check_case(self, aliases: Mapping[tuple[str, str], str]) -> None:
@@ -104,14 +114,10 @@ class Registry:
         Raises:
             StoreError: the store does not answer.
         """
-        with models.explained(self.client, self.uri, model):
-            try:
-                self.client.get_model_version(model, version)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                return False
-        return True
+        with models.explained(self.client, self.uri, model), absence_allowed():
+            self.client.get_model_version(model, version)
+            return True
+        return False
 
     def move(self, moves: Sequence[Move]) -> None:
         """Carry the moves out, in their order; one that was carried out before changes nothing.

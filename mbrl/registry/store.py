@@ -8,6 +8,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import filelock
@@ -209,8 +210,8 @@ def _prepare(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
             _probe(path)
-            with uncollected():  # MLflow imports its store here
-                MlflowClient(uri).search_experiments(max_results=1)  # creates or checks the tables
+            file = path.stat()
+            _tables(uri, file.st_dev, file.st_ino)
     except sqlite3.DatabaseError as error:
         advice = "close the program that holds it" if "locked" in str(error) else "move it away, or restore a copy"
         raise StoreError(f"{path} cannot be used after waiting up to {LOCK_SECONDS:g} s: {error}; {advice}") from error
@@ -218,6 +219,14 @@ def _prepare(path: Path) -> None:
         raise StoreError(f"{path} cannot be used by this version of MLflow: {reason(error)}") from error
     except OSError as error:
         raise StoreError(f"{path} cannot be created: {error}; set MBRL_HOME to a folder you can write to") from error
+
+
+@cache
+def _tables(uri: str, device: int, inode: int) -> None:
+    """Create or check the tables of a file, once in a process."""
+    del device, inode
+    with uncollected():  # MLflow imports its store here
+        MlflowClient(uri).search_experiments(max_results=1)
 
 
 def _probe(path: Path) -> None:
