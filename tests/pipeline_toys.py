@@ -3,11 +3,6 @@
 import contextlib
 import io
 import json
-import multiprocessing
-import os
-import sys
-from collections.abc import Mapping, Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +15,11 @@ from mlflow.entities import Run
 from torch import Tensor, nn
 
 from mbrl.__main__ import config_file, main
+from mbrl.data import refit
 from mbrl.registry import store
-from mbrl.report import style
-from mbrl.serving import export
+from mbrl.report import audit_page, style
+from mbrl.report import card as report_card
+from mbrl.serving import export, golden
 from mbrl.simulator import card
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,56 +37,55 @@ def spoken(arguments: list[str]) -> tuple[int, dict[str, Any], str]:
 
 
 def quick(arguments: list[str]) -> int:
-    """A command as the whole of this process, with short episodes, small cards and dots for pictures."""
+    """A command as the whole of this process, with short episodes, small cards and dots for pictures and programs."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "LOCK_SECONDS", 240.0)  # as others may be busy on the machine
         small(patch)
-        dots(patch)
+        dots(patch, served=False)
         return main(arguments)
 
 
-def forked(arguments: Sequence[str], environ: Mapping[str, str], output: Path) -> BaseProcess:
-    """A command as the whole of a process of its own, forked from one that has imported everything and done nothing.
-
-    All that it prints goes to a file; pictures are dots.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mbrl.pipeline"])
-    process = context.Process(target=_apart, args=(list(arguments), dict(environ), output))
-    process.start()
-    return process
-
-
-def _apart(arguments: list[str], environ: Mapping[str, str], output: Path) -> None:
-    os.environ.clear()
-    os.environ.update(environ)
-    with output.open("wb") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    sys.exit(quick(arguments))
-
-
 def small(patch: pytest.MonkeyPatch) -> None:
-    """Short episodes, and report cards that follow a few particles from a few states: half the time of a toy run."""
+    """Short episodes, audits as `coarse` ones, and report cards that follow a few particles from a few states."""
+    coarse(patch)
     patch.setattr(card, "STARTS", 30)
     patch.setattr(card, "PARTICLES", 20)
     for name in ("Pendulum-v1", "CartPole-v1"):
         patch.setattr(gym.spec(name), "max_episode_steps", STEPS)
 
 
-def dots(patch: pytest.MonkeyPatch, but: str = "") -> None:
-    """Dots for pictures, except for those of that name, and for programs of simulators: half of a toy run."""
+def dots(patch: pytest.MonkeyPatch, but: str = "", served: bool = True) -> None:
+    """Dots for pictures, except for those of that name, and for programs of simulators: half of a toy run.
+
+    Of policies too where they are not to be `served`, which nobody replays then.
+    """
     drawn, exported = style.write, export._export
 
     def dot(figure: Figure, path: Path) -> None:
         drawn(figure, path) if path.name == but else path.write_bytes(DOT)
 
     def program(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *rest: Any) -> None:
-        exported(module, inputs, path, *rest) if path.stem == "policy" else path.write_bytes(DOT)
+        exported(module, inputs, path, *rest) if served and path.stem == "policy" else path.write_bytes(DOT)
 
     patch.setattr(style, "write", dot)
+    undrawn(patch)
     patch.setattr(export, "_export", program)
+    if not served:
+        patch.setattr(golden, "check", lambda *what: None)
+
+
+def undrawn(patch: pytest.MonkeyPatch) -> None:
+    """Pages without their pictures, of which the words are asked."""
+    names = ("intervals", "horizon", "followed", "doubt")
+    patch.setattr(report_card, "_pictures", lambda card: dict.fromkeys(names, ""))
+    patch.setattr(audit_page, "_picture", lambda *what: "")
+
+
+def coarse(patch: pytest.MonkeyPatch) -> None:
+    """Refits on a third of the landmarks and of the epochs: plants as simple as these need no more."""
+    patch.setattr(refit, "LANDMARKS", 100)
+    patch.setattr(refit, "EPOCHS", 50)
 
 
 def stages(client: MlflowClient, parent: Run) -> dict[str, Run]:

@@ -13,7 +13,7 @@ from mbrl.__main__ import main
 def test_the_bench_measures_every_loop_in_every_precision(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    for size in "STARTS", "ENVS", "MATRIX":  # bfloat16 is slow where the chip has none
+    for size in "STARTS", "ENVS", "MATRIX", "BATCH":  # bfloat16 is slow where the chip has none
         monkeypatch.setattr(benchmark, size, 64)
     small = [
         "--dynamics.init_args.hidden",

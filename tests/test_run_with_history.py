@@ -45,6 +45,7 @@ def whole(folder: Path) -> tuple[dict[str, Any], str]:
         patch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         small(patch)
+        dots(patch)
         torch.set_num_threads(1)
         played = playing.record("CartPole-v1", lambda obs, rng: rng.integers(2), 16, seed=0)
         minari.write("toy/cartpole-v0", played, *environments.spaces("CartPole-v1"), env_id="CartPole-v1")
@@ -152,7 +153,7 @@ def test_another_history_and_one_that_is_too_long_are_refused(
 
 
 def test_auto_looks_back_as_far_as_the_log_asks_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dots(monkeypatch)
+    dots(monkeypatch, served=False)
     played = playing.record("CartPole-v1", lambda obs, rng: rng.integers(2), 60, seed=0)
     sighted = [0, 2]  # place and angle, without their speeds
     blind = (episode._replace(observations=episode.observations[:, sighted]) for episode in played)

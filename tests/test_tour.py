@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
+from pipeline_toys import dots, small
 
 from mbrl.__main__ import main
 from mbrl.data import minari
@@ -25,6 +26,8 @@ def tour() -> list[list[str]]:
 
 
 def test_the_tour_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch)
+    dots(monkeypatch, but="rollouts.png")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     for program, *arguments in tour():
         if program == "mbrl":

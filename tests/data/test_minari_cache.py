@@ -4,22 +4,19 @@ import copy
 import errno
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import minari as library
 import numpy as np
 import pytest
 import torch
+from forks import forked
 from minari.data_collector import EpisodeBuffer
 from minari_toys import LINE, PUSH, TWO, episode, folder
 
 from mbrl.data import minari
 from mbrl.data.mapped import new_array
 from mbrl.files import CorruptFileError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def cache(id: str = "toy/line-v0") -> Path:
@@ -126,16 +123,17 @@ def test_a_cache_that_cannot_be_written_only_warns() -> None:
         assert len(minari.load("toy/line-v0")) == 3
 
 
-def test_two_processes_may_load_at_once() -> None:
+def say() -> None:
+    print(minari.load("toy/line-v0").fingerprint, flush=True)
+
+
+def test_two_processes_may_load_at_once(tmp_path: Path) -> None:
     minari.write("toy/line-v0", [episode(*range(50))] * 40, LINE, PUSH)
-    code = "from mbrl.data import minari; print(minari.load('toy/line-v0').fingerprint)"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    children = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, text=True)
-        for _ in range(2)
-    ]
-    said = {child.communicate()[0].strip() for child in children}
-    assert said == {minari.load("toy/line-v0").fingerprint}
+    said = [tmp_path / "one", tmp_path / "two"]
+    children = [forked(say, output=path) for path in said]
+    for child in children:
+        child.join()
+    assert {path.read_text().strip() for path in said} == {minari.load("toy/line-v0").fingerprint}
     assert sorted(file.name for file in cache().iterdir())[:2] == ["about.pt", "action.npy"]
 
 

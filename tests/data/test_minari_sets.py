@@ -1,9 +1,8 @@
 """Minari data sets that are written here: whole or not at all, and read again as they were."""
 
 import os
-import signal
-import subprocess
-import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,12 @@ import gymnasium as gym
 import minari as library
 import pytest
 import torch
+from forks import forked
 from minari_toys import LINE, PUSH, TWO, episode, folder
 
 from mbrl import environments, playing
 from mbrl.data import minari
-from mbrl.environments import Box
-
-ROOT = Path(__file__).resolve().parents[2]
+from mbrl.environments import Box, Episode
 
 
 def test_what_is_written_is_read() -> None:
@@ -133,26 +131,25 @@ def test_a_failed_import_leaves_nothing() -> None:
     assert library.list_local_datasets() == {}
 
 
-def test_a_killed_import_is_invisible_and_swept_by_the_next() -> None:
-    code = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-from minari_toys import LINE, PUSH, TWO, minari
-def slow():
-    yield TWO[0]
-    print("going", flush=True)
-    time.sleep(60)
-minari.write("toy/line-v0", slow(), LINE, PUSH)
-"""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    here = str(ROOT / "tests")
-    command = [sys.executable, "-c", code, here]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "going\n"
-        minari.write("toy/other-v0", TWO, LINE, PUSH)
-        assert len(list(folder("").glob(".mbrl-import-*"))) == 1  # of the living process: not swept
-        child.send_signal(signal.SIGKILL)
+def write_without_end() -> None:
+    def slow() -> Iterator[Episode]:
+        yield TWO[0]
+        print("going", flush=True)
+        time.sleep(60)
+
+    minari.write("toy/line-v0", slow(), LINE, PUSH)
+
+
+def test_a_killed_import_is_invisible_and_swept_by_the_next(tmp_path: Path) -> None:
+    child = forked(write_without_end, output=tmp_path / "told")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "told").exists() or (tmp_path / "told").read_text() != "going\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    minari.write("toy/other-v0", TWO, LINE, PUSH)
+    assert len(list(folder("").glob(".mbrl-import-*"))) == 1  # of the living process: not swept
+    child.kill()
+    child.join()
     assert set(library.list_local_datasets()) == {"toy/other-v0"}
     minari.write("toy/line-v0", TWO, LINE, PUSH)
     assert not list(folder("").glob(".mbrl-import-*"))

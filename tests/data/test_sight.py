@@ -7,10 +7,12 @@ import torch
 from audit_toys import logged
 
 from mbrl.core import generator
+from mbrl.data import refit
 from mbrl.data.audit import audit
 from mbrl.data.channels import Past, sensors
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.history import windowed
+from mbrl.data.refit import EPOCHS, LANDMARKS
 from mbrl.data.sight import Sight, seen, sight
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.modelbased import start_states
@@ -116,7 +118,8 @@ def test_a_delay_of_one_channel_is_not_outvoted_by_the_others() -> None:
 
 def test_a_plant_that_the_refit_is_too_coarse_for_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pendulum that goes round and round, by its whole angle: the last change says nearly what the next one is."""
-    monkeypatch.undo()  # the network, which has the last word, takes all of its epochs for that
+    monkeypatch.setattr(refit, "LANDMARKS", LANDMARKS)
+    monkeypatch.setattr(refit, "EPOCHS", EPOCHS)  # the network, which has the last word, takes all of them for that
     rng, rows = generator(0, "test"), []
     push = torch.rand(8_000, 1, generator=rng) * 2 - 1
     for k in range(len(push)):

@@ -40,7 +40,7 @@ def here(logs: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dots for pictures and programs, in runs of which something else is asked; those of `whole` are made."""
-    dots(monkeypatch)
+    dots(monkeypatch, served=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,20 @@
 """A run with several candidates: each is rehearsed, judged and registered, and the evidence chooses among them."""
 
 import json
+import os
+import subprocess
+from multiprocessing import Process
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from forks import forked
 from mlflow import MlflowClient
 from pipeline_toys import PENDULUM, ROOT, dots, small, spoken, stages
 
-from mbrl import files
+from mbrl import crew, files
 from mbrl.registry import models, store
 from mbrl.registry.rules import PACKAGED
 
@@ -96,9 +100,34 @@ def test_several_are_judged_side_by_side(
     assert {move["after"] for entry in history["entries"] for move in entry["moves"]} == {"1", "2"}
 
 
+def stage(folder: str, name: str) -> int:
+    """A stage as the whole of this process, as `quick` is a command."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        small(patch)
+        dots(patch, served=False)
+        patch.setattr(crew, "follow", lambda: None)  # nobody holds the other end of its standard input
+        return crew.main([folder, name])
+
+
+@pytest.fixture
+def crews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Process]:
+    """The processes of crews, which are forked; test_crew.py begins those of a user."""
+    begun: dict[str, Process] = {}
+
+    def launch(several: crew.Crew, name: str) -> subprocess.Popen[str]:
+        os.mkfifo(tmp_path / name)
+        told = subprocess.Popen(["cat", str(tmp_path / name)], text=True, stdout=subprocess.PIPE)
+        begun[name] = forked(stage, str(several._folder.path), name, output=tmp_path / name)
+        return told
+
+    monkeypatch.setattr(crew.Crew, "_launch", launch)
+    return begun
+
+
 @pytest.mark.usefixtures("sketched")
 def test_processes_make_the_run_that_one_would_make_and_it_can_be_repeated(
-    alone: tuple[Path, dict[str, Any], str], tmp_path: Path
+    alone: tuple[Path, dict[str, Any], str], crews: dict[str, Process], tmp_path: Path
 ) -> None:
     home, first, _ = alone
     together = tmp_path / "together"
@@ -112,7 +141,9 @@ def test_processes_make_the_run_that_one_would_make_and_it_can_be_repeated(
         assert answer["seconds"][stage] > 0
     assert "judge: epoch 2: " in told
     assert told.count("policy-mopo        40 updates") == 1
-    assert "its own process ended" not in told
+    assert {name: process.exitcode for name, process in crews.items()} == dict.fromkeys(
+        ("simulator", "judge", "policy-imitation", "policy-mopo"), 0
+    )
     client = MlflowClient(store.connect())
     run = client.get_run(answer["run_id"])
     children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")

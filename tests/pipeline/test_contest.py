@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import pipeline_toys
 import pytest
 import yaml
-from pipeline_toys import ROOT, forked, spoken
+from forks import forked
+from pipeline_toys import ROOT, spoken
 
 from mbrl import engines
 from mbrl.following import Going
@@ -41,7 +43,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of an engine that are forked; how those of a user begin, follow and end is asked in test_sweep.py."""
 
     def run(_: Going, command: Sequence[str], out: IO[str], told: Mapping[str, str]) -> int:
-        process = forked(command[len(engines.RUN) - 2 :], {**os.environ, **told}, Path(out.name))
+        begun = list(command[len(engines.RUN) - 2 :])
+        process = forked(pipeline_toys.quick, begun, output=Path(out.name), environ={**os.environ, **told})
         process.join()
         assert process.exitcode is not None
         return process.exitcode

@@ -1,7 +1,6 @@
 """How a run on a toy log ends: stopped, killed, beside another, refused; and how it goes on."""
 
 import json
-import os
 import shutil
 import signal
 import time
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import forked
 from mlflow import MlflowClient
-from pipeline_toys import DEBUG, PENDULUM, forked, spoken, stages
+from pipeline_toys import DEBUG, PENDULUM, quick, spoken, stages
 
 from mbrl import demonstration, environments, files, pipeline, playing, worlds
 from mbrl.data import minari
@@ -81,7 +81,7 @@ def test_ctrl_c_is_graceful_and_the_run_goes_on_where_it_was(
 @pytest.mark.usefixtures("sketched")
 def test_a_killed_run_goes_on_to_the_same_policy(whole: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = forked([*PENDULUM, "--folder", str(folder)], os.environ, tmp_path / "told")
+    process = forked(quick, [*PENDULUM, "--folder", str(folder)], output=tmp_path / "told")
     deadline = time.monotonic() + 200
     while not (folder / "policy.ckpt").exists():
         assert process.is_alive(), (tmp_path / "told").read_text()
@@ -99,7 +99,7 @@ def test_a_killed_run_goes_on_to_the_same_policy(whole: tuple[Path, dict[str, An
 def test_two_runs_can_start_at_once_on_an_empty_home(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "home")
     outputs, short = [tmp_path / "one", tmp_path / "two"], [*PENDULUM, "--rehearsal.updates", "40"]
-    processes = [forked([*short, "--seed", str(k)], os.environ, output) for k, output in enumerate(outputs)]
+    processes = [forked(quick, [*short, "--seed", str(k)], output=output) for k, output in enumerate(outputs)]
     for process, output in zip(processes, outputs, strict=True):
         process.join(timeout=200)
         assert process.exitcode == 0, output.read_text()

@@ -12,7 +12,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from pipeline_toys import DEBUG, PENDULUM, spoken, stages
+from pipeline_toys import DEBUG, PENDULUM, dots, spoken, stages
 
 from mbrl import assessment, demonstration, files, playing
 from mbrl.data import minari
@@ -288,8 +288,10 @@ def test_the_registered_simulator_carries_the_start_states_that_it_learnt_from(
     assert sorted(starts.tolist()) == sorted(log.starts[learn].tolist())
 
 
-def test_a_discrete_log_with_terminals_goes_the_whole_path() -> None:
-    status, answer, _ = spoken([*DEBUG, "--data.id", "toy/cartpole-v0", "--env", "CartPole-v1"])
+def test_a_discrete_log_with_terminals_goes_the_whole_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    dots(monkeypatch, but="rollouts.png")
+    short = ["--rehearsal.updates", "40", "--env", "CartPole-v1"]
+    status, answer, _ = spoken([*DEBUG, "--data.id", "toy/cartpole-v0", *short])
     assert status == 0
     assert answer["name"] == "toy-cartpole"
     log = minari.load("toy/cartpole-v0")

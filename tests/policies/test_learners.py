@@ -94,7 +94,7 @@ def test_box_actions_are_learned_from_uniform_ones(
     spec, rows = problem(False)
     with seeded(0, "test"):
         learner = cls(spec, **FAST, entropy_target=-6.0, **extra)
-    train(learner, rows, 600)
+    train(learner, rows, 350)
     error = (learner.policy(rows.obs) - rows.obs).square().sum(-1).mean()
     assert error < 0.1  # the logged actions are 1.1 away, and the action 0 is 0.43 away
 
@@ -103,7 +103,7 @@ def test_every_member_of_a_population_learns(problem: Problem) -> None:
     spec, rows = problem(False)
     arguments = {**FAST, "hidden": list(FAST["hidden"]), "entropy_target": -6.0}
     together = Population(spec, {"class_path": "policies.SAC", "init_args": arguments}, [0, 1])
-    fit_policy(together, rows, updates=600, batch_size=128, real_ratio=1.0)
+    fit_policy(together, rows, updates=350, batch_size=128, real_ratio=1.0)
     for member in range(2):
         error = (together.policy.single(member)(rows.obs) - rows.obs).square().sum(-1).mean()
         assert error < 0.1
@@ -135,7 +135,7 @@ def test_a_terminal_is_not_bootstrapped_and_negative_values_are_reached(problem:
     for terminated, value in ((True, -1.0), (False, -1.0 / (1 - 0.5))):
         with seeded(0, "test"):
             learner = SAC(spec, **FAST, discount=0.5, tau=0.1, soft_backup=False)
-        train(learner, living._replace(terminated=torch.full_like(rows.terminated, terminated)), 400)
+        train(learner, living._replace(terminated=torch.full_like(rows.terminated, terminated)), 250)
         found = learner.agent.critics(rows.obs, rows.action).detach().mean()
         assert float(found) == pytest.approx(value, abs=0.1)
 
@@ -147,7 +147,7 @@ def test_conservatism_lowers_the_value_of_actions_that_the_log_lacks(problem: Pr
     for conservatism in (0.0, 5.0):
         with seeded(0, "test"):
             learner = COMBO(spec, **FAST, conservatism=conservatism, samples=3)
-        train(learner, narrow, 200)
+        train(learner, narrow, 100)
         foreign = torch.ones_like(rows.action)
         critics = learner.agent.critics
         gaps.append(float((critics(rows.obs, narrow.action) - critics(rows.obs, foreign)).detach().mean()))

@@ -82,7 +82,7 @@ def test_the_gap_is_kept_where_the_threshold_is(threshold: float, problem: Probl
     def note(metrics: dict[str, torch.Tensor], _: int) -> None:
         gaps.append(float(metrics["gap"]))
 
-    fit_policy(learner, rows, updates=600, batch_size=256, real_ratio=1.0, log=note, log_every=1)
+    fit_policy(learner, rows, updates=400, batch_size=256, real_ratio=1.0, log=note, log_every=1)
     assert min(gaps) < 0.53
     assert sum(gaps[-100:]) / 100 == pytest.approx(threshold, abs=0.02)
 

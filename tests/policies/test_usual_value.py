@@ -56,7 +56,7 @@ def test_a_reward_that_is_large_for_its_spread_is_learned_as_any_other(ends: boo
     with seeded(0, "test"):
         learner = SAC(spec, **arguments, **rates)
     rng = generator(0, "rows")
-    for _ in range(600):
+    for _ in range(350):
         learner.update(rows_at(going, torch.randint(len(rows.reward), (128,), generator=rng)), None, rng)
     error = (learner.policy.act(rows.obs, None) - rows.obs).square().sum(-1).mean()
     assert float(error.detach()) < 0.05

@@ -8,6 +8,7 @@ from pathlib import Path
 import filelock
 import mlflow
 import pytest
+from forks import forked
 from mlflow import MlflowClient
 from registry_toys import environment
 
@@ -67,24 +68,27 @@ def test_pickles_are_refused_and_mlflow_is_quiet(home, monkeypatch):
     assert not logging.getLogger("alembic.runtime.migration").isEnabledFor(logging.INFO)
 
 
-def test_four_processes_at_once_on_an_empty_home_share_one_store_and_leave_nothing_elsewhere(tmp_path):
+def begin():
+    print(store.connect(), store.get_or_create("shared"), flush=True)
+
+
+def test_processes_at_once_on_an_empty_home_share_one_store_and_leave_nothing_elsewhere(tmp_path, monkeypatch):
+    """Forked ones and one that begins from nothing, which imports no more than it needs."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
     variables = environment(MBRL_HOME=str(tmp_path / "a new" / "home"), OMP_NUM_THREADS="1")
     variables.pop("MLFLOW_TRACKING_URI", None)
-    (tmp_path / "cwd").mkdir()
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", START],
-            env=variables,
-            cwd=tmp_path / "cwd",
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for _ in range(4)
-    ]
-    answers = [(process.communicate(), process.returncode) for process in started]
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    fresh = subprocess.Popen([sys.executable, "-c", START], env=variables, **pipes)
+    said = [tmp_path / f"said-{number}" for number in range(3)]
+    others = [forked(begin, output=path, environ=variables) for path in said]
     expected = f"sqlite:///{tmp_path}/a new/home/mlflow.db 1\n"
-    assert answers == [((expected, ""), 0)] * 4
+    assert (fresh.communicate(), fresh.returncode) == ((expected, ""), 0)
+    for process in others:
+        process.join()
+    assert [(path.read_text(), process.exitcode) for path, process in zip(said, others, strict=True)] == [
+        (expected, 0)
+    ] * 3
     assert list((tmp_path / "cwd").iterdir()) == []
 
 

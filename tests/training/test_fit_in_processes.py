@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import forked
 from test_fit_dynamics import EPISODE, HELD, LOG, small
 
 from mbrl.core import Dynamics
@@ -55,65 +54,52 @@ def test_a_fit_in_two_processes_goes_on_from_its_checkpoint(tmp_path: Path) -> N
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def paths() -> list[str]:
-    here = Path(__file__).resolve()
-    return [str(here.parents[2]), str(here.parents[1]), str(here.parent)]
-
-
-CHILD = """
-import sys
-sys.path[:0] = {paths!r}
-from test_fit_in_processes import fitted
-try:
-    fitted(batch_size=32, devices=2, max_epochs=100_000, patience=100_000, progress="dynamics")
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-"""
+def interrupted() -> None:
+    """A fit without end, in two processes, that says how it was ended."""
+    try:
+        fitted(batch_size=32, devices=2, max_epochs=100_000, patience=100_000, progress="dynamics")
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_reach_all_processes(stop: signal.Signals, tmp_path: Path) -> None:
-    code = CHILD.format(paths=paths())
     told = tmp_path / "told"
-    with told.open("w") as file:
-        child = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=file, text=True, start_new_session=True
-        )
+    child = forked(interrupted, output=told)
+    assert child.pid is not None
     deadline = time.monotonic() + 120
-    while "epoch 2" not in told.read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    if stop == signal.SIGINT:
-        os.killpg(child.pid, stop)  # as a terminal does
-    else:
-        child.send_signal(stop)  # as a container does, to the first process alone
     try:
-        assert child.communicate(timeout=120)[0] == "interrupted\n"
+        while "epoch 2" not in told.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        if stop == signal.SIGINT:
+            os.killpg(child.pid, stop)  # as a terminal does
+        else:
+            os.kill(child.pid, stop)  # as a container does, to the first process alone
+        child.join(120)
+        assert (child.exitcode, told.read_text().splitlines()[-1]) == (0, "interrupted")
         with pytest.raises(ProcessLookupError):  # nobody is left
             os.killpg(child.pid, 0)
     finally:
-        if child.poll() is None:
+        if child.is_alive():
             os.killpg(child.pid, signal.SIGKILL)
 
 
-THREADED = """
-import sys
-sys.path[:0] = {paths!r}
-import torch
-torch.set_num_threads(2)
-torch.ones(2000, 2000) @ torch.ones(2000, 2000)  # OpenMP has threads from now on, which no fork has
-from test_fit_in_processes import fitted
-print(len(fitted(batch_size=32, devices=2, max_epochs=2)[1]), torch.get_num_threads(), flush=True)
-"""
+def threaded() -> None:
+    torch.set_num_threads(2)
+    torch.ones(2000, 2000) @ torch.ones(2000, 2000)  # OpenMP has threads from now on, which no fork has
+    print(len(fitted(batch_size=32, devices=2, max_epochs=2)[1]), torch.get_num_threads(), flush=True)
 
 
-def test_processes_do_not_wait_for_threads_that_they_have_not() -> None:
-    command = [sys.executable, "-c", THREADED.format(paths=paths())]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
-        try:
-            assert child.communicate(timeout=240)[0] == "2 2\n"
-        finally:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
+def test_processes_do_not_wait_for_threads_that_they_have_not(tmp_path: Path) -> None:
+    child = forked(threaded, output=tmp_path / "told", environ={**os.environ, "OMP_NUM_THREADS": "2"})
+    assert child.pid is not None
+    try:
+        child.join(240)
+        assert (tmp_path / "told").read_text().splitlines()[-1] == "2 2"
+    finally:
+        if child.is_alive():
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 def test_what_goes_wrong_in_a_process_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

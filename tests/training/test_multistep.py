@@ -173,7 +173,7 @@ def fitted(multistep: int, **arguments: Any) -> tuple[Dynamics, FitReport]:
         model = ProbabilisticEnsemble(
             spec_of(LOG), members=2, elites=2, layers=0, weight_decays=[0.0], reward_network=[]
         )
-    settings = {"seed": 0, "batch_size": 200, "lr": 0.01, "max_epochs": 20, "patience": 20} | arguments
+    settings = {"seed": 0, "batch_size": 200, "lr": 0.01, "max_epochs": 12, "patience": 12} | arguments
     return model, fit_dynamics(model, Whole(LOG, EPISODE), HELD, HELD_EPISODE, multistep=multistep, **settings)
 
 
@@ -217,9 +217,9 @@ def unlike(one: Dynamics, other: Dynamics) -> list[str]:
 
 
 def test_resumed_at_an_epoch_equals_never_stopped(tmp_path: Path) -> None:
-    straight, through = fitted(6, max_epochs=4)
-    fitted(6, max_epochs=2, folder=tmp_path)
-    resumed, report = fitted(6, max_epochs=4, folder=tmp_path)
+    straight, through = fitted(3, max_epochs=3)
+    fitted(3, max_epochs=1, folder=tmp_path)
+    resumed, report = fitted(3, max_epochs=3, folder=tmp_path)
     assert unlike(straight, resumed) == []
     assert (report.epochs, report.scores) == (through.epochs, through.scores)
 

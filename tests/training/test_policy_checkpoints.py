@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import forked
 from rehearsal_toys import ROWS, SHORT, SPEC, Spy, parts, same, straight, weights
 from torch import Tensor
 
@@ -43,32 +42,21 @@ def test_auto_goes_on_in_the_precision_that_was_begun_with(tmp_path: Path, monke
         fit_policy(learner, ROWS, simulator, updates=9, checkpoint=path, **SHORT)
 
 
-CHILD = """
-import sys, time
-from pathlib import Path
-from typing import Any
-sys.path[:0] = {paths!r}
-from rehearsal_toys import ROWS, SHORT, parts
-import torch
-from mbrl.training.policy import fit_policy
-torch.set_num_threads(1)
-learner, simulator = parts()
-fit_policy(learner, ROWS, simulator, updates={updates}, checkpoint=Path(sys.argv[1]), checkpoint_every=10, log_every=1,
-           log=lambda metrics, done: time.sleep(0.01), **SHORT)
-"""
+def slow(path: Path, updates: int) -> None:
+    torch.set_num_threads(1)
+    learner, simulator = parts()
+    settings = {"updates": updates, "checkpoint": path, "checkpoint_every": 10, "log_every": 1, **SHORT}
+    fit_policy(learner, ROWS, simulator, log=lambda metrics, done: time.sleep(0.05), **settings)
 
 
 def test_sigkill_and_resume_is_bit_identical(tmp_path: Path) -> None:
-    path, updates = tmp_path / "policy.ckpt", 400
-    root = Path(__file__).parents[2]
-    code = CHILD.format(paths=[str(root), str(Path(__file__).parents[1])], updates=updates)
-    child = subprocess.Popen([sys.executable, "-c", code, str(path)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    path, updates = tmp_path / "policy.ckpt", 100
+    child = forked(slow, path, updates)
+    deadline = time.monotonic() + 120
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(0.3)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
     done = files.load(path)["updates"]
     assert 0 < done < updates
     resumed, simulator = parts()
