@@ -24,6 +24,7 @@ from mbrl.training.population import Population
 
 OBS, ACTION, BATCH, STARTS, HORIZON = 11, 3, 256, 50_000, 5
 ENVS = 4096
+TRACED = 3  # calls of a loop in a trace
 TOGETHER = 4  # learners of a population
 MATRIX, LARGER = 1024, 8  # rows of the square matrices whose product is the peak; so many times as many on a GPU
 DEAREST = 10  # operations in the table of a profile
@@ -217,7 +218,7 @@ def _flop(loop: Loop) -> float:
 def _trace(loop: Loop, path: Path) -> None:
     """`path`.json, what the loop does in time, and `path`.txt, its dearest operations."""
     with profile() as seen:
-        for _ in range(3):
+        for _ in range(TRACED):
             loop()
     path.parent.mkdir(parents=True, exist_ok=True)
     seen.export_chrome_trace(f"{path}.json")

@@ -15,14 +15,11 @@ def test_the_bench_measures_every_loop_in_every_precision(
 ) -> None:
     for size in "STARTS", "ENVS", "MATRIX", "BATCH":  # bfloat16 is slow where the chip has none
         monkeypatch.setattr(benchmark, size, 64)
-    small = [
-        "--dynamics.init_args.hidden",
-        "8",
-        "--dynamics.init_args.layers",
-        "1",
-        "--learner.init_args.hidden",
-        "[8]",
-    ]
+    for size in "HORIZON", "TRACED":  # reading a trace takes a second for some thousand operations
+        monkeypatch.setattr(benchmark, size, 1)
+    small = ["--learner.init_args.hidden", "[8]"]
+    for model in "dynamics", "yardstick":
+        small += [f"--{model}.init_args.hidden", "8", f"--{model}.init_args.layers", "1"]
     short = ["--repeats", "1", "--seconds", "0.01", "--threads", "1", "--precisions", "[32-true,bf16-mixed]"]
     assert main(["bench", *short, *small, "--profile", str(tmp_path / "traces"), "--json"]) == 0
     out, err = capsys.readouterr()
