@@ -14,11 +14,24 @@ from mbrl.data import minari, suspicions
 from mbrl.data.audit import Audit, audit
 from mbrl.data.channels import Past, untried_choices
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.sight import hidden_state
 from mbrl.data.suspicions import Refit
 
 pytestmark = pytest.mark.usefixtures("coarse")
 
 Maker = Callable[..., TransitionDataset]
+
+
+@pytest.fixture(autouse=True)
+def unsighted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audits that do not look for a hidden state, half of their time; test_sight.py is about that."""
+    monkeypatch.setattr("mbrl.data.audit.hidden_state", lambda *_: ())
+
+
+@pytest.fixture
+def sighted(unsighted: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    del unsighted
+    monkeypatch.setattr("mbrl.data.audit.hidden_state", hidden_state)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +49,7 @@ def kinds(found: Audit) -> set[str]:
     return {finding.kind for finding in found.findings}
 
 
+@pytest.mark.usefixtures("sighted")
 def test_a_clean_log_has_no_finding(clean: TransitionDataset) -> None:
     found = audit(clean, sides=clean.split((0.7, 0.1, 0.2), 0))
     assert found.findings == ()
@@ -161,6 +175,7 @@ def test_the_direction_of_a_shift_is_told() -> None:
     assert "one row late" in remedies["reward a row late"]
 
 
+@pytest.mark.usefixtures("sighted")
 def test_a_plant_that_answers_late_is_told_from_a_column_that_is_a_row_off() -> None:
     finding = next(f for f in audit(plant(lag=0.65)).findings if f.kind == "shifted actions")
     assert finding.severity == "warning"
@@ -265,6 +280,7 @@ def test_findings_are_worst_first_plain_values_and_repeatable(clean: TransitionD
     assert first["counts"]["serious"] == severities.count("serious") > 0
 
 
+@pytest.mark.usefixtures("sighted")
 def test_nothing_is_serious_in_a_log_of_pendulum() -> None:
     demonstration.log_pendulum("toy/pendulum-v0", 16, seed=0)
     found = audit(minari.load("toy/pendulum-v0"))

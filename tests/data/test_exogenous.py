@@ -164,6 +164,7 @@ def tracked(exogenous: tuple[int, ...]) -> TransitionDataset:
     )
 
 
+@pytest.mark.usefixtures("coarse")
 def test_the_audit_calls_no_weather_faulty() -> None:
     kinds = {finding.kind for finding in audit(tracked(())).findings}
     assert "saturated sensor" in kinds  # were it a sensor of the plant
