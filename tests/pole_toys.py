@@ -65,7 +65,7 @@ class Problem(NamedTuple):
         spec, rows = data.spec(torch.arange(data.episodes)), data.batch()
         with seeded(0, "cartpole"):
             model = ProbabilisticEnsemble(spec, members=3, elites=3, hidden=64, layers=2, reward_network=(32,))
-        fit_dynamics(model, Whole(rows, data.episode), rows, seed=0, max_epochs=8, epoch_updates=150, lr=3e-3)
+        fit_dynamics(model, Whole(rows, data.episode), rows, seed=0, max_epochs=6, epoch_updates=100, lr=5e-3)
         simulator = Simulator(model, spec, max_aleatoric)
         simulator.calibrate(rows)
         return cls(env, data, simulator)
