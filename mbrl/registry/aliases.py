@@ -25,6 +25,7 @@ from mbrl.registry.ledger import Move
 
 STAGES = ("shadow", "canary", CHAMPION)  # where a version can be promoted to
 ACTING = ("canary", CHAMPION)  # whose answers reach the plant: they need a verdict that says promote
+HIDDEN = "PERMISSION_DENIED"  # what a server with accounts answers of a model that there is not
 WAIT_SECONDS = 120.0  # for other processes that move aliases
 
 
@@ -41,12 +42,12 @@ def check_alias(label: str, alias: str, known: Sequence[str]) -> str:
 
 
 @contextmanager
-def absence_allowed() -> Iterator[None]:
-    """Leave what is asked of a model or a version where MLflow says that there is none."""
+def absence_allowed(*also: str) -> Iterator[None]:
+    """Leave what is asked of a model or a version where MLflow says that there is none, or `also` another code."""
     try:
         yield
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", *also):
             raise
 
 
@@ -81,7 +82,7 @@ class Registry:
         """
         found: dict[tuple[str, str], str] = {}
         for model in (self.policy, f"{self.name}-simulator"):
-            with models.explained(self.client, self.uri, model), absence_allowed():
+            with models.explained(self.client, self.uri, model), absence_allowed(HIDDEN):
                 known = self.client.get_registered_model(model).aliases
                 found |= {(model, alias): str(version) for alias, version in known.items()}
         return found

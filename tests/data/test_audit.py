@@ -98,6 +98,7 @@ def test_a_refit_looks_at_a_part_of_an_episode_that_is_too_long(
     assert len(set(clean.episode[part.rows].tolist())) == 1
 
 
+@pytest.mark.usefixtures("sighted")
 def test_a_wide_log_is_looked_at_without_a_regression_wider_than_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 18 choices and 100 channels there are 5,400 products, and 900 rows to learn from."""
     rng, rows = np.random.default_rng(0), 900
@@ -175,7 +176,6 @@ def test_the_direction_of_a_shift_is_told() -> None:
     assert "one row late" in remedies["reward a row late"]
 
 
-@pytest.mark.usefixtures("sighted")
 def test_a_plant_that_answers_late_is_told_from_a_column_that_is_a_row_off() -> None:
     finding = next(f for f in audit(plant(lag=0.65)).findings if f.kind == "shifted actions")
     assert finding.severity == "warning"
@@ -235,6 +235,7 @@ def test_time_limits_that_are_flagged_as_terminals_are_a_warning(clean: Transiti
     assert "ends at a limit" not in kinds(audit(clean))
 
 
+@pytest.mark.usefixtures("sighted")
 def test_an_action_that_never_changes_is_serious(clean: TransitionDataset) -> None:
     finding = next(
         f for f in audit(replace(clean, action=clean.action * torch.tensor([1.0, 0.0]))).findings if "action" in f.kind
@@ -247,6 +248,7 @@ def test_a_reward_that_nothing_explains_is_a_warning(clean: TransitionDataset) -
     assert "unexplained reward" in kinds(audit(replace(clean, reward=noise)))
 
 
+@pytest.mark.usefixtures("sighted")
 def test_returns_without_a_spread_are_a_warning(clean: TransitionDataset) -> None:
     flat = replace(clean, reward=torch.full_like(clean.reward, -1.0))
     found = [f for f in audit(flat).findings if f.kind == "equal returns"]
@@ -254,6 +256,7 @@ def test_returns_without_a_spread_are_a_warning(clean: TransitionDataset) -> Non
     assert "each of the 40 episodes earned -60" in found[0].found
 
 
+@pytest.mark.usefixtures("sighted")
 def test_one_episode_cannot_be_split(clean: TransitionDataset) -> None:
     rows = torch.arange(STEPS)
     one = replace(clean, **{name: tensor[rows] for name, tensor in clean.tensors.items()})
@@ -271,6 +274,7 @@ def test_what_is_not_finite_is_said_first_and_alone(clean: TransitionDataset) ->
     assert (finding.kind, finding.severity, finding.rows, finding.count) == ("not finite", "serious", (7,), 1)
 
 
+@pytest.mark.usefixtures("sighted")
 def test_findings_are_worst_first_plain_values_and_repeatable(clean: TransitionDataset) -> None:
     data = replace(merged(clean), reward=torch.zeros(len(clean)), action=FAULTS["action a row late"][1](clean).action)
     first, second = audit(data).to_dict(), audit(data).to_dict()

@@ -131,7 +131,7 @@ def test_a_failed_import_leaves_nothing() -> None:
     assert library.list_local_datasets() == {}
 
 
-def write_without_end() -> None:
+def write_slowly() -> None:
     def slow() -> Iterator[Episode]:
         yield TWO[0]
         print("going", flush=True)
@@ -141,15 +141,18 @@ def write_without_end() -> None:
 
 
 def test_a_killed_import_is_invisible_and_swept_by_the_next(tmp_path: Path) -> None:
-    child = forked(write_without_end, output=tmp_path / "told")
+    child, told = forked(write_slowly, output=tmp_path / "told"), tmp_path / "told"
     deadline = time.monotonic() + 120
-    while not (tmp_path / "told").exists() or (tmp_path / "told").read_text() != "going\n":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    minari.write("toy/other-v0", TWO, LINE, PUSH)
-    assert len(list(folder("").glob(".mbrl-import-*"))) == 1  # of the living process: not swept
-    child.kill()
-    child.join()
+    try:
+        while "going" not in told.read_text():
+            assert child.is_alive(), told.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        minari.write("toy/other-v0", TWO, LINE, PUSH)
+        assert len(list(folder("").glob(".mbrl-import-*"))) == 1  # of the living process: not swept
+    finally:
+        child.kill()
+        child.join()
     assert set(library.list_local_datasets()) == {"toy/other-v0"}
     minari.write("toy/line-v0", TWO, LINE, PUSH)
     assert not list(folder("").glob(".mbrl-import-*"))

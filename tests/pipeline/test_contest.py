@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing import connection
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,10 +44,15 @@ result.write_text(json.dumps(answer | {"true_environment": {"behaviour cloning":
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of an engine that are forked; how those of a user begin, follow and end is asked in test_sweep.py."""
 
+    one = threading.Lock()  # of the threads that begin and join processes
+
     def run(_: Going, command: Sequence[str], out: IO[str], told: Mapping[str, str]) -> int:
         begun = list(command[len(engines.RUN) - 2 :])
-        process = forked(pipeline_toys.quick, begun, output=Path(out.name), environ={**os.environ, **told})
-        process.join()
+        with one:
+            process = forked(pipeline_toys.quick, begun, output=Path(out.name), environ={**os.environ, **told})
+        connection.wait([process.sentinel])
+        with one:
+            process.join()
         assert process.exitcode is not None
         return process.exitcode
 

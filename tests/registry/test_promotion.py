@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from promotion_toys import entries, files_of, standing
 from registry_toys import DECISION, LINEAGE, crown
 
@@ -335,3 +337,14 @@ def test_verdicts_of_before_champions_were_kept_still_hold(registry):
     assert Decision.from_dict(json.loads(DECISION.to_json())) == DECISION
     promotion.promote("toy", "1")
     assert promotion.promote("toy", "2").after == "2"
+
+
+def test_a_model_that_is_not_there_or_that_a_server_hides_has_no_aliases(registry, monkeypatch):
+    assert promotion.Registry("nobody").aliases() == {}
+    assert promotion.Registry("toy").exists("toy-policy", "9") is False
+
+    def denied(*_):
+        raise MlflowException("Permission denied", error_code=PERMISSION_DENIED)
+
+    monkeypatch.setattr(MlflowClient, "get_registered_model", denied)
+    assert promotion.Registry("toy").aliases() == {}

@@ -1,5 +1,6 @@
 import logging
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -68,12 +69,25 @@ def test_pickles_are_refused_and_mlflow_is_quiet(home, monkeypatch):
     assert not logging.getLogger("alembic.runtime.migration").isEnabledFor(logging.INFO)
 
 
+def test_the_tables_of_a_file_are_checked_once_in_a_process(home, tmp_path, monkeypatch):
+    asked = []
+    search = MlflowClient.search_experiments
+    monkeypatch.setattr(MlflowClient, "search_experiments", lambda *a, **k: asked.append(a) or search(*a, **k))
+    store.connect()
+    store.connect()
+    assert len(asked) == 1
+    monkeypatch.setenv("MBRL_HOME", str(tmp_path / "other"))
+    shutil.copytree(home, tmp_path / "other")
+    store.connect()
+    assert len(asked) == 2
+
+
 def begin():
     print(store.connect(), store.get_or_create("shared"), flush=True)
 
 
 def test_processes_at_once_on_an_empty_home_share_one_store_and_leave_nothing_elsewhere(tmp_path, monkeypatch):
-    """Forked ones and one that begins from nothing, which imports no more than it needs."""
+    """Three that are forked, and beside them one that begins from nothing and imports no more than it needs."""
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     variables = environment(MBRL_HOME=str(tmp_path / "a new" / "home"), OMP_NUM_THREADS="1")

@@ -51,9 +51,11 @@ def slow(path: Path, updates: int) -> None:
 
 def test_sigkill_and_resume_is_bit_identical(tmp_path: Path) -> None:
     path, updates = tmp_path / "policy.ckpt", 100
-    child = forked(slow, path, updates)
+    child = forked(slow, path, updates, output=tmp_path / "told")
     deadline = time.monotonic() + 120
-    while not path.exists() and time.monotonic() < deadline:
+    while not path.exists() or files.load(path)["updates"] < 20:  # the second one, in the place of the first
+        assert child.is_alive(), (tmp_path / "told").read_text()
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     child.kill()
     child.join()
