@@ -34,6 +34,22 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)  # weights that a test makes itself are the same in every run
 
 
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quick audits."""
+    import pipeline_toys
+
+    pipeline_toys.coarse(monkeypatch)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without their pictures, in tests of their words."""
+    import pipeline_toys
+
+    pipeline_toys.undrawn(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store without runs. Creating one takes a second, copying it a few milliseconds."""

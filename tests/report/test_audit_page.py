@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from audit_toys import FAULTS, plant
-from pipeline_toys import coarse, undrawn
 
 from mbrl.__main__ import main
 from mbrl.data import minari
@@ -13,15 +12,7 @@ from mbrl.data.audit import audit
 from mbrl.environments import Box, Episode
 from mbrl.report.audit_page import write_page
 
-
-@pytest.fixture(autouse=True)
-def simple(monkeypatch: pytest.MonkeyPatch) -> None:
-    coarse(monkeypatch)
-
-
-@pytest.fixture
-def words(monkeypatch: pytest.MonkeyPatch) -> None:
-    undrawn(monkeypatch)
+pytestmark = pytest.mark.usefixtures("coarse")
 
 
 def test_the_page_needs_no_other_file_and_tells_every_finding(tmp_path: Path) -> None:
@@ -35,7 +26,7 @@ def test_the_page_needs_no_other_file_and_tells_every_finding(tmp_path: Path) ->
     assert "Mend this log before anything" in text
 
 
-@pytest.mark.usefixtures("words")
+@pytest.mark.usefixtures("undrawn")
 def test_names_in_the_page_are_text(tmp_path: Path) -> None:
     data = FAULTS["a dead sensor"][1](plant())
     object.__setattr__(data, "channels", ("<script>", "flow", "heat"))
@@ -57,7 +48,7 @@ def store(planted: str | None) -> None:
     minari.write("toy/log-v0", episodes, Box(-1e9, 1e9, (3,)), Box(-2, 2, (2,)))
 
 
-@pytest.mark.usefixtures("words")
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("planted", "strict", "status"), [(None, 1, 0), ("wild values", 0, 0), ("wild values", 1, 1)])
 def test_the_command_and_its_exit_status(
     planted: str | None, strict: int, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]

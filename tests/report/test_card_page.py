@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from card_toys import mill_card
-from pipeline_toys import undrawn
 
 from mbrl.report import cardplots, style
 from mbrl.report.card import write_page
@@ -19,11 +18,6 @@ from mbrl.simulator.openloop import OpenLoop
 @pytest.fixture(scope="module")
 def card() -> Card:
     return mill_card()
-
-
-@pytest.fixture
-def words(monkeypatch: pytest.MonkeyPatch) -> None:
-    undrawn(monkeypatch)
 
 
 class Tags(HTMLParser):
@@ -55,7 +49,7 @@ def test_the_page_is_whole_and_needs_nothing_but_itself(card: Card, tmp_path: Pa
     assert "{{" not in page
 
 
-@pytest.mark.usefixtures("words")
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_says_what_the_numbers_say(card: Card, tmp_path: Path) -> None:
     write_page(tmp_path / "card.html", card)
     page = re.sub(r"base64,[^\"]*", "", (tmp_path / "card.html").read_text())
@@ -68,7 +62,7 @@ def test_the_page_says_what_the_numbers_say(card: Card, tmp_path: Path) -> None:
     assert "when the world ends (2 ends)" in page
 
 
-@pytest.mark.usefixtures("words")
+@pytest.mark.usefixtures("undrawn")
 def test_copies_stand_in_one_line_with_those_that_do_not_hold(card: Card, tmp_path: Path) -> None:
     pairs = [("past", "level", 1.0), ("order", "action 0", 0.75)]
     carried = [{"channel": channel, "source": source, "agrees": share} for channel, source, share in pairs]
@@ -79,7 +73,7 @@ def test_copies_stand_in_one_line_with_those_that_do_not_hold(card: Card, tmp_pa
     assert page.count("copied from the row before") == 1
 
 
-@pytest.mark.usefixtures("words")
+@pytest.mark.usefixtures("undrawn")
 def test_clocks_stand_in_one_line_with_their_steps(card: Card, tmp_path: Path) -> None:
     rows = [("hour", 1.0, 24.0, 1.0), ("step", 2.0, 0.0, 0.5)]
     clocks = [dict(zip(("channel", "step", "period", "agrees"), row, strict=True)) for row in rows]
@@ -88,7 +82,7 @@ def test_clocks_stand_in_one_line_with_their_steps(card: Card, tmp_path: Path) -
     assert "hour by 1 a step, and back by 24; step by 2 a step (so in only 50.0% of these rows): neither" in page
 
 
-@pytest.mark.usefixtures("words")
+@pytest.mark.usefixtures("undrawn")
 def test_a_name_is_text_and_not_markup(card: Card, tmp_path: Path) -> None:
     write_page(tmp_path / "card.html", card)
     page = (tmp_path / "card.html").read_text()
@@ -96,7 +90,7 @@ def test_a_name_is_text_and_not_markup(card: Card, tmp_path: Path) -> None:
     assert "&lt;b&gt;level&lt;/b&gt; $\\x$" in page
 
 
-@pytest.mark.usefixtures("words")
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_not_known_is_said(card: Card, tmp_path: Path) -> None:
     numbers = copy.deepcopy(card.numbers)
     numbers["uncertainty"] |= {"spearman": None, "outside_error": None}

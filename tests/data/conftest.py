@@ -1,7 +1,0 @@
-import pipeline_toys
-import pytest
-
-
-@pytest.fixture
-def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline_toys.coarse(monkeypatch)
