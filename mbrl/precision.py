@@ -16,9 +16,10 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]  # weights, losses and 
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """For first and last layers: bfloat16 rounds a Q-value of 300 to a multiple of 2, and a position of 1 m to 4 mm."""
-    if not torch.amp.is_autocast_available(x.device.type):
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
+    return torch.autocast(kind, enabled=False)
 
 
 def narrow(x: Tensor, weight: Tensor) -> bool:

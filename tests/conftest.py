@@ -1,5 +1,6 @@
 """Every test has its own home, data sets and working folder, one torch thread and the same global draws."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -13,6 +14,15 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from mbrl.data.dataset import TransitionDataset
+
+gc.disable()  # while tests are collected, as what they import stays: see mbrl.allocator.uncollected
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on, but not among what is imported, and seldom: a million objects come later."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 @event.listens_for(Engine, "connect")

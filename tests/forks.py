@@ -8,29 +8,20 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from typing import Any
 
-IMPORTED = [  # what begins a command, and what its libraries import when they are first used
-    "mbrl.stages",
-    "mbrl.pipeline",
-    "policies",
-    "dynamics",
-    "dynamics.uncertainty",
-    "torch._dynamo",
-    "torch.export._trace",
-    "sklearn.neural_network",
-    "mlflow.pyfunc",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.store.model_registry.sqlalchemy_store",
-    "git",
-]
+import pytest
 
 
 def forks() -> ForkServerContext:
     """The context of all these processes; what it imports is imported once for all tests of one process."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
+    context.set_forkserver_preload(["imported"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # it knows no other path
+        ensure_running()
     return context
 
 

@@ -1,5 +1,7 @@
 """Which precision is meant, and what is said where the one that was asked for is the slower one."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -40,6 +42,7 @@ def test_full_precision_is_that_of_devices_without_autocast_too() -> None:
             assert not torch.is_autocast_enabled("cpu")
         with precision.full_precision(torch.zeros(1, device="meta")):
             assert torch.is_autocast_enabled("cpu")
+    assert isinstance(precision.full_precision(torch.zeros(1)), nullcontext)  # there is nothing to switch off
 
 
 @pytest.mark.parametrize(
