@@ -78,14 +78,36 @@ class Stated(NamedTuple):
         """Whether values [..., C] are exactly at rest, by channels that may be so: bool; None where none ever is."""
         return None if self.still is None or self.now is None else (value == self.now) & (self.still > 0)
 
-    def log_density(self, value: Tensor, scale: Tensor | float = 1.0) -> Tensor:
-        """Log density of values [..., C], stds times `scale`; of one at rest the log probability of that."""
+    def log_density(self, value: Tensor, low: Tensor, high: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Log density of values [..., C] that were clipped to low and high [C], stds times `scale`.
+
+        Of one at rest it is the log probability of that; on a bound see `clipped_log_density`.
+        """
         mean, std = self.changing(scale)
         rests = self.rests(value)
         if rests is not None:  # what is not asked for must have a gradient, too
             mean, std = torch.where(rests, value, mean), std.masked_fill(rests, 1.0)
-        changes = -0.5 * ((value - mean) / std).square() - std.log() - 0.5 * LOG_TWO_PI
+        changes = clipped_log_density(value, mean, std, low, high)
         if self.still is None or rests is None:
             return changes
         changes = changes + (1 - self.still).clamp_min(SELDOM).log()
         return torch.where(rests, self.still.clamp_min(SELDOM).log(), changes)
+
+
+def clipped_log_density(value: Tensor, mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Log density of a Gaussian's values [...] that were clipped to low and high.
+
+    Of a value on a bound it is the log probability of lying there or beyond (Tobin 1958): what was clipped says no more
+    than that, and its expected gradient with respect to mean and std is 0, as it has to be.
+    """
+    on_low, on_high = value <= low, value >= high
+    inside = -0.5 * ((value - mean) / std).square() - std.log() - 0.5 * LOG_TWO_PI
+    beyond = torch.where(on_low, low - mean, torch.where(on_high, mean - high, 0.0)) / std
+    return torch.where(on_low | on_high, log_normal_cdf(beyond), inside)
+
+
+def log_normal_cdf(z: Tensor) -> Tensor:
+    """log P(Z <= z) of a standard normal Z, with a gradient far out as well, where that of torch's own is 0 / 0."""
+    left, right = z.clamp_max(0.0), z.clamp_min(0.0)
+    far = (0.5 * torch.special.erfcx(-left / math.sqrt(2))).log() - 0.5 * left.square()
+    return torch.where(z < 0, far, torch.log1p(-0.5 * torch.erfc(right / math.sqrt(2))))

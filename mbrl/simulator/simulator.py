@@ -16,7 +16,7 @@ from mbrl.simulator.calibration import check_settings, check_structure, doubt_un
 from mbrl.simulator.dealing import deal, own, own_among_all
 from mbrl.simulator.ends import Ends, Termination
 from mbrl.simulator.filling import Filling
-from mbrl.simulator.holding import Stated
+from mbrl.simulator.holding import Stated, clipped_log_density
 from mbrl.simulator.ranges import ranges
 from mbrl.simulator.recalibration import Forecast, Method, Recalibration, moments, outcome, unit
 from mbrl.simulator.recall import Recall, moved_on, recalling, state_of
@@ -265,8 +265,9 @@ class Simulator(World):
     def log_density(self, rows: Batch) -> Tensor:
         """Log density [B] of transitions [B, ...]: of the predicted channels and the reward, as `step` samples them.
 
-        That is the elites' equal mixture, before anything is clipped, in the environment's units. Gradients pass to the
-        model's weights. A model without a spread has no density: the result is not finite.
+        That is the elites' equal mixture, in the environment's units; of a value on the bound that it was clipped to,
+        the probability of lying there or beyond. Gradients pass to the model's weights. A model without a spread has no
+        density: the result is not finite.
 
         Raises:
             ValueError: the model remembers, and single rows do not say what.
@@ -274,10 +275,11 @@ class Simulator(World):
         hidden = state_of(self.dynamics, None)
         prediction = self.dynamics.predict(rows.obs, rows.action, self.dynamics.elites, hidden)
         stated = Stated.of(prediction, self.targets)
-        density = stated.log_density(outcome(rows, self.targets), self.recalibration.scale)
+        low, high = self.reach
+        density = stated.log_density(outcome(rows, self.targets), low, high, self.recalibration.scale)
         pay = self.dynamics.end_pay(rows.obs, rows.action, rows.next_obs, self.dynamics.elites, hidden)
         if pay is not None:
-            ended = torch.distributions.Normal(*pay, validate_args=False).log_prob(rows.reward)
+            ended = clipped_log_density(rows.reward, *pay, low[-1], high[-1])
             last = torch.where(rows.terminated, ended, density[..., -1])
             density = torch.cat([density[..., :-1], last.unsqueeze(-1)], -1)
         of_member = density.sum(-1)
@@ -312,11 +314,16 @@ class Simulator(World):
         """Predicted channels and reward [..., P + 1] from what members state, clipped to the log's widened range."""
         return self.clip(stated.sample(self.recalibration.scale, rng))
 
-    def clip(self, values: Tensor) -> Tensor:
-        """Predicted channels and reward [..., P + 1] within the range that no prediction leaves."""
+    @property
+    def reach(self) -> tuple[Tensor, Tensor]:
+        """The range of predicted channels and reward, [P + 1] each, that no prediction leaves."""
         if self.targets is None:
-            return torch.clamp(values, self.low, self.high)
-        return torch.clamp(values, self.low[self.targets], self.high[self.targets])
+            return self.low, self.high
+        return self.low[self.targets], self.high[self.targets]
+
+    def clip(self, values: Tensor) -> Tensor:
+        """Predicted channels and reward [..., P + 1] within that range."""
+        return torch.clamp(values, *self.reach)
 
     def clip_reward(self, reward: Tensor) -> Tensor:
         """Rewards [...] within the log's widened range."""

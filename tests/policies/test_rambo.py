@@ -15,7 +15,7 @@ from mbrl.core import Batch, Spec, generator, seeded
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import check_learner
 from mbrl.training.policy import fit_policy
-from policies import RAMBO
+from policies import RAMBO, Planning
 from policies.functional import adversarial_loss
 
 Problem = Callable[[bool], tuple[Spec, Batch]]
@@ -59,6 +59,21 @@ def test_a_world_says_how_likely_transitions_are(problem: Problem) -> None:
     world.recalibration.scale.fill_(2.0)  # as `step` samples: stds of 1
     wider = 3 * torch.distributions.Normal(0.0, 1.0).log_prob(torch.tensor(0.0)) - (1 + 0.25) / 2
     assert float(world.log_density(row).detach()) == pytest.approx(float(wider), abs=1e-5)
+
+
+def test_what_was_clipped_moves_the_model_no_farther(problem: Problem) -> None:
+    """A mean beyond the range, where most samples are on the bound: their expected score is 0, or it would run away."""
+    spec = plain_spec(problem(False)[0])
+    world = Simulator(Told(spec, (0.0, 0.0), std=0.5), spec, margin=0.0)
+    obs = (torch.tensor(spec.obs_high) + 0.25).expand(20_000, -1)
+    action, rng = torch.zeros(len(obs), spec.action_dim), generator(0, "test")
+    with torch.no_grad():
+        next_obs, reward, terminated, _, _ = world.plain().step(obs, action, rng)
+    assert float((next_obs == torch.tensor(spec.obs_high)).float().mean()) == pytest.approx(0.69, abs=0.02)
+    world.log_density(Batch(obs, action, reward, next_obs, terminated)).mean().backward()
+    for weight in world.dynamics.parameters():
+        assert weight.grad is not None
+        assert (0.5 * weight.grad).flatten().tolist() == pytest.approx([0.0] * weight.numel(), abs=0.02)
 
 
 def test_the_model_takes_what_the_policy_gets_as_far_as_the_log_lets_it(problem: Problem) -> None:
@@ -194,6 +209,10 @@ def test_bad_arguments(problem: Problem) -> None:
         learner.enter(Simulator(DeterministicEnsemble(spec, members=2, elites=2), spec))
     with pytest.raises(ValueError, match=r"best is 0.5, and RAMBO keeps its model true to the logged rows"):
         fit_policy(learner, rows, bandit_world(spec), best=0.5)
+    inner = {"class_path": "policies.RAMBO", "init_args": FAST}
+    planning = Planning(spec, inner, {"class_path": "policies.MPPI", "init_args": {}}, horizon=1, penalty=0.0)
+    with pytest.raises(ValueError, match=r"best is 0.5, and Planning keeps its model true to the logged rows"):
+        fit_policy(planning, rows, bandit_world(spec), best=0.5)
     learner.enter(bandit_world(spec))
     with pytest.raises(ValueError, match="RAMBO keeps its model true to logged rows and got none"):
         learner.update(Batch(*(column[:0] for column in rows)), rows, generator(0, "x"))

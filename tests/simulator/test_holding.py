@@ -18,13 +18,14 @@ from mbrl.core import Batch, Dynamics, Prediction, Spec, generator, seeded
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.source import Whole
 from mbrl.simulator.calibration import residuals
-from mbrl.simulator.holding import Stated
+from mbrl.simulator.holding import Stated, log_normal_cdf
 from mbrl.simulator.recalibration import Recalibration
 from mbrl.simulator.recall import in_parts
 from mbrl.simulator.simulator import Simulator
 from mbrl.testing import check_dynamics
 from mbrl.training.dynamics import fit_dynamics
 
+WIDE = torch.tensor(-math.inf), torch.tensor(math.inf)  # bounds where nothing is clipped
 SMALL = {"members": 2, "elites": 2, "hidden": 16, "layers": 1, "reward_network": (16,)}
 
 
@@ -65,7 +66,7 @@ def test_a_mixture_and_what_it_is_made_of() -> None:
     moved = torch.tensor([12.0, 13.0]), torch.tensor([1.0, 0.5])
     stated = Stated(mean + 10, std, still, torch.tensor([10.0, 10.0]), *moved)
     assert [moment.tolist() for moment in stated.changing(2.0)] == [[12.0, 13.0], [2.0, 1.0]]
-    density = stated.log_density(torch.tensor([[10.0, 13.0], [12.0, 10.0]]))
+    density = stated.log_density(torch.tensor([[10.0, 13.0], [12.0, 10.0]]), *WIDE)
     peak = -0.5 * math.log(2 * math.pi)
     assert density[0].tolist() == pytest.approx([math.log(0.75), peak + math.log(2.0)])
     assert density[1].tolist() == pytest.approx([peak + math.log(0.25), peak + math.log(2.0) - 18.0])
@@ -73,7 +74,7 @@ def test_a_mixture_and_what_it_is_made_of() -> None:
 
 def test_a_probability_of_one_leaves_no_nan() -> None:
     one, nothing = torch.tensor([1.0]), torch.tensor([0.0])
-    assert float(Stated(one, nothing, one, one, one, nothing).log_density(one)) == 0.0
+    assert float(Stated(one, nothing, one, one, one, nothing).log_density(one, *WIDE)) == 0.0
 
 
 def test_the_log_says_which_channels_hold() -> None:
@@ -152,6 +153,35 @@ def test_rows_kept_and_changed_have_their_densities() -> None:
     assert world.log_density(rows).tolist() == pytest.approx(expected, abs=1e-5)
 
 
+def test_values_on_a_bound_have_the_probability_of_what_was_clipped_to_it() -> None:
+    """The expected gradient of the log density of one's own samples is 0, clipped or not (RAMBO, proposition 2)."""
+    mean, std = torch.tensor([-0.05, 1.2], requires_grad=True), torch.tensor([0.1, 0.4], requires_grad=True)
+    low, high = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 1.0])
+    drawn = mean + std * torch.randn(20_000, 2, generator=generator(0, "test"))
+    value = drawn.detach().clamp(low, high)
+    assert (value == low).float().mean(0).tolist() == pytest.approx([0.6915, 0.0013], abs=0.01)
+    density = Stated(mean, std).log_density(value, low, high)
+    on_low = density[value[:, 0] == 0, 0]
+    assert on_low.tolist() == pytest.approx([math.log(0.69146)] * len(on_low), abs=1e-4)
+    density.mean(0).sum().backward()
+    assert mean.grad is not None
+    assert std.grad is not None
+    assert (mean.grad * std.detach()).tolist() == pytest.approx([0.0, 0.0], abs=0.02)  # in spreads, as the next
+    assert (std.grad * std.detach()).tolist() == pytest.approx([0.0, 0.0], abs=0.02)
+
+
+@pytest.mark.parametrize("z", [-300.0, -30.0, -1.0, 0.0, 1.0, 30.0])
+def test_a_probability_far_out_has_a_logarithm_and_a_slope(z: float) -> None:
+    at = torch.tensor(z, requires_grad=True)
+    logarithm = log_normal_cdf(at)
+    logarithm.backward()
+    assert at.grad is not None
+    exact = torch.special.log_ndtr(torch.tensor(z, dtype=torch.float64))
+    assert float(logarithm.detach()) == pytest.approx(float(exact), rel=1e-5, abs=1e-7)
+    slope = math.exp(-0.5 * z * z - float(exact)) / math.sqrt(2 * math.pi)
+    assert float(at.grad) == pytest.approx(slope, rel=1e-3, abs=1e-7)
+
+
 def test_the_scale_is_fitted_to_changes_alone() -> None:
     """A change is stated as 2 with std 0.5; the three that happen are 1 off, and rows that rest say nothing."""
     now, still = torch.zeros(1, 6, 1), torch.full((1, 6, 1), 0.75)
@@ -221,7 +251,7 @@ def test_the_density_of_a_set_point_far_from_zero_has_a_gradient() -> None:
     moved, spread = mixed_moments(change, std, still)
     stated = Stated(now + moved, spread, still, now, now + change, std)
     value = torch.cat([now[:200], now[200:] + 5.0])
-    density = stated.log_density(value)
+    density = stated.log_density(value, *WIDE)
     assert density[:200].unique().tolist() == pytest.approx([math.log(0.999)], abs=1e-6)
     density.sum().backward()
     assert change.grad is not None
@@ -229,7 +259,7 @@ def test_the_density_of_a_set_point_far_from_zero_has_a_gradient() -> None:
     assert bool(torch.cat([density, change.grad, std.grad]).isfinite().all())
     wide = torch.zeros_like(now).requires_grad_()
     rests = Stated(now, wide, torch.ones_like(now), now, now, wide)
-    assert rests.log_density(now).tolist() == [[0.0]] * 400
+    assert rests.log_density(now, *WIDE).tolist() == [[0.0]] * 400
 
 
 def test_a_model_that_says_half_of_it_is_refused() -> None:
