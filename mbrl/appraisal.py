@@ -142,24 +142,27 @@ def table(found: Sequence[Case], rules: Rules) -> dict[str, Any]:
     """
     first, gammas = found[0], discounts(found)
     kinds = dict.fromkeys([*gammas, *(kind for case in found for kind in case.heard.refused)])
+    judges = judged(found)
     estimates: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
     refused: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
     for kind in kinds:
-        for case in found:
+        for case in reversed(found):
             opinion = case.heard.opinions.get(kind)
+            own = [label for label in case.policies if judges[label] is case]
             if opinion is None:
-                refused[kind] |= dict.fromkeys(case.policies if kind in gammas else [LOG], _silence(case, kind))
+                refused[kind] |= dict.fromkeys(own if kind in gammas else [LOG], _silence(case, kind))
                 continue
             answers = {LOG: opinion.log, **opinion.answers}
-            estimates[kind] = {name: plain(answer.estimate) for name, answer in answers.items()} | estimates[kind]
-            refused[kind] |= opinion.refused
-    gains = {label: case.score(label, rules) for case in found for label in case.policies}
+            heard = [name for name in (LOG, CLONING, *own) if name in answers]
+            estimates[kind] |= {name: plain(answers[name].estimate) for name in heard}
+            refused[kind] |= {name: opinion.refused[name] for name in (CLONING, *own) if name in opinion.refused}
+    gains = {label: case.score(label, rules) for label, case in judges.items()}
     return {
         "data": {"id": first.bench.data.id, "fingerprint": first.bench.data.fingerprint},
         "level": rules.level,
         "discount": gammas,
         "estimates": estimates,
-        "refused": {kind: reasons for kind, reasons in refused.items() if reasons},
+        "refused": {kind: told for kind in kinds if (told := _missing(refused[kind], estimates[kind]))},
         "repeats": {kind: other for case in found for kind, other in case.heard.repeats.items()},
         "combined_gain_in_spreads": {label: None if gain is None else plain(gain) for label, gain in gains.items()},
         "champions": {name: label for case in found for name, label in case.champions.items()},
@@ -171,10 +174,29 @@ def discounts(found: Sequence[Case]) -> dict[str, float]:
     return {kind: opinion.gamma for case in found for kind, opinion in case.heard.opinions.items()}
 
 
+def judged(found: Sequence[Case]) -> dict[str, Case]:
+    """Whose numbers are a policy's, by label: those of its own run, or of the first where a champion stands by."""
+    own = {origin.label: case for case in found for origin in case.origins}
+    beside: dict[str, Case] = {}
+    for case in found:
+        for label in case.policies:
+            beside.setdefault(label, own.get(label, case))
+    return beside
+
+
 def said(found: Sequence[Case], kind: str) -> dict[str, Estimate]:
     """A kind's estimates of all policies that it has one of, by label."""
-    heard = [(case.policies, case.heard.opinions[kind].answers) for case in found if kind in case.heard.opinions]
-    return {label: answers[label].estimate for policies, answers in heard for label in policies if label in answers}
+    heard = {label: case.heard.opinions.get(kind) for label, case in judged(found).items()}
+    return {
+        label: opinion.answers[label].estimate
+        for label, opinion in heard.items()
+        if opinion is not None and label in opinion.answers
+    }
+
+
+def _missing(refused: Mapping[str, str], estimates: Mapping[str, Any]) -> dict[str, str]:
+    """Why there is no estimate, of whom there is none: imitation may be refused in one run and not in another."""
+    return {name: why for name, why in refused.items() if name not in estimates}
 
 
 def _silence(case: Case, kind: str) -> str:
@@ -218,7 +240,7 @@ def scores(found: Sequence[Case], true: Truth, rules: Rules) -> dict[str, Score]
     Raises:
         ValueError: there are fewer than two policies.
     """
-    labels = [label for case in found for label in case.policies]
+    labels = judged(found)
     table = {
         kind: score({label: true.values[gamma][label].value for label in labels}, said(found, kind))
         for kind, gamma in discounts(found).items()
@@ -232,12 +254,10 @@ def combined(found: Sequence[Case], true: Truth, rules: Rules) -> tuple[dict[str
     """Combined gains over the log by policy, and the true ones, both in spreads."""
     gains: dict[str, Estimate] = {}
     gained: dict[str, float] = {}
-    for case in found:
-        logged = float(case.bench.returns(1.0).mean())
-        for label in case.policies:
-            gain = case.score(label, rules)
-            gains |= {} if gain is None else {label: gain}
-            gained[label] = (true.values[1.0][label].value - logged) / case.spread
+    for label, case in judged(found).items():
+        gain = case.score(label, rules)
+        gains |= {} if gain is None else {label: gain}
+        gained[label] = (true.values[1.0][label].value - float(case.bench.returns(1.0).mean())) / case.spread
     return gains, gained
 
 

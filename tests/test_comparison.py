@@ -7,7 +7,7 @@ import pytest
 import torch
 from gate_toys import RULES
 
-from mbrl.appraisal import Case, Truth, scores, table
+from mbrl.appraisal import Case, Truth, said, scores, table
 from mbrl.comparison import _clouds, _tell
 from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.opinions import Answer, Opinion
@@ -19,10 +19,10 @@ def opinion(gamma: float, **values: float) -> Opinion:
     return Opinion(gamma, 2.0, 0.9, Answer(Estimate(10.0, 9.0, 11.0, 20)), answers, {})
 
 
-def case(labels: list[str], opinions: dict[str, Opinion], **silent: dict[str, str]) -> Case:
+def case(labels: list[str], opinions: dict[str, Opinion], origins: Any = (), **silent: dict[str, str]) -> Case:
     data: Any = SimpleNamespace(id="toy/mill-v0", fingerprint="f" * 64)
     bench: Any = SimpleNamespace(data=data, returns=lambda gamma: torch.tensor([8.0, 12.0]).double())
-    return Case([], dict.fromkeys(labels), {}, None, bench, Heard(opinions, **{"refused": {}, **silent}))  # type: ignore
+    return Case(origins, dict.fromkeys(labels), {}, None, bench, Heard(opinions, **{"refused": {}, **silent}))  # type: ignore
 
 
 FULL = {"model": opinion(1.0, v1=14.0), "model+fqe": opinion(0.9, v1=13.0), "fqe": opinion(0.9, v1=12.0)}
@@ -51,6 +51,31 @@ def test_a_kind_that_one_run_leaves_out_is_told_of_the_others(turned: bool, caps
         "fqe": 2,
         "combined": 2,
     }
+
+
+@pytest.mark.parametrize("own", ["1", "2", ""])
+def test_a_champion_that_is_heard_in_several_runs_has_the_numbers_of_one(own: str) -> None:
+    """Of its own run, or of the first where that is not among them: mill-policy/3 stands beside /1 and /2."""
+    names = ["1", "2"]
+    found = [
+        case(
+            [f"mill-policy/{name}", "mill-policy/3"],
+            {"model": opinion(1.0, **{f"v{name}": 12.0, "v3": worth})},
+            [SimpleNamespace(label="mill-policy/3")] if name == own else [],
+        )
+        for name, worth in zip(names, (13.0, 16.0), strict=True)
+    ]
+    true = Truth({1.0: {f"mill-policy/{k}": Estimate(15.0, 0, 20, 5) for k in (1, 2, 3)}}, {1.0: 1.0})
+    answer, worth = table(found, RULES), 16.0 if own == "2" else 13.0
+    assert answer["estimates"]["model"]["mill-policy/3"]["value"] == worth
+    assert answer["combined_gain_in_spreads"]["mill-policy/3"]["value"] == (worth - 10.0) / 2
+    assert said(found, "model")["mill-policy/3"].value == worth
+    assert scores(found, true, RULES)["model"].policies == 3
+    found[0].heard.opinions["model"].answers.pop("mill-policy/3")  # type: ignore[attr-defined]
+    found[0].heard.opinions["model"].refused["mill-policy/3"] = "few"  # type: ignore[index]
+    answer = table(found, RULES)
+    assert ("mill-policy/3" in answer["estimates"]["model"]) == (own == "2")
+    assert answer["refused"] == ({} if own == "2" else {"model": {"mill-policy/3": "few"}})
 
 
 def test_a_kind_that_one_run_refuses_hides_no_other_run(capsys: pytest.CaptureFixture[str]) -> None:
