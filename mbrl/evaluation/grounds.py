@@ -133,7 +133,7 @@ def walk(
     starts = starts if cost is not None else Starts(*(column[:WALKED] for column in starts))
 
     def measure(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
-        far = obs.new_zeros(len(obs)) if near is None else (near.distance(obs, action) > near.edge).to(obs.dtype)
+        far = obs.new_zeros(len(obs)) if near is None else (~(near.distance(obs, action) <= near.edge)).to(obs.dtype)
         beyond = far.unsqueeze(0)
         return beyond if cost is None else torch.cat([beyond, torch.atleast_2d(cost(obs, action, after))])
 

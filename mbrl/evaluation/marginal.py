@@ -140,7 +140,7 @@ def marginal_value(
 
     Raises:
         Refused: the effective number of rows is below the floor, too many weights are negative, or no row has another
-            after it.
+            after it, or only rows of too few episodes have.
         ValueError: a setting is out of range, or the policy's spec does not fit the log.
     """
     _check(gamma, level, ridges, len(episodes), data.id)
@@ -160,6 +160,7 @@ def marginal_value(
     groups = min(GROUPS, count)
     place = (torch.randperm(count, generator=generator(seed, "marginal/groups")) % groups).to(first.device)[block]
     sums = balance(features, rows, first, place[rows.owner], place, groups)
+    _check_groups(sums, data.id)
     ridge, missed = _best_ridge(sums, gamma, ridges)
     seen = torch.cat([features(part).double() for part in rows.here.split(CHUNK)])
     kept = torch.ones(groups, groups, dtype=torch.bool, device=first.device).fill_diagonal_(False)
@@ -203,6 +204,16 @@ def _best_ridge(sums: Balance, gamma: float, ridges: Sequence[float]) -> tuple[f
         missed.append(sum(sides) / 2)
     best = min(range(len(ridges)), key=missed.__getitem__)
     return ridges[best], missed[best]
+
+
+def _check_groups(sums: Balance, log: str) -> None:
+    """Refuse groups of which every second one, or all but one, hold no row that is followed by another."""
+    followed = sums.rows > 0
+    if not (followed[0::2].any() and followed[1::2].any()):
+        raise Refused(
+            f"{int(followed.sum())} of {len(followed)} groups of episodes of {log} have rows that are followed by"
+            " others, so no part can be held out: too many episodes were cut after a single step"
+        )
 
 
 def _check(gamma: float, level: float, ridges: Sequence[float], episodes: int, log: str) -> None:

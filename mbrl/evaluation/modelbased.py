@@ -164,9 +164,9 @@ def truncated_values(played: Played, q: FittedQ) -> Tensor:
 
 
 def uncertain_share(played: Played, limit: Tensor, above: float = 1.0) -> float:
-    """Share of the rollouts' steps within `limit` [S] whose uncertainty is above `above` of its units."""
+    """Share of the rollouts' steps within `limit` [S] whose uncertainty is above `above` of its units, or not known."""
     counted = played.within(limit)
-    return float((played.uncertainty > above)[counted].double().mean())
+    return float((~(played.uncertainty <= above))[counted].double().mean())
 
 
 def cvar(returns: Tensor, *, share: float, level: float, seed: int) -> Estimate:

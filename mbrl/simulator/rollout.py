@@ -66,7 +66,7 @@ class Pessimism(NamedTuple):
         reward = reward - self.price * uncertainty
         if self.halt is None:
             return reward, terminated, terminated
-        halted = uncertainty > self.halt
+        halted = ~(uncertainty <= self.halt)  # NaN is in doubt
         if self.floor is not None:
             reward, terminated = torch.where(halted, self.floor, reward), terminated | halted
         return reward, terminated, terminated | halted

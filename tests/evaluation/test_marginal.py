@@ -1,6 +1,7 @@
 """Exact solutions with one feature a state and choice, and marginalised importance sampling beside closed forms."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from value_toys import GAIN, Choose, Linear, lqr_log, lqr_value, tabular_log
 
 from mbrl.core import generator
+from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.critics import Encoding
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.fitting import Rows
@@ -161,3 +163,15 @@ def test_a_log_of_single_cut_rows_is_refused() -> None:
     single = dataclasses.replace(DATA, episode=count, truncated=count >= 0, terminated=count < 0)
     with pytest.raises(Refused, match=r"no row of .* is followed by another, so nothing says where actions lead"):
         marginal_value(single, count, None, gamma=0.9)
+
+
+@pytest.mark.parametrize("lengths", [(1, 60), (1, 60, 60), (1, 1, 60, 60, 60)])
+def test_a_log_of_which_most_episodes_are_single_cut_rows_is_refused_or_valued(
+    lengths: tuple[int, ...], toy_data: Callable[..., TransitionDataset]
+) -> None:
+    """A part of the groups may hold no row that is followed by another, whatever the draw of the groups."""
+    log = toy_data(lengths)
+    log = dataclasses.replace(log, truncated=log.truncated | log.terminated, terminated=log.terminated & False)
+    for seed in range(4):
+        with pytest.raises(Refused, match=r"too many episodes were cut after a single step|effective|negative"):
+            marginal_value(log, torch.arange(len(lengths)), None, gamma=0.9, features=32, floor=1e6, seed=seed)

@@ -1,6 +1,7 @@
 """Rollouts in a simulator whose dynamics are exact, against closed forms and numbers worked by hand."""
 
 import dataclasses
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -128,6 +129,8 @@ def test_returns_and_doubtful_steps_by_hand() -> None:
     # x / 2 > 1: the step from 3 of the first row, none of the second, those from 3, 4 and 5 of the third
     assert uncertain_share(played, starts.limit) == pytest.approx(4 / 10)
     assert uncertain_share(played, starts.limit, 1.6) == pytest.approx(2 / 10)  # above 3.2: from 4 and 5
+    unknown = played._replace(uncertainty=torch.full_like(played.uncertainty, math.nan))
+    assert uncertain_share(unknown, starts.limit) == 1.0
     estimate = value(played, starts, gamma=1.0, level=0.9, seed=0)
     assert estimate.diagnostics == {
         "interval": "BCa",
