@@ -1,6 +1,5 @@
 """What the server of `forks.forks` imports: a command, and what its libraries import when they are first used."""
 
-import gc
 from importlib import import_module
 
 from mbrl.allocator import uncollected
@@ -23,4 +22,3 @@ NAMES = (
 with uncollected():
     for name in NAMES:
         import_module(name)
-gc.freeze()  # the same objects in every process

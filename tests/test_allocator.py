@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -68,6 +69,16 @@ def test_what_is_free_between_what_is_kept_goes_back() -> None:
     before, after = map(int, told.split())
     assert before > 80_000
     assert after < 20_000
+
+
+def test_what_is_imported_is_never_looked_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = gc.get_freeze_count()
+    with uncollected():
+        some = [[] for _ in range(1000)]
+    assert gc.get_freeze_count() == before
+    with uncollected():
+        monkeypatch.setitem(sys.modules, "mbrl_test_imported", ModuleType("mbrl_test_imported"))
+    assert gc.get_freeze_count() >= before + len(some)
 
 
 def test_garbage_is_left_alone_for_as_long_as_that_is_asked() -> None:
