@@ -13,6 +13,8 @@ from torch import nn
 
 from mbrl.spec import Spec
 
+NOT_ON_PATH = "if that is a file of yours, set PYTHONPATH to the folder that it is in"
+
 
 class Described(nn.Module, ABC):
     """A module that remembers how it was built, so that a checkpoint holds data and no pickled object."""
@@ -90,4 +92,6 @@ def locate(path: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path!r} is not an importable dotted path: {error}") from error
+        unknown = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        advice = f"; {NOT_ON_PATH}" if unknown else ""
+        raise ValueError(f"{path!r} is not an importable dotted path: {error}{advice}") from error

@@ -80,7 +80,11 @@ def check_spaces(env_id: str, spec: Spec, whose: str) -> None:
     width = int(action.n) if isinstance(action, Discrete) else action.shape[0]
     here, there = (observation.shape[0], width, choices), (spec.frame_dim, spec.action_dim, spec.discrete)
     if here != there:
-        raise ValueError(f"the environment {env_id!r} has {_dims(*here)}, and {whose} has {_dims(*there)}")
+        raise ValueError(
+            f"the environment {env_id!r} has {_dims(*here)}, and {whose} has {_dims(*there)}: name the one that the log"
+            " is from, or none. An import drops columns that never change (keep_constant: true keeps them), and makes a"
+            " category several channels"
+        )
     if isinstance(action, Box):
         low, high = np.array(spec.action_low), np.array(spec.action_high)
         slack = SLACK * (high - low)

@@ -42,7 +42,7 @@ GROUPS = {"data": "Minari id of the data set, as --data.id; or a YAML file with 
 
 SEVERAL = re.compile(r"-?[\d.]+(,-?[\d.]+)+")  # numbers with commas between them
 ALONE = re.compile(r"-?[\d.]+")
-POWER = re.compile(r"-[\d.]+[eE][-+]?\d+")  # a negative number that argparse takes for an option
+DASHED = re.compile(r"-[\d.]+[eE][-+]?\d+|-,.+")  # what argparse takes for an option: a negative number, no environment
 
 
 def check_read(arguments: Sequence[str], values: Mapping[str, Any]) -> None:
@@ -97,10 +97,10 @@ def _bracketed(before: str, word: str, lists: Collection[str]) -> str:
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """The words, where a setting and a negative number with an exponent are one."""
+    """The words, where a setting and a value that begins with a dash are one."""
     found: list[str] = []
     for word in words:
-        if POWER.fullmatch(word) and found and found[-1].startswith("--") and "=" not in found[-1]:
+        if DASHED.fullmatch(word) and found and found[-1].startswith("--") and "=" not in found[-1]:
             found[-1] += f"={word}"
         else:
             found.append(word)

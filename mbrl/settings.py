@@ -221,7 +221,7 @@ class Rehearsal:
             expect(value is None or 0 <= value < math.inf, f"rehearsal.{name}", value, "0 or more")
         expect(self.halt is None or 0 < self.halt < math.inf, "rehearsal.halt", self.halt, "a number above 0")
         costly = self.halt is None and self.halt_cost is not None
-        expect(not costly, "rehearsal.halt_cost", self.halt_cost, "null, as rehearsal.halt is null too")
+        expect(not costly, "rehearsal.halt_cost", self.halt_cost, "null, or a rehearsal.halt with it, such as 2")
 
     def check(self, learner: str, imagines: bool, uncertain: bool) -> None:
         """Refuse what was asked for and would not be done.

@@ -14,14 +14,18 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from mbrl.__main__ import config_file
+from mbrl.described import NOT_ON_PATH
 
 _KEY = re.compile(r'^(?:Parser key|Key) "(?P<key>[^"]+)":\s*', re.DOTALL)
 _UNION = re.compile(
     r"Does not validate against any of the Union subtypes.*?Errors:\n(?P<errors>.*)\n\s*Given value type:.*", re.DOTALL
 )
 _CALLABLE = re.compile(
-    r"Type collections\.abc\.Callable\[\[[\w.]+\], [\w.]+\] expects a function or a callable class: "
+    r"Type collections\.abc\.Callable\[(?:\[[\w.]+\]|\.\.\.), [\w.]+\] expects a function or a callable class: "
 )
+_NO_MODULE = re.compile(r"No module named '(?P<module>[\w.]+)'\. Got value: (?P<path>[\w.]+)")
+_CLASSLESS = re.compile(r"Dict must include a class_path and optionally init_args, but got NestedArg\(key='(\w+)'.*")
+_FEW = re.compile(r"Expected a tuple with (?P<count>\d+) elements\. Got value: ")
 _OPTION = re.compile(
     r"Option '(?P<option>[\w.]+)' is not accepted\. Got value: Namespace\(class_path='(?P<path>[\w.]+)'.*", re.DOTALL
 )
@@ -122,6 +126,15 @@ def _plain(text: str) -> str:
             else f"{told}. Got value: {value}"
         )
     text = _CALLABLE.sub("", text)
+    text = _NO_MODULE.sub(
+        lambda found: f"there is no module {found['module']} for {found['path']}: {NOT_ON_PATH}", text
+    )
+    text = _CLASSLESS.sub(
+        r"there is no class that \1 could be a setting of: name one; where a configuration has candidates, set it"
+        r" there, in candidates.NAME",
+        text,
+    )
+    text = _FEW.sub(lambda found: f"expected {found['count']} values, got ", text)
     text = _OPTION.sub(_foreign, text)
     text = _ATTRIBUTE.sub(_absent, text)
     text = _GROUP.sub(lambda found: f"{found['group']} has no setting {found['option']!r}", text)

@@ -212,7 +212,7 @@ def test_normalised_prediction_by_hand() -> None:
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("nowhere.at.all", "No module named 'nowhere'"),
+        ("nowhere.at.all", "No module named 'nowhere'; if that is a file of yours, set PYTHONPATH to the folder"),
         ("mbrl.core.Nothing", "no attribute 'Nothing'"),
         ("Policy", "Empty module name"),
         ("", "Empty module name"),

@@ -58,9 +58,10 @@ def test_numbers_with_commas_are_a_list(command: str, typed: list[str], understo
         (["mill", "--floor=-1e9", "-1e9"], ["mill", "--floor=-1e9", "-1e9"]),
         (["mill", "--floor", "-10"], ["mill", "--floor", "-10"]),
         (["mill", "--floor", "1e9"], ["mill", "--floor", "1e9"]),
+        (["--env", "-,Pendulum-v1"], ["--env=-,Pendulum-v1"]),
     ],
 )
-def test_a_negative_number_with_an_exponent_is_a_value(typed: list[str], understood: list[str]) -> None:
+def test_what_begins_with_a_dash_and_is_no_option_is_a_value(typed: list[str], understood: list[str]) -> None:
     assert parsing.spelt(stages.finetune, typed) == understood
 
 

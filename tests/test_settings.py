@@ -38,7 +38,7 @@ def test_a_rollout_without_steps_is_refused() -> None:
         ({"halt": 0.0}, "halt is 0.0, expected a number above 0"),
         ({"halt": float("nan")}, "halt is nan"),
         ({"halt": 1.0, "halt_cost": -1.0}, "halt_cost is -1.0, expected 0 or more"),
-        ({"halt_cost": 1.0}, "halt_cost is 1.0, expected null, as rehearsal.halt is null too"),
+        ({"halt_cost": 1.0}, "halt_cost is 1.0, expected null, or a rehearsal.halt with it, such as 2"),
         ({"passes": 0.0}, "passes is 0.0, expected a number above 0"),
         ({"passes": float("inf")}, "passes is inf"),
         ({"best": 0.0}, "best is 0.0, expected a share above 0 and at most 1"),

@@ -37,6 +37,15 @@ from mbrl.__main__ import config_file, main
             "run --data a/b-v0 --simulator.uncertainty ensemble_std",
             "simulator.uncertainty: expected a dotted path, MODULE.NAME, got ensemble_std: did you mean dynamics.unce",
         ),
+        (
+            "run --data a/b-v0 --simulator.structure mine.balance",
+            "simulator.structure: there is no module mine for mine.balance: if that is a file of yours, set PYTHON",
+        ),
+        (
+            f"run --data a/b-v0 --config {config_file('auto.yaml')} --learner.init_args.critics 20",
+            "learner: there is no class that critics could be a setting of: name one; where a configuration has",
+        ),
+        ("run --data a/b-v0 --data.split 0.8,0.2", "data.split: expected 3 values, got [0.8, 0.2]"),
         ("run --data mop.yaml", "data: there is no file mop.yaml\n"),
         ("run --data a/b-v0 --seeds a", "seeds: expected list, got a"),
         (

@@ -57,7 +57,10 @@ def rule_of(schema: Schema) -> Callable[..., Any] | None:
     """The reward function of the schema, which has to take (obs, action, next_obs)."""
     if schema.reward_function is None:
         return None
-    rule: Callable[..., Any] = locate(schema.reward_function)
+    try:
+        rule: Callable[..., Any] = locate(schema.reward_function)
+    except ValueError as error:
+        raise ValueError(f"reward_function: {error}") from error
     try:
         inspect.signature(rule).bind("obs", "action", "next_obs")
     except TypeError as error:
