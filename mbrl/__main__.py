@@ -108,7 +108,7 @@ def run_command(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]
     """Parse, call, and turn the errors that a user can mend into one message: (exit status, answer)."""
     from mbrl.allocator import keep_freed_memory, uncollected
 
-    with uncollected():
+    with uncollected(freeze=True):
         import yaml
 
         from mbrl import parsing, stages, wording  # torch is imported here, so that `mbrl --help` answers at once

@@ -42,16 +42,19 @@ def give_back() -> bool:
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def uncollected(freeze: bool = False) -> Iterator[None]:
     """For imports: they make a million objects that stay, and looking through them for garbage, again and again, is a
-    quarter of their time, and a second at each full search later. So whatever there is after an import is left alone.
+    quarter of their time, and a second at each full search later.
+
+    `freeze`: after an import all that there is in the process is never looked through again. That is the command's to
+    say, not a library's: cycles of whoever else lives there would never be freed.
     """
     before, known = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        if len(sys.modules) > known:
+        if freeze and len(sys.modules) > known:
             gc.freeze()
         if before:
             gc.enable()

@@ -148,7 +148,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _make(folder: str, stage: str) -> int:
     keep_freed_memory()
-    with uncollected():
+    with uncollected(freeze=True):
         from mbrl import parsing, stages
 
     try:

@@ -100,7 +100,7 @@ def run(
         resolved: the whole configuration, kept with the run.
         only: make this stage of the run in the folder alone, beside the process that has begun it.
     """
-    with uncollected():
+    with uncollected(freeze=True):
         from mbrl.data import minari
         from mbrl.pipeline import Pipeline
 

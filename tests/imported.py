@@ -19,6 +19,6 @@ NAMES = (
     "git",
 )
 
-with uncollected():
+with uncollected(freeze=True):
     for name in NAMES:
         import_module(name)

@@ -81,29 +81,31 @@ class Stated(NamedTuple):
     def log_density(self, value: Tensor, low: Tensor, high: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """Log density of values [..., C] that were clipped to low and high [C], stds times `scale`.
 
-        Of one at rest it is the log probability of that; on a bound see `clipped_log_density`.
+        Of one at rest it is the log probability of that; on a bound see `clipped_log_density`. At rest on a bound it
+        is that of either, as nobody can tell them apart.
         """
         mean, std = self.changing(scale)
         rests = self.rests(value)
-        if rests is not None:  # what is not asked for must have a gradient, too
-            mean, std = torch.where(rests, value, mean), std.masked_fill(rests, 1.0)
-        changes = clipped_log_density(value, mean, std, low, high)
         if self.still is None or rests is None:
-            return changes
-        changes = changes + (1 - self.still).clamp_min(SELDOM).log()
-        return torch.where(rests, self.still.clamp_min(SELDOM).log(), changes)
+            return clipped_log_density(value, mean, std, low, high)
+        alone = rests & (value > low) & (value < high)  # what is not asked for must have a gradient, too
+        mean, std = torch.where(alone, value, mean), std.masked_fill(alone, 1.0)
+        changes = clipped_log_density(value, mean, std, low, high) + (1 - self.still).clamp_min(SELDOM).log()
+        kept = self.still.clamp_min(SELDOM).log()
+        return torch.where(alone, kept, torch.where(rests, torch.logaddexp(kept, changes), changes))
 
 
 def clipped_log_density(value: Tensor, mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Log density of a Gaussian's values [...] that were clipped to low and high.
 
     Of a value on a bound it is the log probability of lying there or beyond (Tobin 1958): what was clipped says no more
-    than that, and its expected gradient with respect to mean and std is 0, as it has to be.
+    than that, and its expected gradient with respect to mean and std is 0, as it has to be. Between equal bounds, of a
+    constant, every value is certain.
     """
     on_low, on_high = value <= low, value >= high
     inside = -0.5 * ((value - mean) / std).square() - std.log() - 0.5 * LOG_TWO_PI
     beyond = torch.where(on_low, low - mean, torch.where(on_high, mean - high, 0.0)) / std
-    return torch.where(on_low | on_high, log_normal_cdf(beyond), inside)
+    return torch.where(on_low | on_high, log_normal_cdf(beyond), inside).masked_fill(low >= high, 0.0)
 
 
 def log_normal_cdf(z: Tensor) -> Tensor:

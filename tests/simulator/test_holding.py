@@ -170,6 +170,25 @@ def test_values_on_a_bound_have_the_probability_of_what_was_clipped_to_it() -> N
     assert (std.grad * std.detach()).tolist() == pytest.approx([0.0, 0.0], abs=0.02)
 
 
+def test_what_rests_on_a_bound_may_have_been_clipped_to_it() -> None:
+    """A valve that is shut, and a sensor that never moved: own samples have an expected score of 0."""
+    logit, mean = torch.tensor([0.5, -9.0], requires_grad=True), torch.tensor([0.3, 1.0], requires_grad=True)
+    std, now, rows = torch.tensor([1.0, 0.01], requires_grad=True), torch.tensor([0.0, 1.0]), 40_000
+    low, high = torch.tensor([0.0, 1.0]), torch.tensor([5.0, 1.0])
+    stated = Stated(mean, std, logit.sigmoid(), now, mean, std).each(lambda column: column.expand(rows, 2))
+    with torch.no_grad():
+        value = stated.sample(1.0, generator(0, "test")).clamp(low, high)
+    shut = 0.62246 + 0.37754 * 0.38209
+    assert float((value[:, 0] == 0).float().mean()) == pytest.approx(shut, abs=0.01)
+    density = stated.log_density(value, low, high)
+    assert density[value[:, 0] == 0, 0].unique().tolist() == pytest.approx([math.log(shut)], abs=1e-4)
+    assert density[:, 1].unique().tolist() == pytest.approx([0.0], abs=1e-5)
+    density.mean(0).sum().backward()
+    for leaf in (logit, mean, std):
+        assert leaf.grad is not None
+        assert leaf.grad.tolist() == pytest.approx([0.0, 0.0], abs=0.01)
+
+
 @pytest.mark.parametrize("z", [-300.0, -30.0, -1.0, 0.0, 1.0, 30.0])
 def test_a_probability_far_out_has_a_logarithm_and_a_slope(z: float) -> None:
     at = torch.tensor(z, requires_grad=True)
