@@ -70,7 +70,7 @@ def answer(
         "trusted_horizon": own and own.trusted,
         "policy_version": rows[chosen]["version"],
         "verdict": best.verdict.outcome,
-        "promoted": best.verdict.promote,
+        "promoted": best.verdict.promote and champion == rows[chosen]["version"],  # others than the gate may refuse
         "reasons": list(best.verdict.reasons),
         "champion": champion,
     }

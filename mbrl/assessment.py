@@ -54,10 +54,10 @@ class Finding(NamedTuple):
     file: str  # runs:/RUN/evidence.json, which has all that the gate saw
     digest: str  # hex SHA-256 of that file
 
-    @property
-    def outcome(self) -> str:
+    def outcome(self, rules: Rules) -> str:
         """The verdict in words."""
-        return "promoted" if self.verdict.promote else self.verdict.outcome
+        passed = "passed, for a second person to promote" if rules.second_person else "promoted"
+        return passed if self.verdict.promote else self.verdict.outcome
 
     def decision(self, rules: Rules) -> Decision:
         """What the registry keeps of the verdict."""
@@ -163,7 +163,7 @@ class Assessment:
     def promote(self, findings: Findings, entrants: Mapping[str, Entrant], record: RunLog) -> str | None:
         """Write the verdicts to the ledger, and move the alias if the chosen one's says so; the champion afterwards."""
         best, version = findings.best, entrants[findings.chosen].version
-        record.tags({"mbrl.verdict": best.outcome, "mbrl.reasons": "; ".join(best.verdict.reasons)})
+        outcome = best.outcome(self.rules)
         last = {name: name == findings.chosen for name in entrants}  # the last one judged is called candidate
         for name in sorted(entrants, key=last.__getitem__):
             promotion.judge(self.name, entrants[name].version, findings.of[name].decision(self.rules))
@@ -172,6 +172,8 @@ class Assessment:
         except promotion.RefusedError as refusal:
             if best.verdict.promote:  # the gate was not what refused
                 tell("registry", str(refusal))
+                outcome = "passed, not promoted"
+        record.tags({"mbrl.verdict": outcome, "mbrl.reasons": "; ".join(best.verdict.reasons)})
         champion = promotion.champion(self.name)
         tell("registry", f"{self.name}-policy version {version}; champion: {champion or 'none'}")
         return champion
@@ -242,7 +244,7 @@ def _tell(findings: Findings, rules: Rules) -> None:
             why = "" if found.verdict.promote else f": {found.verdict.reasons[0]}"
             tell(name, f"{seen}; {found.verdict.outcome}{why}")
         tell("chosen", findings.chosen + findings.why)
-    tell("verdict", findings.best.outcome)
+    tell("verdict", findings.best.outcome(rules))
     tell("", "gains are those of all kinds combined, in spreads: standard deviations of the logged returns")
     for reason in findings.best.verdict.reasons:
         tell("", reason)

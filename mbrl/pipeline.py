@@ -165,7 +165,7 @@ class Pipeline:
             best = {found.chosen: entrants[found.chosen].policy}
             simulated = {} if own is None else assessment.values(best, data, own.simulator)
             true = assessment.measure(found.policies, stage)
-            title = f"{self.name}: {found.best.outcome}"
+            title = f"{self.name}: {found.best.outcome(assessment.rules)}"
             draw_evidence(stage, found.heard.opinions, true, title)
             draw_returns(stage, data.returns(), found.simulated, true, title, assessment.rules.coverage)
             if own is not None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from weather_world import driven
 
-from mbrl.assessment import Assessment, figure, make_bench, shown, tell_few
+from mbrl.assessment import Assessment, Entrant, Finding, figure, make_bench, shown, tell_few
 from mbrl.data.division import Division
 from mbrl.evaluation.estimates import Estimate
+from mbrl.registry import promotion
+from mbrl.registry.gates import Verdict
 from mbrl.registry.rules import read
 from mbrl.report.console import seldom
 from mbrl.selection import select
@@ -90,3 +92,32 @@ def test_runs_of_other_seeds_meet_other_starts_and_policies_of_one_run_the_same(
     assert all(bold == shy for bold, shy in met.values())
     assert met[0][0] == set(range(1000, 1020))
     assert len(set.union(*(bold for bold, _ in met.values()))) == 60
+
+
+@pytest.mark.parametrize(
+    ("outcome", "second", "refused", "told"),
+    [
+        ("promote", False, False, "promoted"),
+        ("promote", True, True, "passed, not promoted"),
+        ("harmful", False, True, "harmful"),
+    ],
+)
+def test_promoted_is_what_the_registry_has_made_champion(
+    outcome: str, second: bool, refused: bool, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def promote(name: str, version: str) -> None:
+        if refused:
+            raise promotion.RefusedError("mill-policy/3: not without a second person")
+
+    tags: dict[str, str] = {}
+    record: Any = SimpleNamespace(tags=tags.update)
+    rules = replace(read(), second_person=second)
+    finding = Finding(SimpleNamespace(champion=None), Verdict(outcome, (), (), "1"), None, None, "f", "d")  # type: ignore[arg-type]
+    assert finding.outcome(rules) == ("passed, for a second person to promote" if second else told)
+    monkeypatch.setattr(promotion, "judge", lambda *what: None)
+    monkeypatch.setattr(promotion, "promote", promote)
+    monkeypatch.setattr(promotion, "champion", lambda name: None if refused else "3")
+    findings: Any = SimpleNamespace(best=finding, chosen="a", of={"a": finding})
+    champion = Assessment("mill", None, 0, Trial(), rules).promote(findings, {"a": Entrant(None, "3")}, record)  # type: ignore[arg-type]
+    assert champion == (None if refused else "3")
+    assert tags["mbrl.verdict"] == told
