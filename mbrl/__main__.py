@@ -91,8 +91,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             print(json.dumps(plain, indent=2), flush=True)
         except BrokenPipeError:
-            _left()
+            _drop()
+            status = status or UNREAD
+        except OSError as reason:  # a disc is full
+            _drop()
+            print(f"mbrl {command}: standard output cannot be written: {reason}", file=sys.stderr)
+            return 1
     return status
+
+
+def _drop() -> None:
+    """Let what is still to be written to standard output go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
 
 
 def _left() -> bool:
@@ -100,7 +110,7 @@ def _left() -> bool:
     watch = select.poll()
     watch.register(STDOUT, select.POLLERR)
     if gone := any(event & select.POLLERR for _, event in watch.poll(0)):  # not where there is no such file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+        _drop()
     return gone
 
 

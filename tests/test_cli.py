@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, wrong usage, --json, and the small commands."""
 
+import builtins
 import json
 import os
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,6 +194,27 @@ def test_standard_output_may_be_closed() -> None:
     ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.startswith("mbrl import: FileNotFoundError")
+
+
+@pytest.mark.parametrize(("error", "status"), [(BrokenPipeError, 141), (OSError(28, "No space left on device"), 1)])
+def test_json_that_cannot_be_written_is_no_success(
+    error: Any, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dropped = []
+
+    def printed(*words: Any, file: Any = None, **more: Any) -> None:
+        if file is None:
+            raise error
+        file.write(f"{words[0]}\n")
+
+    monkeypatch.setattr(stages, "ui", lambda port=1: {"port": port})
+    monkeypatch.setattr(builtins, "print", printed)
+    monkeypatch.setattr("mbrl.__main__._drop", lambda: dropped.append(1))
+    assert main(["ui", "--json"]) == status
+    assert dropped == [1]
+    assert capsys.readouterr().err == (
+        "" if status == 141 else "mbrl ui: standard output cannot be written: [Errno 28] No space left on device\n"
+    )
 
 
 def test_ctrl_c_is_told_without_a_traceback(
