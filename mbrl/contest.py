@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +26,7 @@ from mbrl.report.console import tell
 from mbrl.standings import Arena, Contest, Score, scores_of, told
 
 LONGEST = 100  # characters of a folder's name
+REHEARSAL = re.compile(r"--rehearsal\.(?!updates=)")  # settings that candidates have their own of
 OWN = ("learner", "rehearsal", "candidates")  # settings that are a learner's; the others are of the run that it is in
 
 
@@ -140,10 +142,12 @@ def hold(asked: Contest, engine: Engine) -> dict[str, Any]:
     for cell in cells:
         one, arena = ended[cell.member.name], cell.arena
         if one.failure is not None:
-            failed[arena.name] |= dict.fromkeys(cell.learners, f"{cell.member.name} {one.failure}")
+            why, known = f"{cell.member.name} {one.failure}", failed[arena.name]
+            known |= {name: f"{known[name]}; {why}" if name in known else why for name in cell.learners}
             continue
         logged[arena.name] = Estimate(**one.answer["logged_return"])
-        for name, score in scores_of(one.answer, cell.learners, arena, (arena.name, cell.seed) not in cloned):
+        first = (arena.name, cell.seed) not in cloned
+        for name, score in scores_of(one.answer, cell.learners, arena, cell.seed, first):
             scores[arena.name].setdefault(name, []).append(score)
         cloned.add((arena.name, cell.seed))
     died = lost([ended[cell.member.name] for cell in cells])
@@ -191,10 +195,10 @@ def _groups(asked: Contest, arena: Arena, failed: dict[str, str]) -> Iterator[tu
     shared: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for name, path in asked.learners.items():
         settings = run_settings(path, arena, asked.more)
-        if settings["seeds"] is not None:
+        if settings["candidates"] and (odd := [word for word in asked.more if REHEARSAL.match(word)]):
             raise ValueError(
-                f"{path} has seeds {settings['seeds']}, and a comparison gives every run a seed of its own: take them"
-                " out of it, and give compare's --seeds"
+                f"settings has {odd[0].removeprefix('--')}, and {path} has candidates with rehearsals of their own: set"
+                " it there, in a copy of the configuration, or leave one of them out"
             )
         reason = unfit(settings, arena)
         if reason is not None:
@@ -236,6 +240,14 @@ def run_settings(path: Path, arena: Arena, more: Sequence[str]) -> dict[str, Any
     parser.instantiate(parsed)  # which refuses what no run could use
     dumped = parser.dump(parsed, skip_unset=False, skip_default=False)
     settings: dict[str, Any] = yaml.safe_load(dumped)
+    if settings["seeds"] is not None or settings["env"] not in (None, arena.env):
+        name = "env" if settings["seeds"] is None else "seeds"
+        raise ValueError(
+            f"{path} has {name} {settings[name]}, which every run is given here: take it out of the configuration, and"
+            f" give --{name}"
+        )
+    if not settings["candidates"] and settings["learner"] is None:
+        raise ValueError(f"{path} has neither a learner nor candidates: give it one of them")
     return {key: value for key, value in settings.items() if key not in ("config", "folder", "resolved")}
 
 

@@ -13,6 +13,7 @@ from mbrl import files
 from mbrl.assessment import plain, shown, small
 from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.intervals import student_t
+from mbrl.making import stage_of
 from mbrl.registry.gates import CLONING, LOG
 from mbrl.report.dossier import PARTIES, intervals
 from mbrl.report.forest import Stand, plot_forest
@@ -38,6 +39,7 @@ class Score(NamedTuple):
     value: Estimate  # true return; without an environment the combined gain over the log, in spreads
     verdict: str
     seconds: float  # of its rehearsal, and of the fit of the simulator where it has one
+    seed: int
 
 
 class Contest(NamedTuple):
@@ -52,7 +54,7 @@ class Contest(NamedTuple):
 
 
 def scores_of(
-    answer: Mapping[str, Any], members: Sequence[str], arena: Arena, first: bool
+    answer: Mapping[str, Any], members: Sequence[str], arena: Arena, seed: int, first: bool
 ) -> Iterator[tuple[str, Score]]:
     """Of the learners of a run; of the first run of a log and a seed also that of behaviour cloning."""
     rows, seconds = answer["candidates"], answer["seconds"]
@@ -62,11 +64,11 @@ def scores_of(
         measured = row["true_return"] if arena.env else row["gain_in_spreads"]
         value = Estimate(**measured) if measured else NOTHING
         counted = {name: row} if shared else rows
-        took = sum(seconds[f"policy-{key}"] for key in counted)
+        took = sum(seconds[stage_of(key)] for key in counted)
         simulated = fit if any(one["rehearsed"] for one in counted.values()) else 0.0
-        yield name, Score(value, row["verdict"], took + simulated)
+        yield name, Score(value, row["verdict"], took + simulated, seed)
     if first and arena.env:
-        yield CLONING, Score(Estimate(**answer["true_environment"][CLONING]), "", seconds["baseline"])
+        yield CLONING, Score(Estimate(**answer["true_environment"][CLONING]), "", seconds["baseline"], seed)
 
 
 def told(

@@ -86,7 +86,7 @@ def compare(
     env: str | None = None,
     seeds: list[int] = [0, 1, 2],  # noqa: B006
     updates: int | None = None,
-    episodes: int = 20,
+    episodes: int | None = None,
     settings: dict[str, Any] | None = None,
     engine: Literal["processes", "ray"] = "processes",
     workers: int = 2,
@@ -107,7 +107,7 @@ def compare(
         env: a true environment for each log, with commas between them, and - for a log without one.
         seeds: such as [0,1,2]; a number is the mean over them.
         updates: of every learner; what its configuration says if not given. Candidates keep their own.
-        episodes: to play in the true environment, for each policy.
+        episodes: to play in the true environment, for each policy; what its configuration says if not given.
         settings: others of `mbrl run` that hold for all, such as {fit.precision: auto, trial.starts: 64}.
         engine: processes of this machine, or Ray (`pip install 'offline-mbrl[ray]'`).
         workers: how many runs at once on this machine; a cluster has as many as its cores and GPUs are enough for.
@@ -122,8 +122,8 @@ def compare(
 
     if odd := sorted({"data.id", "seed", "seeds", "env", "name", "folder"} & set(settings or {})):
         raise ValueError(f"settings has {', '.join(odd)}, which each run has its own of: leave it out")
-    own = {"trial.episodes": episodes, **({} if updates is None else {"rehearsal.updates": updates})}
-    said = {**own, **(settings or {})}.items()
+    own = {"trial.episodes": episodes, "rehearsal.updates": updates}
+    said = ({key: value for key, value in own.items() if value is not None} | (settings or {})).items()
     more = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in said]
     asked = contest.contest(data, env, learners, seeds, more, together, folder)
     return contest.hold(asked, Engine.of(engine, workers, threads, ray_address))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from mbrl.evaluation.estimates import Estimate
-from mbrl.standings import NOTHING, Arena, Contest, Score, told
+from mbrl.standings import NOTHING, Arena, Contest, Score, scores_of, told
 
 
 def score(value: Estimate, seconds: float = 60.0) -> Score:
-    return Score(value, "promote", seconds)
+    return Score(value, "promote", seconds, seed=0)
 
 
 def test_a_seed_without_an_estimate_is_told_and_takes_no_other_with_it(tmp_path: Path) -> None:
@@ -47,3 +47,10 @@ def test_each_log_has_a_column_of_scores_and_one_of_minutes(tmp_path: Path) -> N
         "| bold | 1.00 [1.00, 1.00] | 1.0 | 200.0 [200.0, 200.0] | 4.0 |",
         "| shy | - | | | |",
     ]
+
+
+def test_a_configuration_may_call_its_candidate_candidate() -> None:
+    row = {"true_return": None, "gain_in_spreads": None, "verdict": "promote", "rehearsed": False}
+    answer = {"candidates": {"candidate": row}, "chosen": "candidate", "seconds": {"policy": 7.0}}
+    ((name, found),) = scores_of(answer, ["candidate"], Arena("toy/mill-v0", None), 3, True)
+    assert (name, found.seconds, found.seed) == ("candidate", 7.0, 3)

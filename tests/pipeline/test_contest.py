@@ -93,6 +93,7 @@ def test_learners_share_runs_and_are_averaged_over_seeds(tmp_path: Path) -> None
     for seed in (0, 1):
         run = json.loads((tmp_path / "out" / f"toy-pendulum-{seed}-0" / "result.json").read_text())
         cell = scores["mopo"]["seeds"][seed]
+        assert cell["seed"] == seed
         assert cell["value"] == run["candidates"]["mopo"]["true_return"]
         assert cell["seconds"] == pytest.approx(run["seconds"]["policy-mopo"] + run["seconds"]["simulator"])
         assert scores["cloning"]["seeds"][seed]["seconds"] == run["seconds"]["policy-cloning"]
@@ -231,15 +232,38 @@ def test_a_file_whose_name_no_candidate_can_have_is_refused(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-def test_seeds_within_a_configuration_are_refused(tmp_path: Path) -> None:
-    path = learner(tmp_path, "several", "policies.BC")
-    Path(path).write_text(Path(path).read_text() + "seeds: [0, 1]\n")
-    folder = tmp_path / "out"
-    command = ["compare", "--data", "toy/pendulum-v0", "--learners", path, "--folder", str(folder)]
-    status, answer, _ = spoken(command)
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (
+            "seeds: [0, 1]",
+            "has seeds [0, 1], which every run is given here: take it out of the configuration, and give",
+        ),
+        ("env: Pendulum-v1", "has env Pendulum-v1, which every run is given here: take it out of the configuration"),
+        ("learner: null", "has neither a learner nor candidates: give it one of them"),
+    ],
+)
+@pytest.mark.parametrize("command", ["compare", "sweep"])
+def test_what_a_configuration_says_of_every_run_is_not_overruled_in_silence(
+    command: str, more: str, told: str, tmp_path: Path
+) -> None:
+    path = Path(learner(tmp_path, "several", "policies.BC"))
+    kept = {k: v for k, v in yaml.safe_load(path.read_text()).items() if k != more.partition(":")[0]}
+    path.write_text(yaml.safe_dump(kept) + more + "\n")
+    folder, named = tmp_path / "out", {"compare": "--learners", "sweep": "--configs"}[command]
+    status, answer, _ = spoken([command, "--data", "toy/pendulum-v0", named, str(path), "--folder", str(folder)])
     assert status == 1
-    assert f"{path} has seeds [0, 1], and a comparison gives every run a seed of its own" in answer["error"]
+    assert f"{path} {told}" in answer["error"]
     assert not folder.exists()
+
+
+def test_a_setting_that_candidates_have_their_own_of_is_refused(tmp_path: Path) -> None:
+    command = ["compare", "--data", "toy/pendulum-v0", "--learners", "ladder,bc", "--folder", str(tmp_path / "out")]
+    status, answer, _ = spoken([*command, "--settings", "{rehearsal.batch_size: 33}"])
+    assert status == 1
+    assert answer["error"].startswith("settings has rehearsal.batch_size=33, and ")
+    assert "ladder.yaml has candidates with rehearsals of their own: set it there, in a copy" in answer["error"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_folder_of_a_run_is_not_that_of_a_comparison(tmp_path: Path) -> None:
