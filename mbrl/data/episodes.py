@@ -35,6 +35,7 @@ class Rows:
     propensity: np.ndarray | None = None  # [n] logarithms, None where none was logged
     cost: np.ndarray | None = None  # [n], None where none was logged
     opens: bool = False  # whether a file begins with them
+    crosses: bool = False  # whether one begins within them
     at: Callable[[int], str] = "row {}".format  # what to call a row of the log in a message
 
     def __len__(self) -> int:
@@ -60,6 +61,8 @@ def cut(chunks: Iterable[Rows], gap: float | None = None) -> Iterator[Rows]:
                 told = f"episode {last!r} comes again: sort the log by episode and time"
                 raise ValueError(f"{whole.at(whole.first)}: {told}")
             seen.add(last)
+        if whole.crosses:
+            seen = {last}
         yield whole
 
 
@@ -126,7 +129,7 @@ def _join(parts: list[Rows]) -> Rows:
         return parts[0]
     arrays = {name: [getattr(part, name) for part in parts] for name in _ARRAYS}
     joined: dict[str, Any] = {k: None if v[0] is None else np.concatenate(v) for k, v in arrays.items()}
-    return replace(parts[0], **joined)
+    return replace(parts[0], crosses=any(part.opens for part in parts[1:]), **joined)
 
 
 def limited(rows: Rows, space: Box) -> tuple[Rows, int]:

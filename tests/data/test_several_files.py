@@ -73,6 +73,12 @@ def test_ids_of_episodes_count_within_a_file(tmp_path: Path) -> None:
     files = days(tmp_path, [0, 1, 2, 3], [0, 1], [0, 1, 2], e=["a", "a", "b", "b", "b", "b", "a", "a", "a"])
     assert import_log(files, ID, schema=schema(tmp_path, RUNS))["episodes"] == 4
     assert steps() == [(0, 1, True), (2, 3, True), (4, 5, True), (6, 7, False), (7, 8, True)]
+    night = days(tmp_path, [0, 1, 2, 3], [4, 5, 6, 7, 8, 9], e=["a", "a", "b", "b", "b", "b", "c", "c", "a", "a"])
+    timed = schema(tmp_path, TIMED + "episode: e\n")
+    assert import_log(night, "toy/night-v0", schema=timed)["episodes"] == 4  # one of which goes on over the border
+    night = days(tmp_path, [0, 1, 2, 3], [4, 5, 6, 7, 8, 9], e=["a", "a", "b", "b", "b", "b", "c", "c", "b", "b"])
+    with pytest.raises(ValueError, match=r"row 4 of day-1\.csv: episode 'b' comes again"):
+        import_log(night, "toy/again-v0", schema=timed)
     again = days(tmp_path, [0, 1], [0, 1, 2, 3, 4], e=["a", "a", "b", "b", "c", "c", "b"])
     with pytest.raises(ValueError, match=r"row 4 of day-1\.csv: episode 'b' comes again"):
         import_log(again, "toy/again-v0", schema=schema(tmp_path, RUNS))
