@@ -163,7 +163,8 @@ def times(values: Any) -> Times:
     """A column of times: numbers as they are, timestamps and durations as seconds.
 
     Raises:
-        CellError: a cell is neither a number nor an ISO 8601 timestamp, with a zone in every row or in none.
+        CellError: a cell is neither a number nor an ISO 8601 timestamp, with a zone in every row or in none; or numbers
+            were rounded until neighbours are equal.
     """
     values, kind = _column(values), NUMBERS
     if isinstance(values, pa.DictionaryArray):
@@ -171,7 +172,7 @@ def times(values: Any) -> Times:
     if isinstance(values, pa.Array):
         if _textual(values):
             try:
-                return Times(numbers(values)[:, 0], kind)
+                return Times(_told_apart(numbers(values)[:, 0]), kind)
             except CellError:
                 values = _stamps(pc.utf8_trim_whitespace(values))
         if pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
@@ -180,13 +181,27 @@ def times(values: Any) -> Times:
         elif pa.types.is_duration(values.type):
             values = values.cast(pa.duration("ns"))
         else:
-            return Times(numbers(values)[:, 0], kind)
+            return Times(_told_apart(numbers(values)[:, 0]), kind)
         return Times(np.asarray(numbers(values.cast(pa.int64()))[:, 0] * 1e-9), kind)
     if values.dtype.kind in "mM":
         wide = values.astype(f"{values.dtype.kind}8[ns]")
         kind = LOCAL if values.dtype.kind == "M" else NUMBERS
         return Times(np.where(np.isnat(wide), np.nan, wide.astype(np.int64) * 1e-9), kind)
-    return Times(numbers(values)[:, 0].astype(np.float64), kind)
+    return Times(_told_apart(numbers(values)[:, 0]), kind)
+
+
+def _told_apart(column: np.ndarray) -> np.ndarray:
+    """Times [n] as float64, unless float32 has made one of several: seconds since 1970 lie 128 apart in it."""
+    ahead, apart = np.diff(column), np.spacing(np.abs(column[1:]))
+    equal = np.flatnonzero(ahead == 0)
+    if column.dtype.itemsize < 8 and len(equal) and (ahead[ahead > 0] <= 2 * apart[ahead > 0]).any():
+        k = int(equal[0])
+        raise CellError(
+            k + 1,
+            f"is what the row before it has, {float(column[k]):.0f}: {column.dtype} numbers lie {float(apart[k]):g}"
+            " apart there, write times as float64",
+        )
+    return column.astype(np.float64)
 
 
 def _stamps(values: pa.Array) -> pa.Array:

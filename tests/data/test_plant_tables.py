@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import minari as library
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -112,6 +113,19 @@ def test_resampling_keeps_a_terminal_between_two_points(tmp_path: Path) -> None:
     data = minari.load(ID)
     assert data.next_obs[:, 0].tolist() == [1, 2, 3]
     assert data.terminated.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("more", ["max_gap: 200\n", "max_gap: 200\nresample: last\n"])
+def test_times_that_float32_has_rounded_together_are_refused(tmp_path: Path, more: str) -> None:
+    """Seconds since 1970: a grid was filled with the last row of each 128, in silence."""
+    count, path = 600, tmp_path / "log.parquet"
+    time = (1.7e9 + np.arange(count)).astype(np.float32)
+    pd.DataFrame({"t": time, "x": np.arange(count), "a": 0.5, "r": 1.0}).to_parquet(path)
+    schema = tmp_path / "schema.yaml"
+    schema.write_text(f"observation: [x]\naction: a\nreward: r\ntime: t\nperiod: 1\n{more}")
+    told = r"row 1, column 't' is what the row before it has, 1700000000: float32 numbers lie 128 apart there, write"
+    with pytest.raises(ValueError, match=told):
+        import_log(path, "toy/rounded-v0", schema=schema)
 
 
 def test_timestamps_are_in_seconds(tmp_path: Path) -> None:
