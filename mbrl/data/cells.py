@@ -172,7 +172,7 @@ def times(values: Any) -> Times:
     if isinstance(values, pa.Array):
         if _textual(values):
             try:
-                return Times(_told_apart(numbers(values)[:, 0]), kind)
+                return Times(numbers(values)[:, 0], kind)
             except CellError:
                 values = _stamps(pc.utf8_trim_whitespace(values))
         if pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
@@ -192,9 +192,12 @@ def times(values: Any) -> Times:
 
 def _told_apart(column: np.ndarray) -> np.ndarray:
     """Times [n] as float64, unless float32 has made one of several: seconds since 1970 lie 128 apart in it."""
-    ahead, apart = np.diff(column), np.spacing(np.abs(column[1:]))
+    if column.dtype.itemsize >= 8:
+        return column.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # infinite times are refused where rows are cut into episodes
+        ahead, apart = np.diff(column), np.spacing(np.abs(column[1:]))
     equal = np.flatnonzero(ahead == 0)
-    if column.dtype.itemsize < 8 and len(equal) and (ahead[ahead > 0] <= 2 * apart[ahead > 0]).any():
+    if len(equal) and (ahead[ahead > 0] <= 2 * apart[ahead > 0]).any():
         k = int(equal[0])
         raise CellError(
             k + 1,
