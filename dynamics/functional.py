@@ -77,7 +77,8 @@ def batched_mlp(
     for i, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
         with full_precision(x) if i == 0 else nullcontext():
             x = batched_linear(x, weight, bias)
-        x = silu(batched_layer_norm(x, scales[i], shifts[i]) if scales else x)
+        x = batched_layer_norm(x, scales[i], shifts[i]) if scales else x
+        x = silu(x, inplace=not torch.is_grad_enabled())
     with full_precision(x):
         return batched_linear(x.float(), weights[-1], biases[-1])
 

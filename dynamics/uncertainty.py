@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mbrl.core import Prediction
+from mbrl.core import Prediction, deviation, variance
 
 
 def max_aleatoric(prediction: Prediction) -> Tensor:
@@ -25,7 +25,7 @@ def ensemble_std(prediction: Prediction) -> Tensor:
     RL", section 3), whose mixture is that of Lakshminarayanan et al. 2017.
     """
     mean, _ = prediction.normalised()
-    return torch.linalg.vector_norm(mean.std(0, correction=0), dim=-1)
+    return torch.linalg.vector_norm(deviation(mean), dim=-1)
 
 
 def max_pairwise(prediction: Prediction) -> Tensor:
@@ -44,4 +44,4 @@ def mixture_std(prediction: Prediction) -> Tensor:
     Lakshminarayanan et al. 2017, section 2.4, by the law of total variance; the ensemble std of Lu et al. 2022.
     """
     mean, std = prediction.normalised()
-    return (std.square().mean(0) + mean.var(0, correction=0)).sum(-1).sqrt()
+    return (std.square().mean(0) + variance(mean)).sum(-1).sqrt()

@@ -31,6 +31,8 @@ from mbrl.randomness import seeded as seeded
 from mbrl.returns import discounted_sums as discounted_sums
 from mbrl.returns import returns_to_go as returns_to_go
 from mbrl.spec import Spec as Spec
+from mbrl.spreads import deviation as deviation
+from mbrl.spreads import variance as variance
 from mbrl.world import Foreseen as Foreseen
 from mbrl.world import Memory as Memory
 from mbrl.world import Step as Step

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mbrl.core import narrow, narrow_linear
+from mbrl.core import deviation, narrow, narrow_linear
 
 
 def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def bellman_inconsistency(values: Tensor) -> Tensor:
     Sun et al. 2023, "Model-Bellman Inconsistency for Model-based Offline RL", eq. 7: values [E, S, B] are those of the
     successors that each model samples. Zero with one model. The std of the E models themselves, without a correction.
     """
-    return values.mean(1).std(0, correction=0)
+    return deviation(values.mean(1))
 
 
 def adversarial_loss(log_density: Tensor, advantage: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ def path_weights(scores: Tensor, temperature: float, tie: float) -> Tensor:
     lambda is `temperature` times the standard deviation of the scores [..., N], and `tie`: on any scale of rewards the
     same share of candidates counts.
     """
-    unit = temperature * scores.std(-1, correction=0, keepdim=True) + tie
+    unit = temperature * deviation(scores, -1).unsqueeze(-1) + tie
     return torch.softmax(scores / unit, -1)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbrl.core import Policy, Prediction, generator
+from mbrl.core import Policy, Prediction, deviation, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.series import Pieces
 from mbrl.evaluation.estimates import Estimate, Refused
@@ -102,7 +102,7 @@ def support(policy: Policy, data: TransitionDataset, near: Neighbours) -> float:
 def disagreement(prediction: Prediction) -> Tensor:
     """Spread of the members' means in the channel where it is largest, [B], in units of the log's spread."""
     mean, _ = prediction.normalised()
-    return mean.std(0, correction=0).amax(-1)
+    return deviation(mean).amax(-1)
 
 
 def walk(

@@ -9,7 +9,7 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from mbrl.core import Batch, Prediction, Spec, generator
+from mbrl.core import Batch, Prediction, Spec, generator, variance
 from mbrl.limits import answered
 from mbrl.simulator.ends import Ends
 from mbrl.simulator.foreign import foreign_actions
@@ -64,7 +64,7 @@ def residuals(stated: Stated, target: Tensor, unit: Tensor) -> Residuals:
     known = torch.where(std > FLOOR * unit, std, torch.nan)
     rests = stated.rests(target)
     squares = ((target - mean) / (known if rests is None else known.masked_fill(rests, torch.nan))).square().mean(0)
-    epistemic = stated.mean.var(0, correction=0)
+    epistemic = variance(stated.mean)
     return Residuals(stated.mean.mean(0), stated.std.square().mean(0), epistemic, squares, target)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mbrl.core import deviation
 from mbrl.data.dataset import TransitionDataset
 from mbrl.simulator.recalibration import outcome
 from mbrl.simulator.simulator import Simulator
@@ -101,7 +102,7 @@ def open_loop(
         cloud = cloud.index_select(-1, channels)
         low, high = torch.quantile(cloud, ends, dim=0)
         truth = outcome(data.batch(here), channels)
-        steps.append((rows + step <= last, truth, cloud.mean(0), low, high, cloud.std(0, correction=0)))
+        steps.append((rows + step <= last, truth, cloud.mean(0), low, high, deviation(cloud)))
     return OpenLoop(rows, *(torch.stack(column) for column in zip(*steps, strict=True)))
 
 

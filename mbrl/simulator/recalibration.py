@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mbrl.core import Batch, Prediction
+from mbrl.core import Batch, Prediction, variance
 
 Method = Literal["isotonic", "scale"]
 
@@ -106,7 +106,7 @@ class Recalibration(nn.Module):
 
     def forecast(self, mean: Tensor, std: Tensor, unit: Tensor) -> Forecast:
         """The forecast from the elites' means and stds [E, B, C]; `unit` [C] is the log's spread."""
-        return Forecast(mean.mean(0), self._std(std.square().mean(0), mean.var(0, correction=0), unit))
+        return Forecast(mean.mean(0), self._std(std.square().mean(0), variance(mean), unit))
 
     def quantile(self, forecast: Forecast, level: float) -> Tensor:
         """The value [B, C] that the next one stays below with probability `level`, within (0, 1)."""
