@@ -34,15 +34,9 @@ def numbers(values: Any, lenient: bool = False, what: str = "a number") -> np.nd
     """
     if isinstance(values, pa.Array):
         if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-            _check_whole(values)
-            lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
-            odd = np.flatnonzero(lengths != lengths[0])
-            if len(odd):
-                raise CellError(int(odd[0]), f"holds {lengths[odd[0]]} numbers, the rows before it {lengths[0]}")
-            return numbers(values.flatten(), lenient, what).reshape(len(values), -1)
+            return _listed(values, lenient, what)
         if pa.types.is_fixed_size_list(values.type):
-            _check_whole(values)
-            return numbers(values.flatten(), lenient, what).reshape(len(values), -1)
+            return _spread(values, values.type.list_size, lenient, what)
         if _textual(values):
             values = pc.utf8_trim_whitespace(values)
             try:
@@ -72,10 +66,27 @@ def _textual(values: pa.Array) -> bool:
     return bool(pa.types.is_string(values.type) or pa.types.is_large_string(values.type))
 
 
-def _check_whole(values: pa.Array) -> None:
-    """Refuse a missing cell, which says nothing of how many values it would have held."""
-    if values.null_count:
-        raise CellError(int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))), "is empty")
+def _listed(values: pa.Array, lenient: bool, what: str) -> np.ndarray:
+    """Lists of one length each, which is that of the first list there is: [n, k]."""
+    lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
+    known = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
+    if len(values) and not len(known):
+        raise CellError(0, f"is empty, and so are the {len(values) - 1} rows after it")
+    odd = [row for row in known if lengths[row] != lengths[known[0]]]
+    if odd:
+        told = f"holds {lengths[odd[0]]:g} numbers, the rows before it {lengths[known[0]]:g}"
+        raise CellError(int(odd[0]), told)
+    return _spread(values, int(lengths[known[0]]) if len(known) else 0, lenient, what)
+
+
+def _spread(values: pa.Array, width: int, lenient: bool, what: str) -> np.ndarray:
+    """Lists of `width` numbers; one that is missing is as many NaN: [n, width]."""
+    there = numbers(values.flatten(), lenient, what).reshape(-1, width)
+    if not values.null_count:
+        return there
+    found = np.full((len(values), width), np.nan, there.dtype)
+    found[values.is_valid().to_numpy(zero_copy_only=False)] = there
+    return found
 
 
 def _column(values: Any) -> Any:
@@ -141,7 +152,8 @@ def labels(values: Any) -> np.ndarray:
     """
     values = _column(values)
     if isinstance(values, pa.Array):
-        _check_whole(values)
+        if values.null_count:
+            raise CellError(int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))), "is empty")
         values = np.array(values.to_pylist(), dtype=object)
     found = np.asarray(values)
     if (odd := found != found).any():  # NaN, which is no other row's id either

@@ -12,8 +12,11 @@ from mbrl.data.schema import Schema
 JITTER = 0.1  # of the period, by which a step may differ from it
 
 
-def uneven(rows: Rows, period: float) -> str | None:
-    """Why the rows of an episode are not one `period` apart, naming the first that is not; None where they are."""
+def uneven(rows: Rows, period: float, stated: bool) -> str | None:
+    """Why the rows of an episode are not one `period` apart, naming the first that is not; None where they are.
+
+    A period that is not `stated` is that of the first episode.
+    """
     assert rows.time is not None
     steps = np.diff(rows.time.astype(np.float64))
     odd = np.flatnonzero(np.abs(steps - period) > JITTER * period)
@@ -26,10 +29,11 @@ def uneven(rows: Rows, period: float) -> str | None:
             f" {int((steps == 0).sum())} rows of this episode): remove the repetitions, or give `period` and `max_gap`"
             " with `resample: last` or `linear`, which do without them"
         )
+    whose = "" if stated else ", as in the first episode: state `period` if it is another"
     return (
         f"{rows.at(rows.first + row)} is {steps[row - 1]:.6g} after the row before it in {name!r}, and the period is "
-        f"{period:.6g} (so are {len(odd)} of {len(steps)} steps of this episode): state `max_gap`, beyond which an "
-        "episode ends, and `period` with `resample: last` or `linear`, or leave `time` out of the schema"
+        f"{period:.6g}{whose} ({len(odd)} of {len(steps)} steps of this episode differ): state `max_gap`, beyond which "
+        "an episode ends, and `period` with `resample: last` or `linear`, or leave `time` out of the schema"
     )
 
 

@@ -221,6 +221,7 @@ class Csv(Source):
             pa.csv.open_csv(text, parse_options=QUOTED) as reader,
         ):
             self._names = reader.schema.names
+        self._quotes_checked = False
         _check_once(path, self._names)
 
     def _check_header(self) -> None:
@@ -249,12 +250,50 @@ class Csv(Source):
         return None
 
     def _chunks(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        rows = 0
+        for chunk in self._cells(names):
+            rows += len(chunk[names[0]])
+            yield chunk
+        if not self._quotes_checked and self._lines() > rows + 1:  # the header's
+            self._check_quotes()
+        self._quotes_checked = True
+
+    def _cells(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         types = {name: pa.string() for name in names}
         convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(names), strings_can_be_null=True)
         with _reading(self.path):
             text = pa.input_stream(str(self.path), compression=self._compression())
             reader = pa.csv.open_csv(text, parse_options=QUOTED, convert_options=convert)
         yield from _batches(self.path, iter(reader))
+
+    def _lines(self) -> int:
+        """Lines of the file, empty ones too."""
+        lines = 0
+        with _reading(self.path), pa.input_stream(str(self.path), compression=self._compression()) as text:
+            while block := text.read(HEAD):
+                lines += block.count(b"\n")
+        return lines
+
+    def _check_quotes(self) -> None:
+        """Refuse a stray quote, which makes one cell of the rows up to the next one.
+
+        Cells of several lines are as it should be. Of one that begins or ends within rows, every line break stands for
+        as many commas as a row has.
+        """
+        begun, commas = 0, len(self._names) - 1
+        for chunk in self._cells(self._names):
+            for name, values in chunk.items():
+                several = pc.match_substring(values, "\n").fill_null(False)
+                for row in np.flatnonzero(several.to_numpy(zero_copy_only=False)):
+                    cell = values[int(row)].as_py().rstrip("\r\n")
+                    if commas * cell.count("\n") == cell.count(",") > 0:
+                        raise ValueError(
+                            f"{self.path}: row {begun + int(row)}, column {name!r} begins with a quote, and"
+                            f" {cell.count(chr(10))} more lines are in it before another one, which look like rows:"
+                            f" {cell[:60]!r} ... (rows count from 0). Remove the quote, or put the cell in quotes and"
+                            " write those within it twice"
+                        )
+            begun += len(chunk[self._names[0]])
 
 
 class Parquet(Source):

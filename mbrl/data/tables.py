@@ -22,7 +22,7 @@ from mbrl.data.faults import fault, outside
 from mbrl.data.lastrows import closed
 from mbrl.data.logfiles import LogFiles, open_files
 from mbrl.data.schema import Schema
-from mbrl.data.tally import Tally, latched, paused, unbroken
+from mbrl.data.tally import Tally, backward, latched, paused, unbroken
 from mbrl.environments import Box, Discrete, Episode
 
 LINE_EVERY = 5.0  # seconds between progress lines where stderr is not a terminal
@@ -109,6 +109,9 @@ def import_log(
     if stuck := tally.latched if tally.longest > 1 else 0:
         told = "a row that ends the world comes right after another one, and ends an episode of its own or nothing"
         print(f"import: {stuck} times {told}: of a flag that stays set, flag the first row alone", file=sys.stderr)
+    if tally.backward and tally.cut:
+        told = "a file begins before the one before it ends, and so counts as another series"
+        print(f"import: {tally.backward} times {told}: name files of one plant in the order of time", file=sys.stderr)
     if tally.lone > stuck:
         told = "a terminal row stands alone between two gaps in time, and ends nothing"
         alone = tally.lone - stuck
@@ -153,6 +156,7 @@ def _episodes(
         stays = before is not None and latched(before, logged)
         if before is not None:
             tally.latched += stays
+            tally.backward += backward(before, logged)
             if (pause := paused(before, logged, schema.gap)) is not None:
                 tally.gaps, tally.apart = tally.gaps + 1, tally.apart or pause
         before = logged
@@ -229,7 +233,7 @@ def _reason(log: _Log, logged: Rows, tally: Tally, stays: bool) -> str | None:
         return reason
     if tally.period is None:
         tally.period = float(np.median(np.diff(logged.time)))
-    return uneven(logged, tally.period)
+    return uneven(logged, tally.period, schema.period is not None)
 
 
 def _shown(chunks: Iterable[Rows], total: int | None) -> Iterator[Rows]:

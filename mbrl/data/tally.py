@@ -30,6 +30,7 @@ class Tally:
     latched: int = 0  # terminal rows alone, right after another terminal row
     longest: int = 0  # steps of an episode
     begun: int = 0  # series: what nothing parts but a pause or a file's end
+    backward: int = 0  # files that begin before the one before them ends, where no id says that they are another series
     cut: bool = False  # whether `cut_every` has cut something
     series: list[int] = field(default_factory=list)  # of each episode, the number of the one that it is of
     unpaid: Unpaid = field(default_factory=Unpaid)
@@ -90,9 +91,18 @@ def latched(before: Rows, after: Rows) -> bool:
     )
 
 
+def backward(before: Rows, after: Rows) -> bool:
+    """Whether a file begins before the last one ended, and there are no ids."""
+    if before.time is None or after.time is None or after.episode is not None:
+        return False
+    return after.opens and bool(after.time[0] <= before.time[-1])
+
+
 def _same(before: Rows, after: Rows) -> bool:
-    """Whether ids, where there are any, allow it: they count within a file, so that of a new one time has to go on."""
+    """Whether ids and times allow it. In a new file time has to go on: ids count within a file, and files of two plants
+    overlap. Where there is neither, files are of one series.
+    """
     if before.episode is None or after.episode is None:
-        return True
+        return not backward(before, after)
     forward = before.time is not None and after.time is not None and bool(after.time[0] > before.time[-1])
     return bool(before.episode[-1] == after.episode[0]) and (forward or not after.opens)

@@ -55,6 +55,21 @@ def test_a_shorter_episode_stays_whole(tmp_path: Path) -> None:
     assert (report["series"], data.series, data.series_of.tolist()) == (2, (1, 2), [0, 1, 1])
 
 
+@pytest.mark.parametrize(("second", "count"), [(11, 1), (5, 2), (10, 2)])
+def test_a_file_that_begins_before_the_last_one_ended_is_another_series(
+    tmp_path: Path, second: int, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two plants that were logged at once, a file each; or files that are not in the order of time."""
+    first, then = tmp_path / "a", tmp_path / "b"
+    first.mkdir()
+    then.mkdir()
+    files = [series(first, t=np.arange(11)), series(then, t=second + np.arange(11))]
+    report = import_log(files, ID, schema=schema(tmp_path, SERIES + "time: t\nmax_gap: 1.5"))
+    assert (report["series"], len(minari.load(ID).series)) == (count, count)
+    told = "a file begins before the one before it ends, and so counts as another series"
+    assert (told in capsys.readouterr().err) == (count == 2)
+
+
 def test_a_log_of_which_nothing_was_cut_has_no_series(tmp_path: Path) -> None:
     log = series(tmp_path, run=[1] * 3 + [2] * 8)
     report = import_log(log, ID, schema=schema(tmp_path, LIMITS + "cut_every: 10\nepisode: run"))

@@ -1,5 +1,6 @@
 """Logs as plants and exports have them: what can be read of them is, and what cannot is named."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +142,47 @@ def test_a_blank_is_no_category(tmp_path: Path, blank: Any) -> None:
         import_log(tmp_path / "log.parquet", ID, schema=text)
 
 
-def test_a_missing_list_is_named(tmp_path: Path, toy_log: Maker) -> None:
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ('t,run,x,u,r,note\n0,0,0,0,0,\n1,0,1,0,0,"ajar\n2,0,2,0,0,\n3,0,3,0,0,\n', 1),
+        ('t,run,x,u,r,note\n0,0,0,0,0,"ajar\n1,0,1,0,0,\n2,0,2,0,0,fine"\n3,0,3,0,0,\n4,0,4,0,0,\n', 0),
+        ('t,run,note,x,u,r\r\n0,0,,0,0,0\r\n1,0,,1,0,0\r\n2,0,"b,2,0,0\r\n3,0,c",3,0,0\r\n4,0,,4,0,0\r\n', 2),
+    ],
+    ids=["to the end of the file", "to the next quote", "in the middle of two rows"],
+)
+@pytest.mark.parametrize("gz", [False, True])
+def test_a_stray_quote_swallows_no_row_in_silence(tmp_path: Path, text: str, row: int, gz: bool) -> None:
+    path = tmp_path / ("log.csv.gz" if gz else "log.csv")
+    path.write_bytes(gzip.compress(text.encode()) if gz else text.encode())
+    with pytest.raises(ValueError, match=rf"row {row}, column 'note' begins with a quote, and \d more lines"):
+        import_log(path, ID, schema=schema(tmp_path, TIMED))
+    assert library.list_local_datasets() == {}
+
+
+def test_inch_marks_and_empty_lines_are_no_stray_quotes(tmp_path: Path) -> None:
+    text = 't,run,x,u,r,note\n0,0,0,0,0,3/4"\n\n1,0,1,0,0,"a ""b"", c"\n2,0,2,0,0,\n\n\n'
+    (tmp_path / "log.csv").write_text(text)
+    assert import_log(tmp_path / "log.csv", ID, schema=schema(tmp_path, TIMED))["rows"] == 2
+
+
+def test_a_missing_list_drops_its_episode_as_a_missing_number_does(tmp_path: Path, toy_log: Maker) -> None:
     table = frame(toy_log(), next_obs=False)
-    table["state"] = pd.Series([None, *[[0.0, 1.0]] * 11])
-    table.to_parquet(tmp_path / "log.parquet")
-    with pytest.raises(ValueError, match="row 0, column 'state' is empty"):
+    lists = pa.array([[k, 1.0] if k != 5 else None for k in range(12)])
+    pa.parquet.write_table(pa.Table.from_pandas(table).append_column("state", lists), tmp_path / "log.parquet")
+    text = schema(tmp_path, SCHEMA.replace("[angle, speed]", "state"))
+    with pytest.raises(ValueError, match=r"row 5, column 'state.*' is empty or not a number"):
+        import_log(tmp_path / "log.parquet", ID, schema=text)
+    report = import_log(tmp_path / "log.parquet", ID, schema=text, on_bad_rows="drop-episode")
+    assert [drop["row"] for drop in report["dropped"]] == [4]
+    assert 5.0 not in minari.load(ID).obs[:, 0].tolist()
+
+
+def test_lists_that_are_all_missing_are_named(tmp_path: Path, toy_log: Maker) -> None:
+    table = pa.Table.from_pandas(frame(toy_log(), next_obs=False))
+    lists = pa.array([None] * 12, pa.list_(pa.float64()))
+    pa.parquet.write_table(table.append_column("state", lists), tmp_path / "log.parquet")
+    with pytest.raises(ValueError, match="row 0, column 'state' is empty, and so are the 11 rows after it"):
         import_log(tmp_path / "log.parquet", ID, schema=schema(tmp_path, SCHEMA.replace("[angle, speed]", "state")))
 
 

@@ -65,7 +65,9 @@ def test_a_missing_row_is_a_gap_where_the_period_is_stated(tmp_path: Path) -> No
 
 
 def test_uneven_rows_are_refused_with_the_ways_out(tmp_path: Path) -> None:
-    message = r"row 3 is 3 after the row before it in 't', and the period is 1.*1 of 4 steps.*resample: last"
+    message = (
+        r"row 3 is 3 after the row before it in 't', and the period is 1, as in the first.*1 of 4 steps.*resample: last"
+    )
     refused(tmp_path, table([0, 1, 2, 5, 6]), RUNS, message)
     refused(
         tmp_path,
