@@ -116,8 +116,9 @@ class Assessment:
 
         `evidence.json`, of several candidates one for each, has all that was seen.
         """
-        champion = promotion.champion(self.name)
-        reigning = champion if all(champion != entrant.version for entrant in entrants.values()) else None
+        reigning = promotion.champion(self.name)
+        if reigning in [entrant.version for entrant in entrants.values()]:  # this run was cut short after its promotion
+            reigning = promotion.compared(self.name, str(reigning))
         others = {CLONING: seen.cloning, **_comparable(self.name, reigning, data)}
         policies = others | {name: entrant.policy for name, entrant in entrants.items()}
         bench = make_bench(data, seen, self.trial, self.rules, self.seed, episodes)

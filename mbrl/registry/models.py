@@ -31,6 +31,7 @@ from mbrl.serving import artifact, export, golden
 from mbrl.simulator.simulator import Simulator
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+SEALED = "mbrl.sha256"  # the tag of a version: the SHA-256 of its manifest, which has those of its files
 REQUIREMENTS = ("mlflow", "numpy", "torch")  # all that mbrl/serving/artifact.py imports
 STREAMS = ParamSchema(  # of every policy, so that its caller need not know whether it has a history
     [ParamSpec("stream", DataType.string, [], (-1,)), ParamSpec("reset", DataType.boolean, [], (-1,))]
@@ -164,8 +165,8 @@ def _register(
             pip_requirements=[f"{package}=={installed(package).partition('+')[0]}" for package in REQUIREMENTS],
             mlflow_model=Model(model_uuid=logged.model_id, run_id=log.run_id, model_id=logged.model_id),
         )
-        seal(local, content)
-        version = publish(client, local, logged, model, log.run_id, lineage.tags())
+        tags = lineage.tags() | {SEALED: seal(local, content)["sha256"]}
+        version = publish(client, local, logged, model, log.run_id, tags)
     log.tags({f"mbrl.{kind}": f"{model}/{version}"})
     return version
 

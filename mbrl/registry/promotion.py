@@ -13,7 +13,7 @@ from typing import Any
 from mbrl.registry import aliases, chronicle, models, scrutiny
 from mbrl.registry.aliases import CHAMPION, Registry
 from mbrl.registry.circumstances import who
-from mbrl.registry.decisions import Decision
+from mbrl.registry.decisions import NOBODY, Decision
 from mbrl.registry.describing import describe
 from mbrl.registry.ledger import Entry, Ledger, Move
 from mbrl.registry.twophase import Moved, RefusedError, Request, carry_out
@@ -29,6 +29,18 @@ def champion(name: str) -> str | None:
     """
     registry = Registry(name)
     return registry.aliases().get((registry.policy, CHAMPION))
+
+
+def compared(name: str, version: str) -> str | None:
+    """The champion that the last verdict on a version compares it with; None without one.
+
+    Raises:
+        StoreError: the store does not answer.
+        LedgerError: the ledger is damaged.
+    """
+    verdict = chronicle.judged(Ledger.open(name).entries(), version)
+    champion = None if verdict is None else chronicle.decision(verdict).champion
+    return None if champion == NOBODY else champion
 
 
 def judge(
@@ -100,7 +112,7 @@ def promote(
     registry = Registry.known(name)
     at = registry.aliases()
     registry.check_case(at)
-    number = _numbered(registry, version) if version else at.get((registry.policy, "candidate"))
+    number = numbered(registry, version) if version else at.get((registry.policy, "candidate"))
     if number is None:
         raise ValueError(f"{registry.policy} has no version called candidate: name one (--version V)")
     ledger, current = Ledger.open(name), at.get((registry.policy, to))
@@ -207,7 +219,7 @@ def delete(name: str, version: str) -> Moved:
         LedgerError: the ledger is damaged.
     """
     registry, ledger = Registry.known(name), Ledger.open(name)
-    number = _numbered(registry, version)
+    number = numbered(registry, version)
     waiting = chronicle.pending(ledger.entries())
     if waiting is None or (waiting.action, waiting.about["version"]) != ("delete", number):
         registry.version(number)
@@ -236,8 +248,8 @@ def _half_withdrawn(waiting: Entry | None, alias: str) -> str | None:
     return waiting.moves[0].before
 
 
-def _numbered(registry: Registry, version: str) -> str:
-    """The number in `3` or `NAME-policy/3`."""
+def numbered(registry: Registry, version: str) -> str:
+    """The number in `3`, `03` or `NAME-policy/3`, as the registry has it."""
     model, slash, number = version.removeprefix("models:/").rpartition("/")
     if slash and model != registry.policy:
         raise ValueError(
@@ -245,14 +257,15 @@ def _numbered(registry: Registry, version: str) -> str:
         )
     if not number.isdecimal():
         raise ValueError(f"version is {version!r}, expected a number such as 3, or {registry.policy}/3")
-    return number
+    return str(int(number))
 
 
 def _facts(registry: Registry, version: str) -> dict[str, Any]:
     """Where a version comes from: its run, the run's seeds, the data, and the simulator that it was rehearsed in."""
     found = registry.version(version)
     tags = {
-        name: found.tags.get(f"mbrl.{name}") for name in ("data_id", "data_fingerprint", "simulator", "copied_from")
+        name: found.tags.get(f"mbrl.{name}")
+        for name in ("data_id", "data_fingerprint", "simulator", "copied_from", "sha256")
     }
     facts = {"version": version, "run": found.run_id, **{name: value for name, value in tags.items() if value}}
     with models.explained(registry.client, registry.uri, registry.policy):

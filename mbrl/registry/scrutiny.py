@@ -19,10 +19,10 @@ def objections(registry: Registry, version: str, verdict: Entry | None, gated: b
         StoreError: the store does not answer.
     """
     found = []
-    label = f"{registry.policy}/{version}"
+    label, tags = f"{registry.policy}/{version}", registry.version(version).tags
     if verdict is not None:
         decision = chronicle.decision(verdict)
-        if registry.version(version).tags.get(DECISION_TAG) != decision.to_json():
+        if tags.get(DECISION_TAG) != decision.to_json():
             found.append(f"tag {DECISION_TAG} of {label} is not the verdict in entry {verdict.number} of the ledger")
         if gated and not decision.passed:
             found.append(f"the verdict on {label} is {decision.outcome!r}: {'; '.join(decision.reasons)}")
@@ -39,6 +39,12 @@ def objections(registry: Registry, version: str, verdict: Entry | None, gated: b
                 )
             else:
                 golden.check(folder, label)
+            judged = tags.get(models.SEALED) if verdict is None else verdict.about.get("sha256")
+            if judged not in (None, manifest["sha256"]):
+                found.append(
+                    f"{label} holds other files than were registered: SHA-256 of its manifest is"
+                    f" {manifest['sha256']}, expected {judged}"
+                )
     except ValueError as error:
         found.append(str(error))
     return found

@@ -152,6 +152,16 @@ def origin(uri: str) -> Origin:
     )
 
 
+def kept_for(model: str, version: str) -> Run | None:
+    """The run with the witnesses of a version of a policy; None where none has kept any, or they are gone."""
+    client = MlflowClient(where := store.connect())
+    try:
+        with models.explained(client, where, model):
+            return _judged_by(client, model, version, client.get_model_version(model, version).tags)
+    except (ValueError, store.StoreError):
+        return None
+
+
 def _judged_by(client: MlflowClient, model: str, version: str, tags: Mapping[str, str]) -> Run:
     """The run that has kept witnesses: the policy's own, its simulator's, or that of what it was fine-tuned from."""
     own = client.get_run(client.get_model_version(model, version).run_id)

@@ -67,12 +67,16 @@ class Program:
     """The exported program of the model in `folder`: numpy arrays in, numpy arrays out, on the CPU.
 
     Raises:
-        ValueError: a file is missing, truncated or altered; the message names it.
+        ValueError: a file is missing, truncated or altered, or torch cannot load the program; the message names it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.manifest = read(folder)
-        self.module = torch.export.load(folder / "artifacts" / f"{self.manifest['kind']}.pt2").module()
+        path = folder / "artifacts" / f"{self.manifest['kind']}.pt2"
+        try:
+            self.module = torch.export.load(path).module()
+        except (RuntimeError, AssertionError, LookupError, TypeError, AttributeError) as error:  # of another version
+            raise ValueError(f"{path} cannot be loaded by torch {torch.__version__}: {error!r}") from error
 
     def __call__(self, inputs: Any) -> np.ndarray | dict[str, np.ndarray]:
         """The program's outputs for one batch of rows.

@@ -65,15 +65,16 @@ def test_versions_carry_their_lineage_in_tags_and_manifest(registered, shared):
     client = MlflowClient(store.connect())
     policy, sim = client.get_model_version("toy-policy", "2"), client.get_model_version("toy-simulator", "1")
     data = {"mbrl.data_id": "toy/line-v0", "mbrl.data_fingerprint": "f" * 64}
-    assert sim.tags == data
+    assert sim.tags == data | {models.SEALED: sim.tags[models.SEALED]}
     lineage = {**data, "mbrl.simulator": "toy-simulator/1"}
-    assert policy.tags == lineage
     assert policy.run_id == sim.run_id == registered.run_id
     run = client.get_run(registered.run_id)
     assert run.data.tags["mbrl.policy"] == "toy-policy/2"
     assert run.data.tags["mbrl.simulator"] == "toy-simulator/1"
     assert len(run.outputs.model_outputs) == 3
     manifest = json.loads((folder() / "artifacts" / "manifest.json").read_text())
+    assert policy.tags == lineage | {models.SEALED: policy.tags[models.SEALED]}
+    assert manifest["sha256"] == client.get_model_version("toy-policy", "1").tags[models.SEALED]
     assert (manifest["model"], manifest["lineage"]) == ("toy-policy", lineage)
     assert manifest["run_id"] == registered.run_id
     assert manifest["spec"] == spec().to_dict()

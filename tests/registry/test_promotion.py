@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
@@ -57,6 +58,21 @@ def test_the_candidate_is_the_version_that_is_promoted_unless_another_is_named(r
     assert promotion.promote("toy").after == "4"
     assert promotion.promote("toy", "toy-policy/2").after == "2"
     assert promotion.promote("toy", "models:/toy-policy/2").entry is None  # it is there already
+
+
+def test_a_number_with_zeros_before_it_is_the_number(registry):
+    assert promotion.promote("toy", "03").after == "3"
+    with pytest.raises(RefusedError, match="champion"):
+        promotion.delete("toy", "03")
+    assert standing()["toy-policy@champion"] == "3"
+    assert proof.verify("toy") == []
+
+
+def test_the_champion_that_a_verdict_compares_with_is_kept(registry):
+    assert promotion.compared("toy", "1") is None
+    promotion.judge("toy", "2", DECISION._replace(champion="1"))
+    promotion.judge("toy", "3", DECISION._replace(champion=NOBODY))
+    assert (promotion.compared("toy", "2"), promotion.compared("toy", "3")) == ("1", None)
 
 
 @pytest.mark.usefixtures("trusting")
@@ -251,6 +267,30 @@ def test_a_flipped_byte_is_named_and_bars_the_way_back(damaged, name):
     with pytest.raises(RefusedError, match=rf"{name} is .*altered"):
         promotion.rollback("toy")
     assert promotion.champion("toy") == "2"
+
+
+def test_the_whole_folder_of_another_version_is_not_what_was_judged(damaged):
+    other = files_of("toy-policy", "2")
+    for path in [path for path in other.rglob("*") if path.is_file()]:
+        content = path.read_bytes()
+        damaged(str(path.relative_to(other)), lambda raw, content=content: content)
+    with pytest.raises(RefusedError, match="toy-policy/1 holds other files than were registered: SHA-256 of its mani"):
+        promotion.promote("toy", "1")
+    assert any("holds other files" in told for told in proof.verify("toy"))
+
+
+def test_rollback_passes_over_a_program_that_torch_cannot_load(registry, monkeypatch):
+    for version in ("1", "2", "3"):
+        promotion.promote("toy", version)
+    load, failures = torch.export.load, iter([RuntimeError("Serialized version 99.0 does not match"), None])
+
+    def once(path):
+        if (error := next(failures, None)) is not None:
+            raise error
+        return load(path)
+
+    monkeypatch.setattr(torch.export, "load", once)
+    assert promotion.rollback("toy").after == "1"
 
 
 def test_answers_that_are_not_reproduced_bar_the_way_back(damaged):

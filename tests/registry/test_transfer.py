@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from dataclasses import replace
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -19,7 +20,7 @@ from mlflow import MlflowClient
 from promotion_toys import at_write, files_of
 from registry_toys import DECISION, LINEAGE, Line, crown, environment, simulator, spec
 
-from mbrl.registry import chronicle, models, promotion, proof, store, transfer
+from mbrl.registry import chronicle, models, promotion, proof, store, transfer, witnesses
 from mbrl.registry.ledger import Ledger
 from mbrl.registry.runs import RunLog
 
@@ -113,6 +114,52 @@ def test_the_same_copy_once_more_makes_no_second_one(dev, tmp_path):
     again = transfer.copy("toy", str(tmp_path / "home"), new_name="plant")
     assert again == first._replace(entry=None, head=None)
     assert transfer.copy("toy", str(tmp_path / "home"), "2", "plant").policy == "plant-policy/2"
+
+
+def test_a_store_that_was_made_anew_is_not_taken_for_the_one_it_was(dev, tmp_path, monkeypatch):
+    """Numbers begin at 1 again: it is the files that say whether a copy is there already."""
+    prod = tmp_path / "prod"
+    assert transfer.copy("toy", str(prod), "1", "plant").policy == "plant-policy/1"
+    held = MlflowClient(store.connect()).get_model_version("toy-policy", "1").tags[models.SEALED]
+    with monkeypatch.context() as patch:
+        patch.setenv("MBRL_HOME", str(prod))
+        client = MlflowClient(store.connect())
+        assert client.get_model_version("plant-policy", "1").tags["mbrl.copied_sha256"] == held
+        client.set_model_version_tag("plant-policy", "1", "mbrl.copied_sha256", "0" * 64)  # as if it had held others
+    assert transfer.copy("toy", str(prod), "1", "plant").policy == "plant-policy/2"
+
+
+def test_a_copy_of_before_the_verdict_gets_its_evidence_later(registry, tmp_path, monkeypatch):
+    with RunLog.open("mbrl", "another run") as log:
+        made = models.log_policy(log, Line(spec(), 1.5), "toy", LINEAGE)
+        digest = log.dict({"value": 1.0}, "evidence.json")
+    prod = tmp_path / "prod"
+    assert transfer.copy("toy", str(prod), f"toy-policy/{made}", "plant").entry is None
+    verdict = DECISION._replace(evidence=f"runs:/{log.run_id}/evidence.json", evidence_hash=digest)
+    promotion.judge("toy", made, verdict)
+    assert transfer.copy("toy", str(prod), made, "plant").policy == "plant-policy/1"
+    monkeypatch.setenv("MBRL_HOME", str(prod))
+    assert proof.verify("plant") == []
+
+
+def test_a_copy_can_be_judged_again_where_it_is(dev, tmp_path, monkeypatch):
+    """What the second simulator is read from goes along, with the split of the log that it was fitted on."""
+    client = MlflowClient(store.connect())
+    run = client.get_model_version("toy-policy", "1").run_id
+    (tmp_path / witnesses.FILE).write_bytes(b"judge")
+    client.log_artifact(run, str(tmp_path / witnesses.FILE))
+    client.set_tag(run, witnesses.SEAL, "a" * 64)
+    client.log_param(run, "data.split", "[0.7, 0.1, 0.2]")
+    prod = tmp_path / "prod"
+    transfer.copy("toy", str(prod), "1", "plant")
+    monkeypatch.setenv("MBRL_HOME", str(prod))
+    origin = witnesses.origin("models:/plant-policy/1")
+    assert (origin.split, origin.seed, origin.data_id) == ((0.7, 0.1, 0.2), 7, LINEAGE.data_id)
+    there = MlflowClient(store.connect())
+    assert origin.run_id == there.get_model_version("plant-policy", "1").run_id
+    assert there.get_run(origin.run_id).data.tags[witnesses.SEAL] == "a" * 64
+    kept = there.download_artifacts(origin.run_id, witnesses.FILE, str(tmp_path))
+    assert Path(kept).read_bytes() == b"judge"
 
 
 def test_a_path_of_a_sqlite_file_is_the_file(dev, tmp_path):
