@@ -133,13 +133,14 @@ class Practice:
                 tell("practice", f"{probation.spent:,} of {self.steps:,} steps; newest episodes {figure(newest)}")
             if probation.broken:
                 break
-            kept = learned
+            before, kept = kept, learned
             played.append(transitions(episode, left.policy.spec, self.env))
             try:
                 learned = self._learned(left, played, self.updates_per_step * len(episode.rewards), kept)
             except FloatingPointError as error:
                 if kept.updates == 0:
                     raise
+                kept = before  # what is measured now is `learned`, which is not to be handed back to itself
                 tell("practice", f"{error}; it ends here, with what was learned from the episodes before")
                 break
             driver.policy = learned.policy

@@ -118,9 +118,8 @@ def fit_dynamics(
     begun, device = time.monotonic(), next(dynamics.parameters()).device
     runs, settings = held_runs(holdout, held, horizon), settings._replace(multistep=horizon)
     shell = Shell(dynamics.train(), train, runs, held.sort(stable=True).values, settings)
-    rows = min(batch_size, -(-train.rows // train.groups))
-    if rows > ASKED:
-        _check_batch(shell, rows, accelerator)
+    if batch_size > ASKED:
+        _check_batch(shell, batch_size, accelerator, devices)
     strategy, method = started_by(strategy, accelerator, devices)
     last = folder / CHECKPOINT if folder is not None else None
     callbacks: list[Callback] = [StderrBar()] if progress and sys.stderr.isatty() else []
@@ -181,17 +180,18 @@ def _check_settings(settings: Settings, max_epochs: int, precision: str) -> None
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
 
 
-def _check_batch(shell: Shell, rows: int, accelerator: str) -> None:
-    """Refuse a batch that does not fit, by losses of small ones."""
+def _check_batch(shell: Shell, rows: int, accelerator: str, devices: int) -> None:
+    """Refuse a batch that does not fit, by losses of small ones; all processes of a CPU hold theirs in its memory."""
     dynamics, settings, source = shell.dynamics, shell.settings, shell.source
+    remembered = min(dynamics.memory, source.longest)
 
     def loss(count: int) -> Tensor:
-        remembered = min(dynamics.memory, source.longest)
         dealt = BootstrapBatches(source, dynamics.members, 0, count, horizon=settings.multistep, memory=remembered)
         return shell.loss(next(iter(dealt)))
 
     gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
-    check_room("batch_size", rows, row_taken(loss), torch.device("cuda" if gpu else "cpu"))
+    each = row_taken(loss, max(settings.multistep, remembered)) * (1 if gpu else devices)
+    check_room("batch_size", rows, each, torch.device("cuda" if gpu else "cpu"))
 
 
 def check_memory(dynamics: Dynamics, multistep: int, setting: str = "multistep") -> None:

@@ -17,7 +17,7 @@ from mbrl.core import Batch
 
 ASKED = 8192  # rows of a batch up to which nobody asks
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
-TRIED = (32, 64)  # rows of the two batches that are tried
+TRIED = (32, 64)  # rows, or runs, of the two batches that are tried
 
 
 def row_bytes(rows: Batch) -> float:
@@ -44,8 +44,10 @@ def check_room(name: str, count: int, each: float, device: torch.device, thing: 
         )
 
 
-def row_taken(step: Callable[[int], object]) -> float:
+def row_taken(step: Callable[[int], object], whole: int = 1) -> float:
     """Bytes that a row of a batch takes, about, by trying `step` on two small ones.
+
+    Where rows come in runs, `whole` is their length: less than a run of each would be alike.
 
     They are those that autograd keeps, at most at once, and as many again for what it does not see: gradients, and what
     is computed without any. Measured, 9,000 to 65,536 rows take 1.3 to 2 times what it keeps, with most learners; BCQ,
@@ -54,10 +56,10 @@ def row_taken(step: Callable[[int], object]) -> float:
     most = []
     for count in TRIED:
         with _kept() as ledger:
-            result = step(count)
+            result = step(count * whole)
         del result  # which the graph hangs on
         most.append(ledger.most)
-    return 2 * (most[1] - most[0]) / (TRIED[1] - TRIED[0])
+    return max(0.0, 2 * (most[1] - most[0]) / ((TRIED[1] - TRIED[0]) * whole))
 
 
 def free(device: torch.device) -> float:

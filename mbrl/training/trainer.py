@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -89,6 +90,9 @@ def relayed(report: Callable[..., None], method: str | None) -> Iterator[Callabl
     Args:
         report: called in a thread of its own, in the order of the calls.
         method: how these processes are started: fork or spawn; None where there are none, and `report` is called.
+
+    Raises:
+        Exception: what `report` raised first, at the end; it is not called again.
     """
     if method is None:
         yield report
@@ -96,16 +100,22 @@ def relayed(report: Callable[..., None], method: str | None) -> Iterator[Callabl
     queue = multiprocessing.get_context(method).SimpleQueue()
 
     def listen() -> None:
-        for arguments in iter(queue.get, None):
-            report(*arguments)
+        ended = False
+        try:
+            for arguments in iter(queue.get, None):
+                report(*arguments)
+            ended = True
+        finally:
+            while not ended:  # to the end, or who sends would wait for ever
+                ended = queue.get() is None
 
-    listener = threading.Thread(target=listen)
-    listener.start()
-    try:
-        yield partial(_send, queue)
-    finally:
-        queue.put(None)
-        listener.join()
+    with ThreadPoolExecutor(1) as pool:
+        listening = pool.submit(listen)
+        try:
+            yield partial(_send, queue)
+        finally:
+            queue.put(None)
+    listening.result()
 
 
 def _send(queue: Any, *arguments: Any) -> None:

@@ -294,6 +294,22 @@ def test_updates_that_diverge_end_it_with_what_was_learned_before(
     assert answer["true_environment"]["new"]["value"] == pytest.approx(7.5)
 
 
+def test_what_is_measured_below_the_floor_after_updates_that_diverge_is_not_handed_back_to(
+    plant: type[Push], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter([becoming(-2.0)])
+
+    def fit(*rows: Any, **settings: Any) -> Any:
+        if (learned := next(calls, None)) is None:
+            raise FloatingPointError("critics is nan at update 5")
+        return learned(*rows, **settings)
+
+    monkeypatch.setattr(practice, "fit_policy", fit)
+    status, answer, told = spoken([*FOUR, "--steps", "1000", "--floor=-8"])
+    assert (status, answer["handed_back"]) == (0, True), told
+    assert versions() == [1]  # before the policy that is too bad there was the old one alone
+
+
 def test_nothing_is_registered_where_the_plant_fails(plant: type[Push]) -> None:
     plant.fails = 33
     status, answer, _ = spoken([*FOUR, "--steps", "1000", "--floor=-10"])

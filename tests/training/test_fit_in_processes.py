@@ -131,6 +131,23 @@ def test_processes_are_copies_of_this_one(
     assert started_by(strategy, accelerator, devices) == expected
 
 
+def test_a_report_that_fails_is_told_at_the_end_and_holds_nobody_up() -> None:
+    calls = []
+
+    def report(*arguments: int) -> None:
+        calls.append(arguments)
+        raise BrokenPipeError("nobody reads")
+
+    def send() -> None:
+        with relayed(report, "fork") as send:
+            for number in range(20_000):  # more than a pipe holds
+                send(number)
+
+    with pytest.raises(BrokenPipeError, match="nobody reads"):
+        send()
+    assert calls == [(0,)]
+
+
 def test_without_processes_a_report_is_called_as_it_is() -> None:
     with relayed(print, None) as report:
         assert report is print

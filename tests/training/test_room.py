@@ -57,6 +57,28 @@ def test_of_several_passes_the_largest_counts() -> None:
     assert room.row_taken(step) == 2 * 12 * 4
 
 
+def test_a_row_of_a_run_takes_as_much_however_long_runs_are() -> None:
+    weight = torch.zeros(4, 8, requires_grad=True)
+
+    def step(count: int) -> torch.Tensor:
+        x = torch.zeros(-(-count // 100), 100, 4)  # whole runs of 100
+        return (x @ weight).exp().sum()
+
+    assert room.row_taken(step) == 0.0  # of batches that are shorter than a run
+    assert room.row_taken(step, 100) == 2 * 12 * 4
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_every_process_of_a_cpu_holds_a_batch(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with seeded(0, "room"):
+        model = dynamics.ProbabilisticEnsemble(SPEC, 2, 1, hidden=8, layers=1, reward_network=())
+    monkeypatch.setattr(room, "free", lambda _: 2**20)
+    held = Batch(*(column[:100] for column in ROWS))
+    with pytest.raises(ValueError, match=r"batch_size is 10,000, and a row takes about .* at most") as refused:
+        fit_dynamics(model, Whole(ROWS, ENDS.cumsum(0)), held, seed=0, batch_size=10_000, devices=processes)
+    assert int(str(refused.value).split()[-2]) == {1: 267, 3: 89}[processes]
+
+
 def test_free_memory_is_what_the_machine_and_its_container_leave(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:     5 kB\n")
     assert room._of_machine(tmp_path / "meminfo") == 5 * 1024
@@ -103,5 +125,5 @@ def test_what_does_not_fit_of_imagined_rows_and_of_a_model_s_batch_is_refused(mo
             fit_policy(made("SAC"), ROWS, world, updates=1, batch_size=10**12, real_ratio=ratio)
     monkeypatch.setattr(room, "free", lambda _: 2**20)
     held = Batch(*(column[:100] for column in ROWS))
-    with pytest.raises(ValueError, match=r"batch_size is 20,000, and a row takes about .* at most"):
+    with pytest.raises(ValueError, match=r"batch_size is 1,000,000,000, and a row takes about .* at most"):
         fit_dynamics(model, Whole(ROWS, ENDS.cumsum(0)), held, seed=0, batch_size=10**9)
