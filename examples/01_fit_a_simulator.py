@@ -35,7 +35,7 @@ simulator = Simulator(model, spec, ensemble_std)
 simulator.calibrate(holdout)  # uncertainty 1 = its 95 % quantile on held-out rows
 step = simulator.step(holdout.obs, holdout.action, generator(0, "noise"))
 error = (step.next_obs - holdout.next_obs).abs().mean(0)
-print(f"one step ahead, mean absolute error per channel: {[round(e, 4) for e in error.tolist()]}")
+print(f"one step ahead, mean absolute error of a drawn state, per channel: {[round(e, 4) for e in error.tolist()]}")
 
 far = holdout.obs + 3 * torch.tensor(spec.obs_std)  # states that the log does not hold
 doubt = simulator.step(far, holdout.action, generator(0, "noise")).uncertainty.median()

@@ -33,5 +33,6 @@ starts = start_states(log, most=100, seed=0)
 candidates = {"cloning": cloning.policy, "SAC": sac.policy}
 values = simulated_values(candidates, simulator, starts, gamma=1.0, level=0.95, seed=0)
 print(f"mean logged return: {log.returns().mean():.1f}")
+print("values in the simulator that SAC has learned in flatter it: `mbrl evaluate` asks a second one")
 for name, value in values.items():
     print(f"{name:>8}: {value.value:.1f} [{value.low:.1f}, {value.high:.1f}] over {len(starts.obs)} simulated episodes")

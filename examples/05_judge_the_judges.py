@@ -3,7 +3,7 @@
 mbrl demo                                        (registers pendulum-simulator, and keeps a second simulator with it)
 python examples/05_judge_the_judges.py --simulator models:/pendulum-simulator/1 --env Pendulum-v1
 
-The ladder: behaviour cloning, SAC at several ages with and without a penalty, and the best of these made worse on
+The ladder: behaviour cloning, SAC at several ages with and without a penalty, and the last of these made worse on
 purpose. All are registered as versions of NAME-policy; `mbrl evaluate --judge` then compares estimates with the truth.
 """
 

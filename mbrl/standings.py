@@ -18,6 +18,10 @@ from mbrl.registry.gates import CLONING, LOG
 from mbrl.report.dossier import PARTIES, intervals
 from mbrl.report.forest import Stand, plot_forest
 
+LEVELS = (
+    "Intervals of means over seeds are Student's, of 95 %; those of a single seed and of the log are of their episodes,"
+    " of 80 % if the rules say nothing else."
+)
 NOTHING = Estimate(np.nan, np.nan, np.nan, 0)  # of a run without an estimate
 
 
@@ -87,7 +91,7 @@ def told(
     """
     means = {arena: {name: _mean(cells) for name, cells in table.items()} for arena, table in scores.items() if table}
     text = markdown(asked, means, scores, logged, failed)
-    print(text)
+    print(f"{text}\n{LEVELS}\n")
     for arena, reasons in failed.items():
         for name, reason in reasons.items():
             print(f"{name} on {arena}: {reason}")
@@ -131,10 +135,11 @@ def _mean(cells: Sequence[Score]) -> Estimate:
 
 def _stand(arena: Arena, means: Mapping[str, Mapping[str, Estimate]], logged: Mapping[str, Estimate]) -> Stand:
     rows = {name: value for name, value in means[arena.name].items() if np.isfinite(value[:3]).all()}
+    missing = {name: "no value with finite bounds" for name in means[arena.name] if name not in rows}
     if arena.env is None:
-        return Stand(arena.data_id, "gain over the log, in spreads", intervals(rows), 0.0)
+        return Stand(arena.data_id, "gain over the log, in spreads", intervals(rows), 0.0, missing)
     rows = {LOG: logged[arena.name], **rows}
-    return Stand(f"{arena.data_id}, in {arena.env}", "true return", intervals(rows), logged[arena.name].value)
+    return Stand(f"{arena.data_id}, in {arena.env}", "true return", intervals(rows), logged[arena.name].value, missing)
 
 
 def markdown(

@@ -30,6 +30,15 @@ def test_a_seed_without_an_estimate_is_told_and_takes_no_other_with_it(tmp_path:
     assert (tmp_path / "comparison.png").exists()
 
 
+def test_a_log_on_which_nobody_has_an_estimate_is_drawn_all_the_same(tmp_path: Path) -> None:
+    arenas = [Arena("toy/mill-v0", None), Arena("toy/pole-v0", "CartPole-v1")]
+    asked = Contest(arenas, {"bold": Path("b")}, (0,), (), None, tmp_path)
+    endless = Estimate(1.0, -math.inf, math.inf, 1)
+    scores = {"toy-mill": {"bold": [score(endless)]}, "toy-pole": {"bold": [score(NOTHING)]}}
+    told(asked, scores, {"toy-pole": Estimate(200.0, 190.0, 210.0, 9)}, {"toy-mill": {}, "toy-pole": {}})
+    assert (tmp_path / "comparison.png").exists()
+
+
 def test_each_log_has_a_column_of_scores_and_one_of_minutes(tmp_path: Path) -> None:
     arenas = [Arena("toy/mill-v0", None), Arena("toy/pole-v0", "CartPole-v1")]
     asked = Contest(arenas, {"bold": Path("b"), "shy": Path("s")}, (0, 1), (), None, tmp_path)

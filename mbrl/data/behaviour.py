@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from sklearn.cluster import KMeans
 
-from mbrl.data.findings import Finding, Flags, Floats, named, share
+from mbrl.data.findings import Finding, Flags, Floats, named
 from mbrl.data.suspicions import Refit, Rows
 
 REGIONS = 24  # of the state space, at most
@@ -29,7 +29,8 @@ class Freedom:
 
     From pairs of nearest observations of different episodes: the typical difference of their actions, beyond what a
     refit expects, over the action's spread in the whole log. 0 is a rule, 1 is chance; of several action channels the
-    least free one counts. For Discrete actions it is the share of pairs that chose differently.
+    least free one counts. For Discrete actions it is the share of pairs that chose differently, over that of any two
+    rows of the log.
     """
 
     whole: float
@@ -54,7 +55,9 @@ def freedom(refit: Refit) -> Freedom:
     region = centres.predict(obs).astype(np.int64)
     one, other = _pairs(obs, refit.episode, some)
     if refit.data.discrete:
-        varies = (refit.action[one] != refit.action[other]).any(1).astype(np.float64)[:, None]
+        chosen = np.bincount(refit.action.argmax(1)) / len(refit.action)
+        chance = 1 - float(np.square(chosen).sum())  # that two draws differ
+        varies = (refit.action[one] != refit.action[other]).any(1)[:, None] / (chance or np.inf)
     else:
         left, std = refit.left[1][:, 1], refit.action.std(0)
         varies = np.abs(left[one] - left[other]) / np.where(std > 0, std, np.inf) / _PAIR
@@ -122,7 +125,7 @@ def _thin(refit: Refit, free: Freedom) -> Iterator[Finding]:
         yield Finding(
             "thin coverage",
             "serious" if rows.mean() > 0.5 else "warning",
-            f"in {len(thin)} of {len(free.regions)} regions of the state space, {share(int(rows.sum()), len(rows))}, "
+            f"in {len(thin)} of {len(free.regions)} regions of the state space, {refit.share(rows)}, "
             "hardly more than one action was tried per state",
             "there the model has never seen an alternative: what it predicts for other actions is extrapolated",
             "explore there, or raise the penalty so that rehearsal stays with the logged actions",

@@ -47,6 +47,11 @@ class Refit:
         begin = int(torch.randint(max(0, len(rows) - MOST_ROWS) + 1, (), generator=rng))
         return cls(data, rows[begin : begin + MOST_ROWS].numpy(), seed)
 
+    def share(self, bad: Flags) -> str:
+        """How many of the rows looked at, [n], and that these are not all."""
+        told = share(int(bad.sum()), len(bad))
+        return told if len(bad) == len(self.data) else f"{told} of the {len(bad):,} that were looked at"
+
     @cached_property
     def episode(self) -> Rows:
         """Episode of each row, renumbered from 0, [n]."""
@@ -205,7 +210,7 @@ def _odd_rewards(refit: Refit, first: Floats, predicted: Floats, trusted: Flags)
             "serious"
             if bad.sum() >= LEAST_ODD and bad.mean() > 0.001 and not _one_event(refit.reward, bad)
             else "warning",
-            f"{share(int(bad.sum()), len(bad))} have a reward that a refit on the other episodes contradicts, by "
+            f"{refit.share(bad)} have a reward that a refit on the other episodes contradicts, by "
             f"{left[bad].max():.4g} at most, where {typical:.2g} is usual",
             "the reward model averages two answers to the same question, and the policy is misled where they differ",
             "look at these rows: another definition or unit for a while, a default where the value was missing, a rare "
@@ -244,7 +249,7 @@ def missing_ends(refit: Refit) -> Iterator[Finding]:
         yield Finding(
             "missing end",
             "serious",
-            f"{share(int(bad.sum()), len(bad))} jump, in most channels at once, to where episodes start",
+            f"{refit.share(bad)} jump, in most channels at once, to where episodes start",
             "the model learns that the plant can leap from anywhere to a start, and values leak across it",
             "mark the end of an episode at these rows (episode, terminal or truncated column, or `max_gap`)",
             **named(refit.rows[bad]),

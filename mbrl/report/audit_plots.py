@@ -66,7 +66,7 @@ def plot_freedom(path: Path, free: Freedom) -> None:
         "spread of the action where\nthe observation is alike\n(1 = as in the whole log)", fontsize=style.SMALL
     )
     axes.set_xticks(np.arange(len(order)), [f"{free.rows[r]:,}" for r in order], rotation=60, fontsize=style.SMALL)
-    axes.set_xlabel("rows of the region", fontsize=style.MEDIUM)
+    axes.set_xlabel("rows of the region, of those looked at", fontsize=style.MEDIUM)
     left = len(free.regions) - len(known)
     note = f"dashed: {THIN:.0%}, below which the log shows hardly more than one action per state (crosses)"
     if left:

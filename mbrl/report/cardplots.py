@@ -19,6 +19,7 @@ from mbrl.report import style
 from mbrl.report.plots import MAX_CHANNELS
 from mbrl.simulator.openloop import OpenLoop
 
+FOLLOWED = 6  # channels whose trajectories are drawn
 LEVEL = "90%"  # of the intervals that are shown per channel
 
 
@@ -60,9 +61,10 @@ def plot_horizon(path: Path, numbers: Mapping[str, Any]) -> None:
     loop, trusted = numbers["open_loop"], numbers["trusted_horizon"]
     share, covered = _floats(loop["share"]), _floats(loop["coverage"])
     steps = np.arange(1, len(share) + 1)
-    figure = style.new_figure(13.0, 4.6, "How far ahead can it be followed?")
-    left, right = figure.subplots(1, 2)
     shown = _first(loop["channels"], trusted["weakest"])
+    title = f"How far ahead can it be followed?{_drawn(shown, loop['channels'])}"
+    figure = style.new_figure(13.0, 4.6, title)
+    left, right = figure.subplots(1, 2)
     for i, channel in enumerate(shown):
         dashes, colour = style.CURVES[i % len(style.CURVES)]
         name = loop["channels"][channel]
@@ -93,8 +95,9 @@ def plot_followed(path: Path, numbers: Mapping[str, Any], followed: OpenLoop, co
         columns: by its title, the index of a start.
     """
     loop, weakest = numbers["open_loop"], numbers["trusted_horizon"]["weakest"]
-    channels = _first(loop["channels"], weakest)[:6]
-    title = "What happened, and what it foresaw from the first point and the logged actions"
+    channels = _first(loop["channels"], weakest, FOLLOWED)
+    drawn = _drawn(channels, loop["channels"])
+    title = f"What happened, and what it foresaw from the first point and the logged actions{drawn}"
     figure = style.new_figure(2.6 + 3.5 * len(columns), 1.9 + 1.25 * len(channels), title)
     grid = figure.subplots(len(channels), len(columns), sharex="col", squeeze=False)
     for column, (heading, start) in enumerate(columns.items()):
@@ -162,10 +165,15 @@ def notable(followed: OpenLoop, spread: Sequence[float], episode: Tensor) -> dic
     return {f"{name}\n(episode {int(episode[i]):,})": int(i) for name, i in chosen.items()}
 
 
-def _first(names: Sequence[str], weakest: str) -> list[int]:
-    """At most `MAX_CHANNELS` channels, of which the weakest is one."""
+def _first(names: Sequence[str], weakest: str, most: int = MAX_CHANNELS) -> list[int]:
+    """At most so many channels, of which the weakest is one."""
     order = [names.index(weakest), *(i for i, name in enumerate(names) if name != weakest)]
-    return sorted(order[:MAX_CHANNELS])
+    return sorted(order[:most])
+
+
+def _drawn(shown: Sequence[int], names: Sequence[str]) -> str:
+    """What a title says where not all channels are drawn."""
+    return "" if len(shown) == len(names) else f" ({len(shown)} of {len(names)} channels)"
 
 
 def _floats(values: Any) -> style.Floats:

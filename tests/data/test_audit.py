@@ -10,8 +10,10 @@ from audit_toys import FAULTS, STEPS, merged, plant, put, rule, sensor, set_poin
 from torch import Tensor
 
 from mbrl import demonstration
+from mbrl.core import generator
 from mbrl.data import minari, suspicions
 from mbrl.data.audit import Audit, audit
+from mbrl.data.behaviour import freedom
 from mbrl.data.channels import Past, untried_choices
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.sight import hidden_state
@@ -321,3 +323,20 @@ def test_choices_that_were_never_taken_are_told(clean: TransitionDataset) -> Non
         assert list(untried_choices(data, Past((), (), {}))) == []
     only = replace(both, action=taken[:, [10, 11]])
     assert [f.found for f in untried_choices(only, Past((), (), {}))] == ["1 of 2 choices were never taken: open"]
+
+
+def test_actions_by_chance_are_free_whether_they_are_choices_or_not(clean: TransitionDataset) -> None:
+    rng = generator(0, "chance")
+    rare = torch.nn.functional.one_hot((torch.rand(len(clean), generator=rng) < 0.1).long(), 2).float()
+    choice = replace(clean, action=rare, discrete=True, action_channels=("close", "open"))
+    moved = replace(clean, action=torch.randn(clean.action.shape, generator=rng))
+    for data in choice, moved:
+        assert freedom(Refit.of(data, 0)).whole == pytest.approx(1.0, abs=0.15)
+
+
+def test_a_share_of_a_part_of_the_rows_says_that_it_is_one(
+    clean: TransitionDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Refit.of(clean, 0).share(np.arange(len(clean)) < 3).startswith("3 rows (")
+    monkeypatch.setattr("mbrl.data.suspicions.MOST_ROWS", 100)
+    assert Refit.of(clean, 0).share(np.arange(100) < 3) == "3 rows (3 %) of the 100 that were looked at"

@@ -127,3 +127,26 @@ def test_notable_starts_are_a_typical_one_and_the_worst_of_two_episodes() -> Non
     }
     alone = cardplots.notable(followed, [1.0], torch.zeros(5, dtype=torch.long))
     assert [name.split("\n")[0] for name in alone] == ["a typical start", "the worst start"]
+
+
+def test_of_many_channels_the_weakest_is_drawn_and_the_title_says_how_many_are() -> None:
+    names = [f"obs[{k}]" for k in range(11)]
+    assert cardplots._first(names, "obs[10]", 6) == [0, 1, 2, 3, 4, 10]
+    assert cardplots._first(names, "obs[2]") == list(range(11))
+    assert cardplots._drawn([0, 10], names) == " (2 of 11 channels)"
+    assert cardplots._drawn(range(11), names) == ""
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_page_names_a_weakest_channel_where_one_fails_and_a_fit_where_it_saw_the_episodes(
+    card: Card, tmp_path: Path
+) -> None:
+    told = []
+    for steps, crossed in (2, True), (card.numbers["trusted_horizon"]["followed"], False):
+        other = copy.deepcopy(card)
+        other.numbers["trusted_horizon"]["steps"] = steps
+        other.numbers["data"] |= {"crossed": crossed, "measured_on_calibration": False}
+        write_page(tmp_path / "card.html", other)
+        page = (tmp_path / "card.html").read_text()
+        told.append(("Weakest channel" in page, "told the fit when to stop" in page))
+    assert told == [(True, True), (False, False)]
