@@ -67,6 +67,25 @@ def named(policy: str) -> list[str]:
     return found
 
 
+def judgeable(uris: Sequence[str]) -> list[str]:
+    """Those of the policies that a second simulator was kept for; who is left out is told.
+
+    Raises:
+        ValueError: there is none.
+        StoreError: there is no such model, alias or version.
+    """
+    found: list[str] = []
+    for number, uri in enumerate(uris, 1):
+        try:
+            witnesses.origin(uri)
+            found.append(uri)
+        except ValueError as reason:
+            if number == len(uris) and not found:
+                raise
+            print(f"left out: {reason}")
+    return found
+
+
 def cases(uris: Sequence[str], data_id: str | None, kinds: Sequence[str], trial: Trial, rules: Rules) -> list[Case]:
     """Hear the estimators on policies, run by run: each is judged by the second simulator of its own run.
 

@@ -86,7 +86,8 @@ def select(name: str, versions: list[int] | None, data: str | None, trial: Trial
     """The version that the evidence carries, or what stays; see `stages.select`."""
     said = rules.read(trial.rules)
     wanted = ",".join(f"models:/{name}-policy/{number}" for number in versions or ()) or f"models:/{name}-policy"
-    found = appraisal.cases(appraisal.named(wanted), data, said.kinds, trial, said)
+    uris = appraisal.named(wanted)
+    found = appraisal.cases(uris if versions else appraisal.judgeable(uris), data, said.kinds, trial, said)
     chosen = selection.select(found, said, trial)
     for label, verdict in chosen.verdicts.items():
         gain = chosen.gains[label]

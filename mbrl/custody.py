@@ -45,7 +45,8 @@ def withdraw(name: str, alias: Literal["candidate", "shadow", "canary", "champio
 
     Args:
         name: NAME of the registered model NAME-policy.
-        alias: the one to take away. Nothing is asked of any version, so that this is always possible.
+        alias: the one to take away. Nothing is asked of any version: it is refused only while another move
+            of NAME is half-done, which `mbrl history NAME --repair` finishes.
     """
     from mbrl.registry import promotion
 

@@ -180,3 +180,18 @@ def test_a_policy_without_witnesses_says_where_they_are_missing() -> None:
     assert "alone-policy/1 has no second simulator to be judged in" in answer["error"]
     status, answer, _ = spoken(["evaluate", "--policy", "models:/alone-policy/1"])
     assert (status, "neither a log nor an environment" in answer["error"]) == (1, True)
+
+
+def test_a_selection_leaves_out_versions_without_witnesses(
+    whole: tuple[Path, dict[str, Any], str], ladder: str, tmp_path: Path
+) -> None:
+    del ladder
+    policy = models.load_policy("models:/toy-policy/1")
+    with RunLog.open("mbrl", "some alone") as log:
+        models.log_policy(log, policy, "some", Lineage("toy/pendulum-v0", "f" * 64))
+        fits = whole[1]["data"]["fingerprint"]
+        assert "some-policy/1 has no second simulator" in spoken(["select", "some", *FEW])[1]["error"]
+        models.log_policy(log, policy, "some", Lineage("toy/pendulum-v0", fits, "toy-simulator/1"))
+    status, answer, told = spoken(["select", "some", *FEW, *rules(tmp_path, kinds=["model"])])
+    assert (status, list(answer["verdicts"])) == (0, ["some-policy/2"]), answer
+    assert "left out: some-policy/1 has no second simulator to be judged in" in told
