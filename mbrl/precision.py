@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -20,6 +21,21 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return nullcontext()
     return torch.autocast(kind, enabled=False)
+
+
+@contextmanager
+def cast_once() -> Iterator[None]:
+    """Weights that autocast casts in here are cast once until its own context ends, and no more for every use.
+
+    Which is what torch does by itself, and Lightning turns off. A loss of ten steps casts them, and back their
+    gradients, ten times: a quarter of its time. Not for what steps an optimiser and reads on: it would read old ones.
+    """
+    usual = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(True)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(usual)
 
 
 def narrow(x: Tensor, weight: Tensor) -> bool:

@@ -55,3 +55,19 @@ def test_narrow_products_are_few_columns_on_a_cpu_that_nobody_differentiates(
     x, weight = torch.zeros(4, 8, device=device), torch.zeros(8, columns, device=device)
     with torch.set_grad_enabled(gradient):
         assert precision.narrow(x, weight) == found
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_weights_are_cast_once_until_the_context_ends(once: bool) -> None:
+    x, weight = torch.ones(2, 2), torch.ones(2, 2, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        with precision.cast_once() if once else nullcontext():
+            first, second = x @ weight, x @ weight
+        assert not torch.is_autocast_cache_enabled()
+    casts = [product.grad_fn.next_functions[1][0] for product in (first, second)]
+    assert [cast.name() for cast in casts] == ["ToCopyBackward0"] * 2
+    assert (casts[0] is casts[1]) == once
+    with torch.no_grad():
+        weight.add_(1.0)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), precision.cast_once():
+        assert (x @ weight).tolist() == [[4.0, 4.0]] * 2  # of the weights as they are now

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mbrl.core import Batch, Dynamics, generator
 from mbrl.data.source import Source
+from mbrl.precision import cast_once
 from mbrl.simulator.recall import recalling
 from mbrl.training.averaging import Average
 from mbrl.training.bootstrap import BootstrapBatches, Dealt, Runs
@@ -112,7 +113,8 @@ class Shell(pl.LightningModule):
         return batch  # gathered there
 
     def training_step(self, batch: Dealt | Runs) -> Tensor:
-        loss = self.loss(batch)
+        with cast_once():
+            loss = self.loss(batch)
         self.loss_sum += loss.detach()
         return loss
 
