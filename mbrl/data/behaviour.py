@@ -60,7 +60,8 @@ def freedom(refit: Refit) -> Freedom:
         varies = (refit.action[one] != refit.action[other]).any(1)[:, None] / (chance or np.inf)
     else:
         left, std = refit.left[1][:, 1], refit.action.std(0)
-        varies = np.abs(left[one] - left[other]) / np.where(std > 0, std, np.inf) / _PAIR
+        moved = std > 0 if (std > 0).any() else std >= 0  # one that never moves says nothing of the others
+        varies = np.abs(left[one] - left[other])[:, moved] / np.where(std > 0, std, np.inf)[moved] / _PAIR
     here = region[one]
     regions = np.array([_typical(varies[here == r], refit.data.discrete) for r in range(k)])
     return Freedom(_typical(varies, refit.data.discrete), regions, np.bincount(region, minlength=k), region)
@@ -101,6 +102,16 @@ def actions(refit: Refit, free: Freedom) -> Iterator[Finding]:
             "what this action does cannot be learned, and the model's answer to any other value is invented",
             "leave the column out of the schema, or log a period in which it is moved",
             channels=fixed,
+        )
+        if len(fixed) == refit.action.shape[1]:
+            return
+    if np.isnan(free.whole):
+        yield Finding(
+            "freedom unknown",
+            "note",
+            f"fewer than {LEAST_PAIRS} states of different episodes are alike",
+            "nobody can say whether the action is a function of the observation: estimators that weigh episodes refuse",
+            "nothing for learning; log the propensities, or more episodes, where such estimators are needed",
         )
     elif free.is_rule:
         yield Finding(

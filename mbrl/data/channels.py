@@ -44,11 +44,14 @@ class Past(NamedTuple):
 def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     """Channels of the observation that are constant, too coarse in float32, saturated, or stuck for a while.
 
-    An exogenous channel may rest as it likes: a set-point holds, and the sun does not shine at night. What the row
-    before says already is not a sensor.
+    An exogenous channel may rest as it likes: a set-point holds, and the sun does not shine at night. So may all others
+    and the actions together, as of a machine that is off. What the row before says already is not a sensor.
     """
     obs, same = data.obs.numpy(), np.zeros(len(data), bool)
     same[1:] = data.episode.diff().numpy() == 0
+    own = [k for k in range(data.frame_dim) if k not in {*data.exogenous, *past.known}]
+    whole, resting = np.concatenate([obs[:, own], data.action.numpy()], 1), same.copy()
+    resting[1:] &= (whole[1:] == whole[:-1]).all(1)  # all of the plant, which stands still then
     for k, (name, column, after) in enumerate(zip(data.channels, obs.T, data.next_obs.numpy().T, strict=True)):
         distinct = np.unique(column)
         constant = len(distinct) == 1 and bool((after == distinct[0]).all())
@@ -74,7 +77,7 @@ def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
             yield coarse
         elif len(distinct) > DISTINCT and k not in {*data.exogenous, *past.known}:
             yield from _saturated(name, column, distinct)
-            yield from _stuck(name, column, same)
+            yield from _stuck(name, column, same & ~resting)
 
 
 def spacing(column: NDArray[np.float32]) -> float:

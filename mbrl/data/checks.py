@@ -84,7 +84,13 @@ def _pairs(data: TransitionDataset) -> list[tuple[int, int]]:
                 one, other = sorted((begun[-1][1], episode))
                 found.setdefault(other, one)
             begun.append((whole, episode))
-    return [(found[other], other) for other in sorted(found)]
+    resting = (rows[1:] == rows[:-1]).all(1)
+    return [(found[other], other) for other in sorted(found) if not resting[slice(*_within(*spans[other]))].all()]
+
+
+def _within(first: int, length: int) -> tuple[int, int]:
+    """From the first row of an episode to the one before its last."""
+    return first, first + length - 1
 
 
 def _few_states(data: TransitionDataset, pairs: list[tuple[int, int]]) -> bool:
@@ -186,7 +192,8 @@ def flags_inside(data: TransitionDataset) -> Iterator[Finding]:
             "serious",
             f"all {len(data):,} rows are one episode",
             "a split never cuts an episode, so nothing can be held out",
-            "mark where episodes end: by an id, a flag, or a `max_gap` in time",
+            "mark where episodes end (an id, a flag, a `max_gap` in time), or cut a plant that never stops into pieces "
+            "(`cut_every`: so many rows)",
         )
     elif data.episodes < LEAST:
         yield Finding(
@@ -194,14 +201,17 @@ def flags_inside(data: TransitionDataset) -> Iterator[Finding]:
             "serious",
             f"the log has {data.episodes} episodes",
             f"a run needs {LEAST}: to learn from, to measure the simulator on, and two for the simulator that judges",
-            "log more episodes, or mark more ends where the plant was started anew",
+            "log more episodes, mark more ends where the plant was started anew, or cut a plant that never stops into "
+            "pieces (`cut_every`: so many rows)",
         )
 
 
 def uneven_cuts(data: TransitionDataset) -> Iterator[Finding]:
     """No terminal anywhere, yet the episodes differ in length: what cut them was not a common time limit."""
+    if data.series or data.terminated.any():  # pieces were cut by their import
+        return
     shortest, longest = int(data.lengths.min()), int(data.lengths.max())
-    if data.terminated.any() or data.episodes < 2 or longest <= 2 * shortest:
+    if data.episodes < 2 or longest <= 2 * shortest:
         return
     short = data.lengths * 2 < longest
     yield Finding(

@@ -90,12 +90,14 @@ class Refit:
     def left(self) -> tuple[Floats, Floats]:
         """What the observation leaves unexplained: of its change [n, I], and of the action before, of and after it.
 
-        I are the channels `inside`.
+        I are the channels `inside`. Of the action after it is what that row's own observation leaves: a controller
+        answers what has just changed, and that answer is no cause of it.
         """
-        around = [np.roll(self.action, k, 0) for k in (1, 0, -1)]
+        around = [np.roll(self.action, 1, 0), self.action]
         y, count = np.concatenate([self.delta[:, self.inside], *around], 1), len(self.inside)
         residual = y - out_of_fold(self.obs, y, self.episode, self.seed)
-        return residual[:, :count], residual[:, count:].reshape(len(y), 3, -1)
+        before, own = np.split(residual[:, count:], 2, axis=1)
+        return residual[:, :count], np.stack([before, own, np.roll(own, -1, 0)], 1)
 
     @cached_property
     def determined(self) -> Floats:
@@ -202,6 +204,8 @@ def _odd_rewards(refit: Refit, first: Floats, predicted: Floats, trusted: Flags)
     dense = (np.abs(refit.outcome - refit.outcome.mean(0)) <= 3 * refit.outcome.std(0)).all(1)
     apart = bool(ends_apart(refit.data.reward, refit.data.terminated)[0])
     live = ~(refit.ended & apart)
+    if np.ptp(refit.reward[live]) <= TRIFLE * np.abs(refit.reward).max():  # only ends do not all pay the same
+        return
     bad = live & dense & (left > 15 * typical) & (left > refit.reward[live].std())
     bad &= left > TRIFLE * np.abs(refit.reward).max()
     if bad.any():
@@ -238,7 +242,8 @@ def missing_ends(refit: Refit) -> Iterator[Finding]:
     leap = np.quantile(np.abs(delta)[:, moving] / spread[moving], 0.5, axis=1, method="lower")
     bad = jump > max(0.25, 12 * np.quantile(jump, 0.9))
     bad &= leap > np.quantile(leap, 0.9)  # a cell aside on a grid is unexpected in both channels, and moves one
-    starts = refit.data.starts.numpy()[:, refit.inside]
+    fresh = np.diff(refit.data.series_of.numpy(), prepend=-1) != 0 if refit.data.series else slice(None)
+    starts = refit.data.starts.numpy()[fresh][:, refit.inside]  # a piece of a series begins anywhere
     low, high = starts.min(0), starts.max(0)
     room = 0.25 * (high - low) + 0.05 * spread
     after = refit.obs[:, refit.inside] + delta

@@ -340,3 +340,71 @@ def test_a_share_of_a_part_of_the_rows_says_that_it_is_one(
     assert Refit.of(clean, 0).share(np.arange(len(clean)) < 3).startswith("3 rows (")
     monkeypatch.setattr("mbrl.data.suspicions.MOST_ROWS", 100)
     assert Refit.of(clean, 0).share(np.arange(100) < 3) == "3 rows (3 %) of the 100 that were looked at"
+
+
+def controlled(late: bool, gain: float = 1.0, noise: float = 0.05, rows: int = 200) -> TransitionDataset:
+    """x' = 0.95 x + 0.2 u + w under u = -gain x + e: a controller that answers each disturbance in the next row."""
+    rng = np.random.default_rng(0)
+    x, u, after = (np.zeros((30, rows)) for _ in range(3))
+    for here, taken, then in zip(x, u, after, strict=True):
+        now, own = rng.normal(), gain * rng.uniform(0.7, 1.3)
+        for k in range(rows):
+            here[k], taken[k] = now, -own * now + noise * rng.normal()
+            now = then[k] = 0.95 * now + 0.2 * taken[k] + 0.05 * rng.normal()
+    logged = np.roll(u, 1, 1) if late else u
+    obs, action, next_obs = (torch.tensor(column.reshape(-1, 1)).float() for column in (x, logged, after))
+    return TransitionDataset.create(
+        "toy/loop-v0", obs=obs, action=action, reward=-obs[:, 0].square(), next_obs=next_obs,
+        terminated=torch.zeros(len(obs), dtype=torch.bool), truncated=torch.arange(len(obs)) % rows == rows - 1,
+        episode=torch.arange(len(obs)) // rows, discrete=False, action_low=[-9.0], action_high=[9.0],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("gain", "noise"), [(1.0, 0.05), (1.0, 0.03), (2.0, 0.1)])
+def test_a_controller_that_answers_disturbances_is_no_column_that_is_a_row_late(gain: float, noise: float) -> None:
+    assert list(suspicions.shifted_action(Refit.of(controlled(False, gain, noise), 0))) == []
+    (found,) = suspicions.shifted_action(Refit.of(controlled(True, gain, noise), 0))
+    assert "one row late" in found.remedy
+
+
+def test_steps_that_all_pay_the_same_are_not_held_against_each_other(clean: TransitionDataset) -> None:
+    last = torch.arange(1, len(clean) + 1) % STEPS == 0
+    batch = replace(clean, terminated=last, truncated=torch.zeros_like(last), reward=(1 + clean.obs[:, 0]) * last)
+    for scale in 1.0, 100.0:
+        assert "inconsistent reward" not in kinds(audit(replace(batch, reward=scale * batch.reward)))
+
+
+def test_an_action_that_never_moves_hides_nothing_of_the_others(clean: TransitionDataset) -> None:
+    still = torch.full((len(clean), 1), 0.3)
+    free = freedom(Refit.of(clean, 0)).whole
+    both = replace(
+        clean,
+        action=torch.cat([clean.action, still], 1),
+        action_channels=(*clean.action_channels, "lamp"),
+        action_low=(*clean.action_low, 0.0),
+        action_high=(*clean.action_high, 1.0),
+    )
+    assert freedom(Refit.of(both, 0)).whole == pytest.approx(free, rel=0.2)
+    ruled = plant(rule)
+    ruled = replace(
+        ruled,
+        action=torch.cat([ruled.action, torch.full((len(ruled), 1), 0.3)], 1),
+        action_channels=(*ruled.action_channels, "lamp"),
+        action_low=(*ruled.action_low, 0.0),
+        action_high=(*ruled.action_high, 1.0),
+    )
+    assert {"constant action", "rule-based logger"} <= kinds(audit(ruled))
+
+
+def test_a_machine_that_is_off_is_neither_a_copy_nor_a_stuck_sensor(clean: TransitionDataset) -> None:
+    rest = torch.full_like(clean.obs, 0.1), torch.zeros_like(clean.action)
+    some = clean.episode % 5 == 4
+    obs, action = torch.where(some[:, None], rest[0], clean.obs), torch.where(some[:, None], rest[1], clean.action)
+    resting = replace(
+        clean,
+        obs=obs,
+        action=action,
+        next_obs=torch.where(some[:, None], rest[0], clean.next_obs),
+        reward=clean.reward.where(~some, 0.0),
+    )
+    assert not {"same episode twice", "stuck sensor"} & kinds(audit(resting))
