@@ -131,7 +131,6 @@ def run_command(command: str, arguments: list[str]) -> tuple[int, dict[str, Any]
         resolved = yaml.safe_load(parser.dump(config, skip_unset=False, skip_default=False))
         values = parser.instantiate(config).as_dict()
         values.pop("config", None)
-        parsing.check_read(arguments, values)
         if function in stages.RECORDED:
             values["resolved"] = resolved
         answer = function(**values)

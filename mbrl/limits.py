@@ -41,6 +41,18 @@ def dotted(function: Callable[..., Any]) -> str:
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', function)}"
 
 
+def asked(name: str, function: Callable[..., Any], *arguments: object) -> Any:
+    """What somebody's function returns; an error of its own names the setting.
+
+    Raises:
+        ValueError: it raises anything.
+    """
+    try:
+        return function(*arguments)
+    except Exception as error:  # whatever it raises, it is somebody else's code
+        raise ValueError(f"{name} {dotted(function)} raised {type(error).__name__}: {error}") from error
+
+
 def answered(
     name: str, function: Callable[..., Any], found: object, shape: Sequence[int], boolean: bool = False
 ) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from inspect import signature
 from os import PathLike
 from pathlib import Path
@@ -45,21 +45,6 @@ ALONE = re.compile(r"-?[\d.]+")
 DASHED = re.compile(r"-[\d.]+[eE][-+]?\d+|-,.+")  # what argparse takes for an option: a negative number, no environment
 
 
-def check_read(arguments: Sequence[str], values: Mapping[str, Any]) -> None:
-    """Refuse settings on a command line that nobody would read: candidates have rehearsals of their own.
-
-    Raises:
-        ValueError: there is one.
-    """
-    odd = next((word for word in arguments if re.match(r"--rehearsal([.=]|$)", word)), None)
-    if odd and values.get("candidates"):
-        names = ", ".join(values["candidates"])
-        raise ValueError(
-            f"{odd} is given, and the candidates {names} have rehearsals of their own: set it there, as in"
-            f" candidates.{next(iter(values['candidates']))}.rehearsal, in a copy of the configuration"
-        )
-
-
 def spelt(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
     """Arguments as the command's settings are spelt: underscores for hyphens in names, lists, and the log by its id.
 
@@ -78,7 +63,7 @@ def spelt(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
     for number, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name.startswith("--"):
-            name = f"--{name[2:].replace('-', '_')}"
+            name = _underscored(name)
         if wanted is not None and name in ("--data", "--data.id"):
             given = value if equals else "".join(words[number + 1 : number + 2])
             whole = given.endswith((".yaml", ".yml", ".json")) or given.startswith("{")
@@ -86,6 +71,13 @@ def spelt(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
         found.append(f"{name}{equals}{value}")
     lists = {f"--{name}" for name, setting in settings.items() if str(setting.annotation).startswith("list[")}
     return _joined([_bracketed(before, word, lists) for before, word in zip(["", *found], found, strict=False)])
+
+
+def _underscored(name: str) -> str:
+    """The name of a setting, in which only a candidate's own name keeps its hyphens."""
+    parts = name[2:].split(".")
+    kept = 1 if parts[0] == "candidates" else None
+    return "--" + ".".join(part if k == kept else part.replace("-", "_") for k, part in enumerate(parts))
 
 
 def _bracketed(before: str, word: str, lists: Collection[str]) -> str:

@@ -24,6 +24,7 @@ from mbrl.core import Dynamics, Learner, Spec
 from mbrl.crew import Crew
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.source import Streamed
+from mbrl.evaluation.costs import logged_costs
 from mbrl.inspection import EXPERIMENT
 from mbrl.making import Making, makings, stage_of
 from mbrl.registry import models
@@ -70,6 +71,7 @@ class Pipeline:
         if self.env is not None:
             environments.spaces(self.env)  # one that is not there is refused before the log is read
         log = logs.read(self.data, self.seed, needs_terminals=self.world.termination is None)
+        logged_costs(log.data, self.trial.cost)  # a slip in a function is not to come to light at the end
         logs.told(log, asked=self.data.history == "auto")
         tell_few(log.episodes, self.data.split, assessment.rules)
         worlds = Worlds(self.name, self.seed, self.accelerator, self.fit, self.world, dynamics, log, self._resident)

@@ -180,6 +180,11 @@ def import_(
 def _candidates(
     learner: Callable[[Spec], Learner] | None, candidates: dict[str, Candidate] | None, rehearsal: Rehearsal
 ) -> dict[str, Candidate]:
+    if learner is None and candidates and rehearsal != Rehearsal():
+        raise ValueError(
+            f"a rehearsal is given, and the candidates {', '.join(candidates)} have rehearsals of their own: set it"
+            f" there, as in candidates.{next(iter(candidates))}.rehearsal"
+        )
     if learner is None:
         return candidates or {}
     if candidates:

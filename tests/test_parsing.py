@@ -25,6 +25,11 @@ from mbrl.settings import Trial
         ("evaluate", ["--data.id", "acme/mill-v0"], ["--data", "acme/mill-v0"]),
         ("compare", ["--data.id=acme/mill-v0,acme/tank-v0"], ["--data=acme/mill-v0,acme/tank-v0"]),
         ("import_", ["mill.csv", "--on-bad-rows=drop-row"], ["mill.csv", "--on_bad_rows=drop-row"]),
+        (
+            "run",
+            ["--candidates.best-tenth.rehearsal.batch-size=9", "--fit.max-epochs", "2"],
+            ["--candidates.best-tenth.rehearsal.batch_size=9", "--fit.max_epochs", "2"],
+        ),
         ("promote", ["mill", "--data.id", "x"], ["mill", "--data.id", "x"]),  # which has no log
     ],
 )

@@ -12,6 +12,7 @@ Axis letters as in `mbrl.core`; M members, n episodes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, final
 
 import torch
@@ -22,7 +23,7 @@ from mbrl.data.series import blocks
 from mbrl.evaluation.critics import Encoding
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.fitting import CHUNK, Fit, Folds, Rows, fit
-from mbrl.limits import answered, dotted
+from mbrl.limits import answered, asked, dotted
 from mbrl.simulator.rollout import Cost
 
 LEAST_EXPLAINED = 0.5  # share of the cost's variance in episodes that a network never saw, below which it is not known
@@ -112,6 +113,16 @@ def _held_out(fitted: Fit, rows: Rows, folds: Folds, low: float) -> dict[str, fl
     }
 
 
+def framed(cost: Cost, width: int) -> Cost:
+    """A cost of plain observations on rows that may be windows: of the newest ones, `width` channels."""
+
+    @wraps(cost)
+    def of_newest(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        return cost(obs[..., :width], action, next_obs[..., :width])
+
+    return of_newest
+
+
 def logged_costs(data: TransitionDataset, cost: Cost | None) -> Tensor | None:
     """What each logged episode cost, [n] float32: by the function if there is one, else by the column; None without.
 
@@ -120,9 +131,11 @@ def logged_costs(data: TransitionDataset, cost: Cost | None) -> Tensor | None:
     """
     if cost is None:
         return None if data.cost is None else data.sums(data.cost)
-    columns = (column.split(CHUNK) for column in (data.obs, data.action, data.next_obs))
+    columns, parts = (column.split(CHUNK) for column in (data.obs, data.action, data.next_obs)), []
+    newest = framed(cost, data.frame_dim)
     with torch.no_grad():
-        parts = [answered("trial.cost", cost, cost(*part), part[0].shape[:1]) for part in zip(*columns, strict=True)]
+        for part in zip(*columns, strict=True):
+            parts.append(answered("trial.cost", cost, asked("trial.cost", newest, *part), part[0].shape[:1]))
     found = torch.cat(parts)
     if not found.isfinite().all():
         bad = int((~found.isfinite()).sum())

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mbrl.core import Policy
 from mbrl.data.series import Pieces
 from mbrl.evaluation.bench import Bench
-from mbrl.evaluation.costs import FittedCost, logged_costs
+from mbrl.evaluation.costs import FittedCost, framed, logged_costs
 from mbrl.evaluation.estimates import Estimate, Refused
 from mbrl.evaluation.grounds import support, tail, walk
 from mbrl.evaluation.opinions import Opinion
@@ -56,7 +56,7 @@ def gather(
             refused[kind] = missing[0]
         else:
             views[kind] = view(opinion, roles)
-    spent, counted = logged_costs(bench.data, cost), cost
+    spent, counted = logged_costs(bench.data, cost), cost and framed(cost, bench.data.frame_dim)
     if cost is None and spent is not None:
         try:
             counted = bench.cost()

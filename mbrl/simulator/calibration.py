@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mbrl.core import Batch, Prediction, Spec, generator, variance
-from mbrl.limits import answered
+from mbrl.limits import answered, asked
 from mbrl.simulator.ends import Ends
 from mbrl.simulator.foreign import foreign_actions
 from mbrl.simulator.holding import Stated
@@ -50,7 +50,8 @@ def measure(
         found = residuals(stated, outcome(batch, targets), unit(everyone, targets))
         parts.append(_going_on(found, everyone.of(dynamics.elites), batch) if dynamics.ends_apart else found)
         if uncertainty is not None:
-            raw.append(answered("simulator.uncertainty", uncertainty, uncertainty(everyone), batch.reward.shape))
+            found = asked("simulator.uncertainty", uncertainty, everyone)
+            raw.append(answered("simulator.uncertainty", uncertainty, found, batch.reward.shape))
     held = Residuals(*(torch.cat(column) for column in zip(*parts, strict=True)))
     return Measured(held, torch.cat(raw) if raw else None, unit(everyone, targets))
 

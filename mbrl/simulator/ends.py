@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl.core import Dynamics, Prediction, Spec
-from mbrl.limits import answered
+from mbrl.limits import answered, asked
 from mbrl.simulator.dealing import Deal, own_states, rows_of
 
 Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs -> bool [B]
@@ -40,7 +40,7 @@ class Ends(NamedTuple):
         if self.rule is None:
             return None
         width = self.spec.frame_dim
-        found = self.rule(obs[..., :width], action, next_obs[..., :width])
+        found = asked("simulator.termination", self.rule, obs[..., :width], action, next_obs[..., :width])
         return answered("simulator.termination", self.rule, found, next_obs.shape[:-1], boolean=True)
 
     def chance(

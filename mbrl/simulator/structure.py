@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from mbrl.core import Batch, Spec
-from mbrl.limits import dotted
+from mbrl.limits import asked, dotted
 
 Structure = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs [..., O] -> computed channels [..., C]
 
@@ -63,7 +63,7 @@ def compute(structure: Structure, width: int, obs: Tensor, action: Tensor, next_
     Raises:
         ValueError: the function gives anything but a tensor [..., C].
     """
-    found = structure(obs, action, next_obs)
+    found = asked("simulator.structure", structure, obs, action, next_obs)
     shape = [*obs.shape[:-1], width]
     if not isinstance(found, Tensor) or list(found.shape) != shape:
         got = f"shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__

@@ -12,8 +12,9 @@ from torch import Tensor
 from mbrl.assessment import told
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
+from mbrl.data.history import windowed
 from mbrl.evaluation.bench import Bench
-from mbrl.evaluation.costs import FittedCost, fit_cost, logged_costs
+from mbrl.evaluation.costs import FittedCost, fit_cost, framed, logged_costs
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.gathering import Provenance, gather
 from mbrl.evaluation.grounds import walk
@@ -190,6 +191,17 @@ def test_a_function_comes_before_the_column() -> None:
     assert evidence.cost.diagnostics["cost"] == "trial.cost"
 
 
+def test_a_function_reads_the_newest_observation_of_a_window() -> None:
+    def last(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
+        return after[..., -1] - 2 * obs[..., -1]
+
+    data = worn()
+    torch.testing.assert_close(logged_costs(windowed(data, 3), last), logged_costs(data, last))
+    rows = windowed(data, 3)
+    of_newest = framed(last, data.frame_dim)(rows.obs, rows.action, rows.next_obs)
+    torch.testing.assert_close(of_newest, last(data.obs, data.action, data.next_obs))
+
+
 def test_the_gate_is_closed_where_the_column_teaches_nothing() -> None:
     safe = log(torch.zeros(EPISODES * STEPS))
     for evidence, reason in (
@@ -213,6 +225,7 @@ def test_a_cost_of_the_log_that_is_not_finite_is_a_fault(seen: Evidence) -> None
     ("function", "message"),
     [
         (lambda obs, action, after: obs[:, :1], r"trial.cost .* returned torch.float32 \[\d+, 1\], expected a tensor"),
+        (lambda obs, action, after: obs[:, 99], r"trial.cost .* raised IndexError: index 99 is out of bounds"),
         (lambda obs, action, after: obs[:, 0] / 0, r"trial.cost .* is not finite in \d+ of \d+ logged rows"),
     ],
 )

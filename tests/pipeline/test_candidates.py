@@ -202,6 +202,11 @@ def test_either_one_learner_or_several_candidates(tmp_path: Path) -> None:
 def test_a_rehearsal_that_no_candidate_has_is_refused(tmp_path: Path) -> None:
     status, answer, _ = spoken([*config(tmp_path, SEVERAL), "--rehearsal.updates", "5"])
     assert status == 1
-    told = "--rehearsal.updates is given, and the candidates imitation, mopo have rehearsals of their own: set it there"
+    told = "a rehearsal is given, and the candidates imitation, mopo have rehearsals of their own: set it there"
     assert answer["error"].startswith(told)
     assert "candidates.imitation.rehearsal" in answer["error"]
+    words = config(tmp_path, SEVERAL)
+    path = tmp_path / "several.yaml"
+    path.write_text(f"{path.read_text()}rehearsal: {{updates: 5}}\n")
+    status, answer, _ = spoken(words)
+    assert (status, answer["error"].startswith(told)) == (1, True)
