@@ -37,7 +37,7 @@ def not_finite(data: TransitionDataset) -> Iterator[Finding]:
 
 def copied_episodes(data: TransitionDataset, sides: tuple[Tensor, ...]) -> Iterator[Finding]:
     """The same episode twice, whole or cut: equal to the last bit, up to the end of the shorter one."""
-    pairs = _pairs(data)
+    pairs = _moving(data, _pairs(data))
     if not pairs:
         return
     side = {int(episode): k for k, episodes in enumerate(sides) for episode in episodes}
@@ -84,13 +84,14 @@ def _pairs(data: TransitionDataset) -> list[tuple[int, int]]:
                 one, other = sorted((begun[-1][1], episode))
                 found.setdefault(other, one)
             begun.append((whole, episode))
-    resting = (rows[1:] == rows[:-1]).all(1)
-    return [(found[other], other) for other in sorted(found) if not resting[slice(*_within(*spans[other]))].all()]
+    return [(found[other], other) for other in sorted(found)]
 
 
-def _within(first: int, length: int) -> tuple[int, int]:
-    """From the first row of an episode to the one before its last."""
-    return first, first + length - 1
+def _moving(data: TransitionDataset, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those pairs in which the later episode is not one row again and again: a plant at rest is no copy."""
+    rows = torch.cat([data.obs, data.action, data.reward[:, None]], 1)
+    spans = [(pair, int(data.first[pair[1]]), int(data.lengths[pair[1]])) for pair in pairs]
+    return [pair for pair, first, length in spans if bool((rows[first : first + length] != rows[first]).any())]
 
 
 def _few_states(data: TransitionDataset, pairs: list[tuple[int, int]]) -> bool:

@@ -146,7 +146,7 @@ def _unpacked(name: str, policy: Parcel, simulator: Parcel | None) -> tuple[str,
     rehearsed = None if simulator is None else _there(f"{name}-simulator", simulator.origin, simulator.seal)
     if made := _there(f"{name}-policy", policy.origin, policy.seal):
         client = MlflowClient(uri := store.connect())
-        with models.explained(client, uri, made):
+        with models.explained(client, uri, made.rpartition("/")[0]):
             run_id = str(client.get_model_version(*made.split("/")).run_id)
             for paper in policy.papers:  # the verdict may be newer than the copy
                 client.log_artifact(run_id, str(paper))
