@@ -5,9 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from mbrl.data.audit import Audit
 from mbrl.data.dataset import TransitionDataset
 
 EPISODES, STEPS = 40, 60
@@ -171,3 +173,14 @@ FAULTS: dict[str, tuple[str, Callable[[TransitionDataset], TransitionDataset]]] 
     "the same episode twice": ("same episode twice", twice),
     "one action in half of the states": ("thin coverage", pinned),
 }
+
+
+@pytest.fixture(autouse=True)
+def unsighted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audits that do not look for a hidden state, half of their time; test_sight.py is about that."""
+    monkeypatch.setattr("mbrl.data.audit.hidden_state", lambda *_: ())
+
+
+def kinds(found: Audit) -> set[str]:
+    """Of an audit's findings."""
+    return {finding.kind for finding in found.findings}

@@ -6,28 +6,21 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from audit_toys import FAULTS, STEPS, merged, plant, put, rule, sensor, set_point, single, twice
+from audit_toys import FAULTS, STEPS, kinds, merged, plant, put, rule, sensor, set_point, single, twice, unsighted
 from torch import Tensor
 
 from mbrl import demonstration
-from mbrl.core import generator
 from mbrl.data import minari, suspicions
 from mbrl.data.audit import Audit, audit
-from mbrl.data.behaviour import freedom
 from mbrl.data.channels import Past, untried_choices
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.sight import hidden_state
 from mbrl.data.suspicions import Refit
 
 pytestmark = pytest.mark.usefixtures("coarse")
+__all__ = ["unsighted"]
 
 Maker = Callable[..., TransitionDataset]
-
-
-@pytest.fixture(autouse=True)
-def unsighted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Audits that do not look for a hidden state, half of their time; test_sight.py is about that."""
-    monkeypatch.setattr("mbrl.data.audit.hidden_state", lambda *_: ())
 
 
 @pytest.fixture
@@ -45,10 +38,6 @@ def clean() -> TransitionDataset:
 def faulty(planted: str) -> Audit:
     """The audit of the clean log with a fault of `FAULTS` in it; several tests read what the same one says."""
     return audit(FAULTS[planted][1](plant()))
-
-
-def kinds(found: Audit) -> set[str]:
-    return {finding.kind for finding in found.findings}
 
 
 @pytest.mark.usefixtures("sighted")
@@ -323,90 +312,3 @@ def test_choices_that_were_never_taken_are_told(clean: TransitionDataset) -> Non
         assert list(untried_choices(data, Past((), (), {}))) == []
     only = replace(both, action=taken[:, [10, 11]])
     assert [f.found for f in untried_choices(only, Past((), (), {}))] == ["1 of 2 choices were never taken: open"]
-
-
-def test_actions_by_chance_are_free_whether_they_are_choices_or_not(clean: TransitionDataset) -> None:
-    rng = generator(0, "chance")
-    rare = torch.nn.functional.one_hot((torch.rand(len(clean), generator=rng) < 0.1).long(), 2).float()
-    choice = replace(clean, action=rare, discrete=True, action_channels=("close", "open"))
-    moved = replace(clean, action=torch.randn(clean.action.shape, generator=rng))
-    for data in choice, moved:
-        assert freedom(Refit.of(data, 0)).whole == pytest.approx(1.0, abs=0.15)
-
-
-def test_a_share_of_a_part_of_the_rows_says_that_it_is_one(
-    clean: TransitionDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert Refit.of(clean, 0).share(np.arange(len(clean)) < 3).startswith("3 rows (")
-    monkeypatch.setattr("mbrl.data.suspicions.MOST_ROWS", 100)
-    assert Refit.of(clean, 0).share(np.arange(100) < 3) == "3 rows (3 %) of the 100 that were looked at"
-
-
-def controlled(late: bool, gain: float = 1.0, noise: float = 0.05, rows: int = 200) -> TransitionDataset:
-    """x' = 0.95 x + 0.2 u + w under u = -gain x + e: a controller that answers each disturbance in the next row."""
-    rng = np.random.default_rng(0)
-    x, u, after = (np.zeros((30, rows)) for _ in range(3))
-    for here, taken, then in zip(x, u, after, strict=True):
-        now, own = rng.normal(), gain * rng.uniform(0.7, 1.3)
-        for k in range(rows):
-            here[k], taken[k] = now, -own * now + noise * rng.normal()
-            now = then[k] = 0.95 * now + 0.2 * taken[k] + 0.05 * rng.normal()
-    logged = np.roll(u, 1, 1) if late else u
-    obs, action, next_obs = (torch.tensor(column.reshape(-1, 1)).float() for column in (x, logged, after))
-    return TransitionDataset.create(
-        "toy/loop-v0", obs=obs, action=action, reward=-obs[:, 0].square(), next_obs=next_obs,
-        terminated=torch.zeros(len(obs), dtype=torch.bool), truncated=torch.arange(len(obs)) % rows == rows - 1,
-        episode=torch.arange(len(obs)) // rows, discrete=False, action_low=[-9.0], action_high=[9.0],
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(("gain", "noise"), [(1.0, 0.05), (1.0, 0.03), (2.0, 0.1)])
-def test_a_controller_that_answers_disturbances_is_no_column_that_is_a_row_late(gain: float, noise: float) -> None:
-    assert list(suspicions.shifted_action(Refit.of(controlled(False, gain, noise), 0))) == []
-    (found,) = suspicions.shifted_action(Refit.of(controlled(True, gain, noise), 0))
-    assert "one row late" in found.remedy
-
-
-def test_steps_that_all_pay_the_same_are_not_held_against_each_other(clean: TransitionDataset) -> None:
-    last = torch.arange(1, len(clean) + 1) % STEPS == 0
-    batch = replace(clean, terminated=last, truncated=torch.zeros_like(last), reward=(1 + clean.obs[:, 0]) * last)
-    for scale in 1.0, 100.0:
-        assert "inconsistent reward" not in kinds(audit(replace(batch, reward=scale * batch.reward)))
-
-
-def test_an_action_that_never_moves_hides_nothing_of_the_others(clean: TransitionDataset) -> None:
-    still = torch.full((len(clean), 1), 0.3)
-    free = freedom(Refit.of(clean, 0)).whole
-    both = replace(
-        clean,
-        action=torch.cat([clean.action, still], 1),
-        action_channels=(*clean.action_channels, "lamp"),
-        action_low=(*clean.action_low, 0.0),
-        action_high=(*clean.action_high, 1.0),
-    )
-    assert freedom(Refit.of(both, 0)).whole == pytest.approx(free, rel=0.2)
-    ruled = plant(rule)
-    ruled = replace(
-        ruled,
-        action=torch.cat([ruled.action, torch.full((len(ruled), 1), 0.3)], 1),
-        action_channels=(*ruled.action_channels, "lamp"),
-        action_low=(*ruled.action_low, 0.0),
-        action_high=(*ruled.action_high, 1.0),
-    )
-    assert {"constant action", "rule-based logger"} <= kinds(audit(ruled))
-
-
-def test_a_machine_that_is_off_is_neither_a_copy_nor_a_stuck_sensor(clean: TransitionDataset) -> None:
-    rest = torch.full_like(clean.obs, 0.1), torch.zeros_like(clean.action)
-    some = clean.episode % 5 == 4
-    obs, action = torch.where(some[:, None], rest[0], clean.obs), torch.where(some[:, None], rest[1], clean.action)
-    resting = replace(
-        clean,
-        obs=obs,
-        action=action,
-        next_obs=torch.where(some[:, None], rest[0], clean.next_obs),
-        reward=clean.reward.where(~some, 0.0),
-    )
-    found = audit(resting)
-    assert not {"same episode twice", "stuck sensor"} & kinds(found)
-    assert not [f for f in found.findings if f.severity == "serious"]

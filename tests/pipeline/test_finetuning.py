@@ -270,18 +270,23 @@ def test_equal_seeds_end_alike(plant: type[Push]) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("sound", [1, 0])
-def test_updates_that_diverge_end_it_with_what_was_learned_before(
-    sound: int, plant: type[Push], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = iter([becoming(1.5)] * sound)
+def diverging(*sound: Any) -> Any:
+    """What stands for `fit_policy` where updates diverge after these."""
+    calls = iter(sound)
 
     def fit(*rows: Any, **settings: Any) -> Any:
         if (learned := next(calls, None)) is None:
             raise FloatingPointError("critics is nan at update 5")
         return learned(*rows, **settings)
 
-    monkeypatch.setattr(practice, "fit_policy", fit)
+    return fit
+
+
+@pytest.mark.parametrize("sound", [1, 0])
+def test_updates_that_diverge_end_it_with_what_was_learned_before(
+    sound: int, plant: type[Push], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(practice, "fit_policy", diverging(*[becoming(1.5)] * sound))
     status, answer, told = spoken([*FOUR, "--steps", "1000", "--floor=-10"])
     if not sound:
         assert (status, answer["error"]) == (1, "FloatingPointError: critics is nan at update 5")
@@ -297,14 +302,7 @@ def test_updates_that_diverge_end_it_with_what_was_learned_before(
 def test_what_is_measured_below_the_floor_after_updates_that_diverge_is_not_handed_back_to(
     plant: type[Push], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = iter([becoming(-2.0)])
-
-    def fit(*rows: Any, **settings: Any) -> Any:
-        if (learned := next(calls, None)) is None:
-            raise FloatingPointError("critics is nan at update 5")
-        return learned(*rows, **settings)
-
-    monkeypatch.setattr(practice, "fit_policy", fit)
+    monkeypatch.setattr(practice, "fit_policy", diverging(becoming(-2.0)))
     status, answer, told = spoken([*FOUR, "--steps", "1000", "--floor=-8"])
     assert (status, answer["handed_back"]) == (0, True), told
     assert versions() == [1]  # before the policy that is too bad there was the old one alone
