@@ -85,8 +85,8 @@ class Fit:
         multistep_weight: of that error beside the likelihood of one step.
         judge_multistep: the multistep of the second simulator, in which whole episodes are followed, where the first
             one is for a few steps; the same if not given.
-        devices: how many of the accelerator's devices share the work, each with a batch of its own; on a CPU these are
-            processes.
+        devices: how many of the accelerator's devices share the work, each with a batch of its own: a fit as with a
+            batch so many times as large. On a CPU these are processes.
         precision: of the hidden layers' matrix products; all weights are float32. auto is bf16-mixed where
             the processor multiplies bfloat16 faster.
         strategy: of Lightning's Trainer, how several devices work together; auto and ddp are one process a device.

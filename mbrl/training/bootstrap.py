@@ -151,16 +151,17 @@ class BootstrapBatches:
         """As many runs for every update as deal each member all of its own, as often as it is dealt its rows."""
         rng = generator(self.seed, f"runs/{self.epoch}")
         cuts = [_phased(place, horizon, rng) for _, place in self.drawn]
-        each = math.ceil(max(len(starts) for starts, _ in cuts) / (self.once * self.world))
+        each = max(self.world, math.ceil(max(len(starts) for starts, _ in cuts) / self.once))  # to all processes
         tables, valids = [], []
         for (rows, place), (starts, lengths) in zip(self.drawn, cuts, strict=True):
-            chosen = _shuffled(len(starts), each * self.steps * self.world, rng)[self.rank :: self.world]
+            dealt = _shuffled(len(starts), each * self.steps, rng).view(self.steps, each)
+            chosen = dealt[:, self.rank :: self.world].flatten()
             earlier = place[starts[chosen]].clamp_max(before)
             table, valid = _table(starts[chosen], lengths[chosen], horizon, before, earlier)
             tables.append(rows[table])
             valids.append(valid)
         table, valid = torch.stack(tables).to(self.device), torch.stack(valids).to(self.device)
-        for part, kept in zip(table.split(each, 1), valid.split(each, 1), strict=True):
+        for part, kept in zip(table.chunk(self.steps, 1), valid.chunk(self.steps, 1), strict=True):
             yield Runs(rows_at(self.train, part), kept, before)
 
 

@@ -13,6 +13,7 @@ from mbrl.simulator.filling import Filling
 from mbrl.simulator.ranges import ranges
 from mbrl.simulator.recall import Recall
 from mbrl.training.bootstrap import Runs
+from mbrl.training.processes import summed
 
 MARGIN = 0.1  # how far a followed state may leave the log's range, as a share of it: what simulators do by default
 FLOOR = 1e-8  # of a channel's mean squared error: what float32 can tell apart from exact
@@ -87,8 +88,10 @@ class Lookahead(nn.Module):
                 obs = self.filling.complete(before, taken, values, seen.index_select(-1, self.filling.exogenous))
         return torch.stack(squares, -2)
 
-    def loss(self, dynamics: Dynamics, runs: Runs) -> Tensor:
+    def loss(self, dynamics: Dynamics, runs: Runs, processes: int = 1) -> Tensor:
         """What the steps after the first cost each member, [E], for runs [E, S, h, ...], with gradients through them.
+
+        Of several `processes` that share a fit each has runs of its own, and all of them have the loss of all runs.
 
         The mean over channels and steps of log(mean squared error), a step weighing as many rows as reach it. That is
         twice the Gaussian negative log-likelihood of the followed mean with one variance per step and channel at its
@@ -110,7 +113,8 @@ class Lookahead(nn.Module):
                 f"predict of {name} passes no gradient on, and a multi-step fit learns through it: leave its means"
                 " attached (no torch.no_grad, no detach), or set multistep to 1"
             )
-        return _mean_log(torch.where(valid.unsqueeze(-1), squares, 0.0).sum(-3), valid.sum(-2), FLOOR)
+        total = summed(torch.where(valid.unsqueeze(-1), squares, 0.0).sum(-3), processes)
+        return _mean_log(total, summed(valid.sum(-2), processes), FLOOR)
 
     @torch.no_grad()
     def score(self, dynamics: Dynamics, runs: Runs, recall: Recall | None = None) -> Tensor:

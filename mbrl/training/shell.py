@@ -66,6 +66,7 @@ class Shell(pl.LightningModule):
         self.averaged, self.best = self.mean.module.train(), copy.deepcopy(dynamics).requires_grad_(False)
         self.source, self.holdout, self.held, self.settings = source, holdout, held, settings
         self.report: Log | None = None
+        self.processes = 1
         members = dynamics.members
         self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
@@ -77,7 +78,8 @@ class Shell(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """One thread for each of several processes on a CPU: a fork has not OpenMP's, and would wait for them."""
         del stage
-        if self.trainer.world_size > 1 and self.trainer.strategy.root_device.type == "cpu":
+        self.processes = self.trainer.world_size
+        if self.processes > 1 and self.trainer.strategy.root_device.type == "cpu":
             torch.set_num_threads(1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -95,7 +97,7 @@ class Shell(pl.LightningModule):
             self.settings.multistep,
             min(self.dynamics.memory, self.source.longest),
             self.trainer.global_rank,
-            self.trainer.world_size,
+            self.processes,
             self.device,
         )
         self.batches.epoch = int(self.epochs)
@@ -124,7 +126,10 @@ class Shell(pl.LightningModule):
             return remembered_loss(self.dynamics, batch).sum()
         loss = self.dynamics.loss(batch.rows).sum()
         if batch.runs is not None:
-            loss = loss + self.settings.multistep_weight * self.lookahead.loss(self.dynamics, batch.runs).sum()
+            loss = (
+                loss
+                + self.settings.multistep_weight * self.lookahead.loss(self.dynamics, batch.runs, self.processes).sum()
+            )
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:

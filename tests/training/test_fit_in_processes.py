@@ -27,13 +27,17 @@ def fitted(**settings: Any) -> tuple[Dynamics, Curve]:
     return model, curve
 
 
-def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("multistep", [1, 4])
+def test_two_processes_equal_one_with_the_doubled_batch(
+    multistep: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def keep(shell: Shell) -> None:
         torch.save(shell.state_dict(), tmp_path / f"{shell.trainer.global_rank}-of-{shell.trainer.world_size}.pt")
 
     monkeypatch.setattr(Shell, "on_train_end", keep)
-    whole, curve = fitted(batch_size=64)
-    halves, shared = fitted(batch_size=32, devices=2, strategy="ddp")
+    settings = {"multistep": multistep, "holdout_episode": torch.arange(200) // 10}
+    whole, curve = fitted(batch_size=64, **settings)
+    halves, shared = fitted(batch_size=32, devices=2, strategy="ddp", **settings)
     assert [epoch for epoch, _ in shared] == [epoch for epoch, _ in curve] == [1, 2, 3]
     for (_, one), (_, two) in zip(curve, shared, strict=True):
         assert two == pytest.approx(one, rel=1e-5)
