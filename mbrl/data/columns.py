@@ -55,7 +55,7 @@ class Plan:
 
     schema: Schema  # with the categories of every categorical column
     constant: dict[str, str]  # channel -> its only value; dropped
-    lenient: bool = False  # whether a cell that is no number counts as empty, and a category may be
+    lenient: bool = False  # whether a cell that is no number counts as empty, and a category may be (as in resampling)
 
 
 def survey(files: LogFiles, schema: Schema, drop: bool, lenient: bool = False) -> Plan:
@@ -75,7 +75,7 @@ def survey(files: LogFiles, schema: Schema, drop: bool, lenient: bool = False) -
         for name in names:
             column = after.get(name, name)
             category = column in schema.categorical
-            named = partial(texts, lenient=lenient)
+            named = partial(texts, lenient=lenient or schema.resample is not None)
             values = chunk.read(named, name) if category else measured(schema, name, chunk, lenient)
             try:
                 seen[column].add(values)
@@ -140,7 +140,7 @@ def rows(files: LogFiles, plan: Plan) -> Iterator[Rows]:
     named, kind = dict[str, list[str]](), ""
     for chunk in files.chunks(schema.columns()):
         look, number = chunk.read, partial(measured, schema, chunk=chunk, lenient=plan.lenient)
-        coded = partial(_codes, lenient=plan.lenient)
+        coded = partial(_codes, lenient=plan.lenient or schema.resample is not None)
         obs, held = _observation(schema, schema.observation, look, number, coded)
         given, also = _observation(schema, schema.exogenous, look, number, coded)
         action = {name: _acted(schema, name, look, number) for name in schema.action}

@@ -86,10 +86,10 @@ def _whole(chunks: Iterable[Rows], gap: float | None) -> Iterator[Rows]:
                 parts = []
         start = 0
         for end in (np.flatnonzero(ends) + 1).tolist():
-            yield _join([*parts, _part(chunk, start, end)])
+            yield _join([*parts, part(chunk, start, end)])
             parts, start = [], end
         if start < len(chunk):
-            parts.append(_part(chunk, start, len(chunk)))
+            parts.append(part(chunk, start, len(chunk)))
     if parts:
         yield _join(parts)
 
@@ -109,7 +109,7 @@ def pieces(rows: Rows, most: int | None) -> Iterator[tuple[Rows, bool]]:
     count = 1 if most is None else max(1, math.ceil(steps / most))
     for k in range(count):
         start, end = steps * k // count, steps * (k + 1) // count
-        yield _part(rows, start, end + last), k + 1 < count
+        yield part(rows, start, end + last), k + 1 < count
 
 
 _ARRAYS = (
@@ -118,7 +118,7 @@ _ARRAYS = (
 )
 
 
-def _part(rows: Rows, start: int, end: int) -> Rows:
+def part(rows: Rows, start: int, end: int) -> Rows:
     arrays = {name: getattr(rows, name) for name in _ARRAYS}
     cuts: dict[str, Any] = {name: None if array is None else array[start:end] for name, array in arrays.items()}
     return replace(rows, first=rows.first + start, opens=rows.opens and start == 0, **cuts)

@@ -66,7 +66,9 @@ class Schema:
     period but no resampling is stated) ends the episode. `resample` puts uneven rows on a grid of `period` that begins
     with each episode: `last` takes the last value at or before a point, `linear` interpolates the observation between
     the rows around it. Actions and categories always take the last value, and columns of reward and cost the mean of
-    the rows from a point until the next one (the last value where there are none).
+    the rows from a point until the next one (the last value where there are none). An empty cell of the observation or
+    the action is filled by the same rule, from rows at most `max_gap` apart, and counted; a row with one that is
+    farther from any value is left out, which ends an episode as a pause does.
 
     A plant that never stops has no episodes, and a log of it is one: `cut_every` makes pieces of it, in rows of the log
     or of the grid. They are truncated, and no step is lost between them. They are of one series, over pauses and files,

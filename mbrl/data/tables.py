@@ -21,6 +21,7 @@ from mbrl.data.episodes import Rows, cut, limited, pieces, to_episode
 from mbrl.data.faults import fault, outside
 from mbrl.data.lastrows import closed
 from mbrl.data.logfiles import LogFiles, open_files
+from mbrl.data.mending import known, mended
 from mbrl.data.schema import Schema
 from mbrl.data.tally import Tally, backward, latched, paused, unbroken
 from mbrl.environments import Box, Discrete, Episode
@@ -62,10 +63,11 @@ def import_log(
 
     Returns:
         what was imported: id, path, files (path and first_row: rows are counted through all of them), episodes, rows,
-        terminals, mean_return, dropped (episode, row, reason), gaps, series (with `cut_every`: what no flag and no
-        id parts, which the episodes are pieces of), lone_terminals, clipped_actions (rows), period,
-        outside_bounds (by column: count and first rows), constant (channels dropped, with their value), exogenous
-        (channels), ...
+        terminals, mean_return, dropped (episode, row, reason), gaps, filled_cells (by column) and unknown_rows (with
+        `resample`: what its rule gave for empty cells, and the rows for which it gave nothing), series (with
+        `cut_every`: what no flag and no id parts, which the episodes are pieces of), lone_terminals, clipped_actions
+        (rows), period, outside_bounds (by column: count and first rows), constant (channels dropped, with their value),
+        exogenous (channels), ...
 
     Raises:
         ValueError: the log, the schema, the environment and the id do not fit together; the message names the row
@@ -128,6 +130,8 @@ def import_log(
         "dropped_episodes": len(tally.dropped),
         "dropped": tally.dropped,
         "gaps": tally.gaps,
+        "filled_cells": dict(tally.filled),
+        "unknown_rows": tally.unknown,
         "series": len(data.series) or data.episodes,
         "lone_terminals": tally.lone,
         "clipped_actions": tally.clipped,
@@ -146,7 +150,7 @@ def _episodes(
     schema, files = log.plan.schema, log.files
     before: Rows | None = None
     space, going = log.spaces[1], False  # and whether the plant goes on from what was before
-    for number, (logged, more) in enumerate(_logged(cut(chunks, schema.gap), schema)):
+    for number, (logged, more) in enumerate(_logged(cut(chunks, schema.gap), schema, tally)):
         tally.begun += not (going or (before is not None and unbroken(before, logged)))
         going = more
         raw, logged = logged, closed(logged, schema)  # what is resampled is closed anew, but checked as it was logged
@@ -164,7 +168,8 @@ def _episodes(
         if reason is not None:
             if on_bad_rows == "error":
                 raise ValueError(
-                    f"{files}: {reason} (rows count from 0; --on-bad-rows drop-episode leaves such episodes out)"
+                    f"{files}: {reason} (rows count from 0; --on-bad-rows drop-episode leaves such episodes out"
+                    f"{_filling(schema)})"
                 )
             tally.dropped.append({"episode": number, "row": logged.first, "reason": reason})
             continue
@@ -190,13 +195,22 @@ def _episodes(
         print(f"import: {notice}", file=sys.stderr)
 
 
-def _logged(parts: Iterable[Rows], schema: Schema) -> Iterator[tuple[Rows, bool]]:
+def _filling(schema: Schema) -> str:
+    """How empty cells of the observation and the action could be filled, where a log has times and they are not."""
+    return "" if schema.resample or not schema.time else "; `resample` in the schema fills empty cells up to `max_gap`"
+
+
+def _logged(parts: Iterable[Rows], schema: Schema, tally: Tally) -> Iterator[tuple[Rows, bool]]:
     """What becomes an episode each, and whether it goes on in the next one; what is resampled is cut thereafter."""
     for part in parts:
-        if schema.resample:
-            yield part, False
-        else:
+        if schema.resample is None:
             yield from pieces(closed(part, schema), schema.cut_every)
+            continue
+        whole, filled = mended(part, schema)
+        tally.filled.update(filled)
+        kept = list(known(whole))
+        tally.unknown += len(whole) - sum(map(len, kept))
+        yield from ((one, False) for one in kept)
 
 
 def _stored(log: _Log, ready: Rows, more: bool, tally: Tally) -> Iterator[Episode]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,8 @@ class Tally:
     period: float | None
     gaps: int = 0
     apart: float | None = None  # the rows at the first of them
+    filled: Counter[str] = field(default_factory=Counter)  # by column, cells that were empty
+    unknown: int = 0  # rows left out, as they have an empty cell and no value near enough
     clipped: int = 0  # rows with an action that was brought to its bounds
     outside: dict[str, list[np.ndarray]] = field(default_factory=dict)
     rows: int = 0

@@ -28,6 +28,11 @@ def lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "left out", f"more episodes, which --json names: {more:,}"
     if gaps := report["gaps"]:
         yield "gaps", f"pauses longer than max_gap, which end an episode: {gaps:,}"
+    if filled := report["filled_cells"]:
+        each = ", ".join(f"{name} {count:,}" for name, count in filled.items())
+        yield "filled", f"empty cells, from the rows around them, by the rule of resample: {each}"
+    if unknown := report["unknown_rows"]:
+        yield "left out", f"rows with an empty cell and no value within max_gap, which end an episode: {unknown:,}"
     if report["period"] is not None:
         yield "period", f"{report['period']:g} a step"
     if clipped := report["clipped_actions"]:

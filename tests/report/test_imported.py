@@ -21,6 +21,8 @@ PLAIN = {
     "dropped_episodes": 0,
     "dropped": [],
     "gaps": 0,
+    "filled_cells": {},
+    "unknown_rows": 0,
     "lone_terminals": 0,
     "clipped_actions": 0,
     "period": None,
@@ -64,6 +66,13 @@ def test_a_sound_log_is_told_in_three_lines() -> None:
             ],
         ),
         ({"gaps": 2}, [("gaps", "pauses longer than max_gap, which end an episode: 2")]),
+        (
+            {"filled_cells": {"level": 2, "mode": 1000}, "unknown_rows": 3},
+            [
+                ("filled", "empty cells, from the rows around them, by the rule of resample: level 2, mode 1,000"),
+                ("left out", "rows with an empty cell and no value within max_gap, which end an episode: 3"),
+            ],
+        ),
         ({"period": 0.5}, [("period", "0.5 a step")]),
         (
             {"clipped_actions": 3},
