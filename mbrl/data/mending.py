@@ -59,7 +59,7 @@ def known(rows: Rows) -> Iterator[Rows]:
     would be lost, or a column is empty in every row, nothing is left out: whoever wrote the log has to mend it.
     """
     empty = np.concatenate([np.isnan(rows.obs), np.isnan(rows.action)], axis=1)
-    lost: np.ndarray = empty[:, ~empty.all(0)].any(1)
+    lost = np.logical_or.reduce(empty[:, ~empty.all(0)], axis=1)
     lost[-1] &= np.isnan(rows.obs[-1]).any() or rows.next_obs is not None  # a last row has no action
     if not lost.any() or (lost & (rows.terminated | rows.truncated)).any():
         yield rows
