@@ -224,7 +224,10 @@ def _stamps(values: pa.Array) -> pa.Array:
     try:
         return values.cast(pa.timestamp("ns", "UTC"))
     except pa.ArrowInvalid:
-        what = "a number or an ISO timestamp, with a zone in every row or in none"
+        what = (
+            "a number or an ISO timestamp, with a zone in every row or in none; pandas.to_datetime(COLUMN,"
+            " dayfirst=True) makes one of other dates"
+        )
         return _parsed(values, pa.timestamp("ns"), what)
 
 

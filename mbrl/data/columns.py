@@ -267,7 +267,8 @@ def _numbered(listed: tuple[str, ...], names: np.ndarray, what: str) -> np.ndarr
 def measured(schema: Schema, name: str, chunk: Chunk, lenient: bool = False) -> np.ndarray:
     """A column of numbers [n, k] of a chunk, with those of its fallback where it has none; `lenient` as in `Plan`."""
     hint = f", or `categorical: [{name}]` in the schema, which is for names" if name in schema.seen else ""
-    found = partial(numbers, lenient=lenient, what=f"a number{hint}")
+    empty = "--on-bad-rows drop-episode takes it for an empty cell"
+    found = partial(numbers, lenient=lenient, what=f"a number ({empty}){hint}")
     values = chunk.read(found, name)
     if name not in schema.fallback:
         return values

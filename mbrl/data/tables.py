@@ -169,7 +169,7 @@ def _episodes(
             if on_bad_rows == "error":
                 raise ValueError(
                     f"{files}: {reason} (rows count from 0; --on-bad-rows drop-episode leaves such episodes out"
-                    f"{_filling(schema)})"
+                    f"{_filling(schema, logged)})"
                 )
             tally.dropped.append({"episode": number, "row": logged.first, "reason": reason})
             continue
@@ -195,9 +195,11 @@ def _episodes(
         print(f"import: {notice}", file=sys.stderr)
 
 
-def _filling(schema: Schema) -> str:
-    """How empty cells of the observation and the action could be filled, where a log has times and they are not."""
-    return "" if schema.resample or not schema.time else "; `resample` in the schema fills empty cells up to `max_gap`"
+def _filling(schema: Schema, logged: Rows) -> str:
+    """How empty cells of the observation and the action could be filled, where there are some and they are not."""
+    empty = np.isnan(logged.obs).any() or np.isnan(logged.action[:-1]).any()
+    told = "; `resample` in the schema fills empty cells up to `max_gap`"
+    return told if empty and schema.time and not schema.resample else ""
 
 
 def _logged(parts: Iterable[Rows], schema: Schema, tally: Tally) -> Iterator[tuple[Rows, bool]]:

@@ -103,5 +103,21 @@ def test_what_has_no_value_to_go_by_is_refused(tmp_path: Path, columns: dict[str
 
 
 def test_who_has_times_and_no_grid_is_told_of_it(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`resample` in the schema fills empty cells up to `max_gap`"):
+    told = "`resample` in the schema fills empty cells up to `max_gap`"
+    with pytest.raises(ValueError, match=told):
         load(tmp_path, f"observation: x\n{GRID}", [0.0, NONE, 2.0])
+    with pytest.raises(ValueError, match="out of time order") as error:
+        load(tmp_path, f"observation: x\n{GRID}", [0.0, 1.0, 2.0], t=[0, 2, 1])
+    assert told not in str(error.value)
+
+
+def test_what_a_historian_says_in_words_is_an_empty_cell(tmp_path: Path) -> None:
+    """If the import is told so: it stops at what is no number otherwise."""
+    log = pd.DataFrame({"t": range(3), "x": ["0", "Bad Input", "2"], "a": 1.0, "r": 0.0})
+    log.to_csv(tmp_path / "log.csv", index=False)
+    text = schema(tmp_path, series("linear"))
+    with pytest.raises(ValueError, match="'Bad Input', expected a number") as error:
+        import_log(tmp_path / "log.csv", ID, schema=text)
+    assert "(--on-bad-rows drop-episode takes it for an empty cell)" in str(error.value)
+    report = import_log(tmp_path / "log.csv", ID, schema=text, on_bad_rows="drop-episode")
+    assert (report["filled_cells"], episodes()) == ({"x": 1}, [[0, 1, 2]])

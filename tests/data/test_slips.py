@@ -104,7 +104,8 @@ def test_a_measurement_among_the_categories_is_told(tmp_path: Path, capsys: pyte
 
 def test_names_in_an_observation_ask_for_categorical(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"'mode' is 'off', expected a number, or `categorical: \[mode\]` in the schema"
+        ValueError,
+        match=r"'mode' is 'off', expected a number \(.* for an empty cell\), or `categorical: \[mode\]` in",
     ):
         told(tmp_path, plant(), PLANT.replace("categorical: [mode]", ""))
 
