@@ -258,7 +258,7 @@ def told(evidence: Evidence) -> list[tuple[str, str]]:
         discount = "undiscounted" if view.gamma == 1 else f"discount {view.gamma:g}"
         for role, value in view.values.items():
             gain = f"; from the same starts the candidate gains {shown(view.gains[role])}" if role in view.gains else ""
-            lines.append((role, f"{shown(value)} by {kind}, {discount}{gain}"))
+            lines.append((role, f"{shown(value)} by {kind}, {discount}{_recited(value)}{gain}"))
     if evidence.logged_cost is not None:
         lines.append((LOG, f"an episode costs {shown(evidence.logged_cost)}"))
     if evidence.cost is not None:
@@ -268,6 +268,13 @@ def told(evidence: Evidence) -> list[tuple[str, str]]:
         (kind, f"not counted: no step is trusted, so it would repeat {o}") for kind, o in evidence.repeats.items()
     ]
     return [*lines, *((kind, f"no estimate: {reason}") for kind, reason in evidence.refused.items())]
+
+
+def _recited(value: Estimate) -> str:
+    """What a simulator pays the log's own actions, where that is more than they earned."""
+    if "recited" not in value.diagnostics:
+        return ""
+    return f", and {figure(value.diagnostics['recited'])} by its actions in that simulator, which is what counts"
 
 
 def plain(value: Any) -> Any:

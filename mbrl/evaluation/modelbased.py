@@ -18,7 +18,7 @@ from mbrl.core import Policy, generator
 from mbrl.data.dataset import TransitionDataset
 from mbrl.evaluation.estimates import BATCH_ELEMENTS, RESAMPLES, Estimate, Refused, bootstrap, check_level
 from mbrl.evaluation.fqe import FittedQ, pooled
-from mbrl.simulator.rollout import Measure, Played, play
+from mbrl.simulator.rollout import Acting, Measure, Played, play
 from mbrl.simulator.simulator import Simulator
 
 
@@ -28,6 +28,25 @@ class Starts(NamedTuple):
     obs: Tensor  # [B, O]
     limit: Tensor  # [B] long, steps
     rows: Tensor  # [B] long, of the data set
+
+
+class Recital:
+    """The actions of logged episodes, one after the other, whatever is seen: an open loop.
+
+    Args:
+        data: the log.
+        rows: [B] long, with which the episodes begin; beyond its last row an episode's last action goes on.
+    """
+
+    def __init__(self, data: TransitionDataset, rows: Tensor) -> None:
+        self.action, self.rows, self.step = data.action, rows, 0
+        self.last = data.first[data.episode[rows]] + data.lengths[data.episode[rows]] - 1
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        """The next ones, [B, A]."""
+        del obs, rng
+        self.step += 1
+        return self.action[torch.minimum(self.rows + self.step - 1, self.last)]
 
 
 def start_states(data: TransitionDataset, most: int, seed: int, episodes: Tensor | None = None) -> Starts:
@@ -55,7 +74,7 @@ def start_states(data: TransitionDataset, most: int, seed: int, episodes: Tensor
 
 
 def rolled(
-    policy: Policy,
+    policy: Acting,
     simulator: Simulator,
     starts: Starts,
     seed: int,

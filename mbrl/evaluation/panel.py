@@ -25,7 +25,7 @@ from mbrl.evaluation.doubly_robust import doubly_robust, magic
 from mbrl.evaluation.estimates import Estimate, Refused
 from mbrl.evaluation.importance import importance_sampling
 from mbrl.evaluation.marginal import marginal_value
-from mbrl.evaluation.modelbased import rolled, truncated_values
+from mbrl.evaluation.modelbased import Recital, rolled, truncated_values
 from mbrl.evaluation.opinions import Answer, Opinion
 from mbrl.evaluation.ratios import CLIP, Ratios, Weights
 from mbrl.evaluation.trajectories import check_acts_on
@@ -254,6 +254,27 @@ def _earned(bench: Bench, returns: Tensor) -> Answer:
     return Answer(whole, returns[:, bench.data.episode[bench.starts.rows]].numpy(force=True))
 
 
+def _simulated(bench: Bench) -> Answer:
+    """Returns of the logged episodes, and what each member of the second simulator pays their own actions beyond that.
+
+    A simulator that pays the log more than the plant did pays everybody more, and that is no gain of a policy. Less
+    says nothing: where a plant has to be held in balance, actions that answer to nothing lose it.
+    """
+    answer, starts, data = _logged(1.0, bench), bench.starts, bench.data
+    if bench.simulator is None:
+        return answer
+    lengths = data.lengths[data.episode[starts.rows]]
+    whole = starts._replace(limit=lengths)
+    recited = [rolled(Recital(data, starts.rows), world, whole, bench.seed) for world in _worlds(bench)]
+    means = torch.stack([played.returns(lengths, 1.0).mean() for played in recited]).numpy(force=True)
+    assert answer.sample is not None
+    beyond = means - answer.sample.mean()
+    if not beyond.mean() > 0:
+        return answer
+    about = {**answer.estimate.diagnostics, "recited": float(means.mean())}
+    return Answer(answer.estimate._replace(diagnostics=about), answer.sample + beyond[:, None])
+
+
 def _continued(bench: Bench) -> Answer:
     """The same and, where an episode was cut, what the log's own policy would have earned from its last row on.
 
@@ -279,7 +300,7 @@ def _fitted(bench: Bench) -> Answer:
 
 
 KINDS: Mapping[str, Kind] = {
-    FULL: Kind(False, _model, partial(_logged, 1.0), "whole episodes in the second simulator"),
+    FULL: Kind(False, _model, _simulated, "whole episodes in the second simulator"),
     MIXED: Kind(
         True, _model_and_critic, _continued, "second simulator as far as it is trusted, fitted Q values beyond", True
     ),

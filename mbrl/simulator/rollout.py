@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,12 @@ from mbrl.core import Batch, Policy, World
 FOREVER = 100.0  # steps: what a reward that is paid for ever comes to at a discount of 0.99
 Measure = Callable[[Tensor, Tensor, Tensor], Tensor]  # obs, action, next_obs [B, ...] -> [B], or [M, B]: M of them
 Cost = Measure  # what a transition costs, of several by member
+
+
+class Acting(Protocol):
+    """Whoever answers observations [B, O] with actions [B, A]; see `mbrl.core.Policy.act`."""
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor: ...
 
 
 def price(simulator: World, penalty: float) -> float:
@@ -160,7 +166,7 @@ class Played(NamedTuple):
 
 @torch.no_grad()
 def play(
-    policy: Policy,
+    policy: Acting,
     simulator: World,
     start: Tensor,
     steps: int,

@@ -18,7 +18,7 @@ from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.gathering import Provenance, gather, view
 from mbrl.evaluation.grounds import Neighbours, disagreement, support, tail, walk
-from mbrl.evaluation.modelbased import Starts, start_states
+from mbrl.evaluation.modelbased import Recital, Starts, start_states
 from mbrl.evaluation.opinions import Answer, Opinion
 from mbrl.evaluation.panel import KINDS, Heard, check_kinds, hear
 from mbrl.evaluation.trajectories import Trajectories, discounted_returns
@@ -93,7 +93,25 @@ def test_every_member_rolls_whole_episodes_out_alone() -> None:
     assert opinion.log.estimate.value == 3.5
     assert opinion.gain(CANDIDATE, CLONING)[:3] == (0.0, 0.0, 0.0)
     own = np.array(LENGTHS)[log().episode[table.starts.rows]]
-    assert opinion.gain(CANDIDATE).value == pytest.approx((sample - own).mean())
+    recited = np.array([whole(own, 2).mean(), whole(own, 0).mean()])  # what it pays the log's own actions
+    np.testing.assert_allclose(opinion.log.sample, own + (recited - own.mean())[:, None])
+    assert opinion.log.estimate.diagnostics["recited"] == recited.mean()
+    assert opinion.gain(CANDIDATE).value == pytest.approx(sample.mean() - recited.mean())
+
+
+def test_what_a_simulator_makes_less_of_the_log_s_own_actions_says_nothing() -> None:
+    table, policies = bench()
+    table = replace(table, data=replace(table.data, reward=100 * table.data.reward))
+    opinion = hear(table, policies, ["model"]).opinions["model"]
+    own = 100.0 * np.array(LENGTHS)[log().episode[table.starts.rows]]
+    np.testing.assert_array_equal(opinion.log.sample, own[None])
+    assert "recited" not in opinion.log.estimate.diagnostics
+
+
+def test_a_recital_goes_on_with_the_last_action_of_its_episode() -> None:
+    data = log((2, 3))
+    recital = Recital(replace(data, action=torch.arange(5.0).unsqueeze(-1)), torch.tensor([2, 0]))
+    assert [recital.act(torch.zeros(2, 1), None).flatten().tolist() for _ in range(3)] == [[2, 0], [3, 1], [4, 1]]
 
 
 def test_the_unit_of_gains_is_one_where_every_episode_earned_the_same() -> None:
@@ -151,7 +169,7 @@ def test_pieces_of_one_series_count_in_stretches() -> None:
         opinion = hear(table, policies, ["model"]).opinions["model"]
         found = (opinion.log.estimate, opinion.answers[CANDIDATE].estimate, opinion.gain(CANDIDATE))
         assert [estimate.effective_n for estimate in found] == [worth] * 3
-        assert opinion.log.estimate == spread_over(np.array([[2.0, 3.0, 4.0, 5.0]]), 0.9, Pieces.of(data))
+        assert opinion.log.estimate[:4] == spread_over(np.array([[2.0, 3.0, 4.0, 5.0]]), 0.9, Pieces.of(data))[:4]
         moved = {"cost": lambda obs, action, after: after[:, 0] - obs[:, 0], "level": 0.9, "seed": 0}
         cost = walk(policies[CANDIDATE], table.simulator, table.starts, None, **moved, pieces=table.pieces).cost
         assert cost.effective_n == worth
