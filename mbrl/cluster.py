@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
@@ -17,14 +18,16 @@ from mbrl.engines import Ended, Member, Run, run_member
 PATIENCE = 5.0  # seconds until an address that does not answer counts as unreachable
 JOINING = 60.0  # seconds until one that answers, and lets nobody join a cluster, counts as no Ray head
 HEAD = "HOST:PORT of a Ray head, as in 10.0.0.1:6379; leave it out to use this machine"
+TOKEN = "RAY_AUTH_TOKEN"  # the variable that a cluster which asks who joins is answered by
 JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 
 
 def on_ray(address: str | None, threads: int = 1) -> Run:
     """As tasks of a Ray cluster, each with as many cores as threads; without an address on this machine.
 
-    A member that computes on CUDA has as many GPUs to itself as its fits have devices. All of a cluster's machines have
-    to see the members' folders, MBRL_HOME and the data sets under the same paths, and have this package.
+    A member that computes on CUDA has as many GPUs to itself as its fits have devices; one whose accelerator is `auto`
+    does so where the cluster has any. All of a cluster's machines have to see the folder that the command is given in,
+    the members' folders, MBRL_HOME and the data sets under the same paths, and have this package.
 
     Raises:
         ValueError: Ray is not installed, or no Ray head answers at the address.
@@ -46,9 +49,9 @@ def on_ray(address: str | None, threads: int = 1) -> Run:
         try:
             machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             gpus = [gpus_of(member, threads, machines) for member in members]
-            task = ray.remote(num_cpus=threads, max_retries=0)(run_member)
+            task = ray.remote(num_cpus=threads, max_retries=0)(_run_there)
             running = {
-                task.options(num_gpus=count).remote(member, dict(told)): member
+                task.options(num_gpus=count).remote(member, dict(told), Path.cwd()): member
                 for member, count in zip(members, gpus, strict=True)
             }
             while running:
@@ -56,12 +59,21 @@ def on_ray(address: str | None, threads: int = 1) -> Run:
                 member = running.pop(done)
                 try:
                     yield ray.get(done)
+                except ray.exceptions.RayTaskError as error:
+                    yield Ended(member, {}, f"could not be begun on its machine: {error.cause}")
                 except ray.exceptions.RayError as error:
                     yield Ended(member, {}, f"its Ray worker died: {str(error).splitlines()[0]}", stopped=True)
         finally:
             ray.shutdown()
 
     return run
+
+
+def _run_there(member: Member, told: Mapping[str, str], folder: Path) -> Ended:
+    """The member on another machine, by the Python there, in the folder that the command was given in."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"it does not see {folder}, the folder that the command was given in")
+    return run_member(member._replace(command=(sys.executable, *member.command[1:])), told, folder=folder)
 
 
 def gpus_of(member: Member, threads: int, machines: Sequence[Mapping[str, float]]) -> int:
@@ -71,7 +83,8 @@ def gpus_of(member: Member, threads: int, machines: Sequence[Mapping[str, float]
         ValueError: no machine has as many, and as many cores, so that Ray would wait without an end.
     """
     settings = yaml.safe_load(member.path.read_text())
-    gpus: int = settings["fit"]["devices"] if settings["accelerator"] == "cuda" else 0
+    here = any(machine.get("GPU", 0) for machine in machines)
+    gpus: int = settings["fit"]["devices"] if settings["accelerator"] in ("cuda", "auto" if here else "cuda") else 0
     if not any(machine.get("CPU", 0) >= threads and machine.get("GPU", 0) >= gpus for machine in machines):
         cores, cards = (int(max((machine.get(k, 0) for machine in machines), default=0)) for k in ("CPU", "GPU"))
         raise ValueError(
@@ -100,7 +113,10 @@ def _reachable(address: str) -> None:
             f" {JOINING:.0f} s: expected {HEAD}"
         ) from error
     except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["it died without a word"])[-1]
+        lines = error.stderr.strip().splitlines() or ["it died without a word"]
+        last = next(
+            (line.strip() for line in reversed(lines) if TOKEN in line), lines[-1]
+        )  # Ray itself ends on another
         raise ValueError(
             f"ray_address is {address!r}, and its cluster cannot be joined ({last}): expected {HEAD}"
         ) from error

@@ -127,7 +127,8 @@ class Engine(NamedTuple):
             ValueError: as many at once do not fit into this machine's memory.
         """
         if self.here:
-            check_room("workers", min(self.workers, len(members)), RUN_BYTES, torch.device("cpu"), "a run")
+            left = sum(not member.result.exists() for member in members)
+            check_room("workers", min(self.workers, left), RUN_BYTES, torch.device("cpu"), "a run")
         told = {key: value for key, value in os.environ.items() if key.startswith(HANDED_ON)}
         told |= {"MBRL_HOME": str(files.home()), "MINARI_DATASETS_PATH": str(minari.home())}
         return self.run(members, told | {"OMP_NUM_THREADS": str(self.threads)}, self.workers)
@@ -159,17 +160,19 @@ def _wait_for(folder: Path, going: Going) -> None:
             return
 
 
-def run_member(member: Member, told: Mapping[str, str], going: Going | None = None) -> Ended:
-    """One `mbrl run`, in a process of its own, which goes on where an earlier one ended.
+def run_member(
+    member: Member, told: Mapping[str, str], going: Going | None = None, folder: Path | None = None
+) -> Ended:
+    """One `mbrl run`, in a process of its own in this folder, which goes on where an earlier one ended.
 
-    One that is just being stopped has a while to leave the folder.
+    One that is just being stopped has a while to leave the member's folder.
     """
     log, going = member.path.with_suffix(".log"), going or Going()
     _wait_for(member.folder, going)
     if going.stopped:
         return Ended(member, {}, "was not begun", stopped=True)
     with log.open("w") as out:
-        status = going.run([*member.command, str(member.path)], out, told)
+        status = going.run([*member.command, str(member.path)], out, told, folder)
     if status == 0 and member.result.exists():
         return Ended(member, json.loads(member.result.read_text()))
     last = " / ".join(log.read_text(errors="replace").strip().splitlines()[-LINES:])

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, final
 
 PATIENCE = 30.0  # seconds that it has to write its checkpoint when it is stopped
@@ -49,14 +50,16 @@ class Going:
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock, self.stopped = threading.Lock(), False
 
-    def run(self, command: Sequence[str], out: IO[str], told: Mapping[str, str]) -> int:
-        """Begin one, and wait: its exit status; that of an interruption where all have been stopped before."""
+    def run(self, command: Sequence[str], out: IO[str], told: Mapping[str, str], folder: Path | None = None) -> int:
+        """Begin one, in this folder if not in ours, and wait: its exit status; that of an interruption where all have
+        been stopped before.
+        """
         with self._lock:
             if self.stopped:
                 return INTERRUPTED
             environ = {**os.environ, **told}
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environ, start_new_session=True
+                command, cwd=folder, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environ, start_new_session=True
             )  # in which a Ctrl-C reaches it once, from here
             self._processes.add(process)
         try:

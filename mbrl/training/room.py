@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from mbrl.allocator import give_back
 from mbrl.core import Batch
 
 ASKED = 8192  # rows of a batch up to which nobody asks
@@ -37,6 +38,8 @@ def check_room(name: str, count: int, each: float, device: torch.device, thing: 
         ValueError: so it is; the message says how many do.
     """
     room = free(device)
+    if count * each > room and device.type == "cpu" and give_back():  # what earlier work has freed
+        room = free(device)
     if count * each > room:
         raise ValueError(
             f"{name} is {count:,}, and {thing} takes about {_told(each)} of memory, of which {device.type} has"
@@ -65,7 +68,8 @@ def row_taken(step: Callable[[int], object], whole: int = 1) -> float:
 def free(device: torch.device) -> float:
     """Bytes that are free on a GPU, or to this process on the machine; infinite where nobody says."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept by torch for itself
+        return torch.cuda.mem_get_info(device)[0] + unused
     return min(_of_machine(), _of_group())
 
 

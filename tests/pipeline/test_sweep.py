@@ -273,7 +273,7 @@ def test_members_are_told_where_state_and_data_are(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("accelerator", "threads", "gpus"),
-    [("cpu", 4, 0), ("cuda", 4, 2), ("cuda", 5, None), ("cpu", 9, None)],
+    [("cpu", 4, 0), ("cuda", 4, 2), ("auto", 4, 2), ("cuda", 5, None), ("auto", 5, None), ("cpu", 9, None)],
 )
 def test_what_no_machine_of_a_cluster_has_is_refused(
     accelerator: str, threads: int, gpus: int | None, tmp_path: Path
@@ -287,6 +287,25 @@ def test_what_no_machine_of_a_cluster_has_is_refused(
         return
     with pytest.raises(ValueError, match=rf"a needs a machine with {threads} core\(s\) and .* at most 8 and 2: lower"):
         cluster.gpus_of(member, threads, machines)
+
+
+def test_what_chooses_its_accelerator_asks_a_cluster_without_any_for_none(tmp_path: Path) -> None:
+    member = engines.Member("a", tmp_path / "a.yaml", ())
+    member.path.write_text(yaml.safe_dump({"accelerator": "auto", "fit": {"devices": 2}}))
+    assert cluster.gpus_of(member, 4, [{"CPU": 4.0}]) == 0
+
+
+def test_a_member_elsewhere_stands_where_the_command_was_given(tmp_path: Path) -> None:
+    """By the Python that is there, and with what lies in that folder, as a module of one's own."""
+    here = tmp_path / "project"
+    here.mkdir()
+    (here / "mine.py").write_text("ANSWER = 42\n")
+    told = "import json, mine, pathlib, sys; path = pathlib.Path(sys.argv[1]).with_suffix(''); path.mkdir();"
+    told += "(path / 'result.json').write_text(json.dumps({'answer': mine.ANSWER}))"
+    member = engines.Member("a", tmp_path / "a.yaml", ("/nowhere/python", "-c", told))
+    assert cluster._run_there(member, {}, here).answer == {"answer": 42}
+    with pytest.raises(FileNotFoundError, match=f"does not see {here / 'gone'}, the folder that the command was given"):
+        cluster._run_there(member, {}, here / "gone")
 
 
 def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
@@ -312,13 +331,21 @@ def test_an_address_where_no_ray_head_listens_is_refused_before_anything_is_writ
     assert not out.exists()
 
 
-def test_a_cluster_that_cannot_be_joined_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "JOIN", "raise RuntimeError('another version of Ray')")
+@pytest.mark.parametrize(
+    ("join", "reason"),
+    [
+        ("raise RuntimeError('another version of Ray')", "RuntimeError: another version of Ray"),
+        (
+            "import sys; sys.exit('No token: set RAY_AUTH_TOKEN\\nConnectionError: failed')",
+            "No token: set RAY_AUTH_TOKEN",
+        ),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_says_why(join: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "JOIN", join)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(
-            ValueError, match=r"cannot be joined \(RuntimeError: another version of Ray\): expected HOST"
-        ):
+        with pytest.raises(ValueError, match=rf"cannot be joined \({reason}\): expected HOST"):
             cluster.on_ray(address)

@@ -29,11 +29,20 @@ def made(name: str, **settings: object) -> Learner:
 
 def test_how_many_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "free", lambda _: 3 * 2**30)
+    monkeypatch.setattr(room, "give_back", lambda: False)
     room.check_room("workers", 3, 2**30, CPU, "a run")
     with pytest.raises(ValueError, match=r"^workers is 4, and a run takes about 1 GiB of memory, of which cpu has 3 "):
         room.check_room("workers", 4, 2**30, CPU, "a run")
     with pytest.raises(ValueError, match=r"is 2,000,000, and a row takes about 2 KiB .*: at most 1,572,864 fit"):
         room.check_room("batch_size", 2_000_000, 2048, CPU)
+
+
+def test_what_earlier_work_has_freed_is_given_back_before_anything_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [2**30, 2**31]
+    monkeypatch.setattr(room, "free", lambda _: left[0])
+    monkeypatch.setattr(room, "give_back", lambda: bool(left.pop(0)))
+    room.check_room("workers", 2, 2**30, CPU, "a run")
+    assert left == [2**31]
 
 
 def test_a_row_takes_twice_what_autograd_keeps_of_it() -> None:
