@@ -258,7 +258,7 @@ def told(evidence: Evidence) -> list[tuple[str, str]]:
         discount = "undiscounted" if view.gamma == 1 else f"discount {view.gamma:g}"
         for role, value in view.values.items():
             gain = f"; from the same starts the candidate gains {shown(view.gains[role])}" if role in view.gains else ""
-            lines.append((role, f"{shown(value)} by {kind}, {discount}{_recited(value)}{gain}"))
+            lines.append((role, f"{shown(value)} by {kind}, {discount}{recited(value.diagnostics)}{gain}"))
     if evidence.logged_cost is not None:
         lines.append((LOG, f"an episode costs {shown(evidence.logged_cost)}"))
     if evidence.cost is not None:
@@ -270,11 +270,11 @@ def told(evidence: Evidence) -> list[tuple[str, str]]:
     return [*lines, *((kind, f"no estimate: {reason}") for kind, reason in evidence.refused.items())]
 
 
-def _recited(value: Estimate) -> str:
-    """What a simulator pays the log's own actions, where that is more than they earned."""
-    if "recited" not in value.diagnostics:
+def recited(diagnostics: Mapping[str, Any]) -> str:
+    """What a simulator pays the log's own actions, where that is more than they earned; see `mbrl.evaluation.panel`."""
+    if "recited" not in diagnostics:
         return ""
-    return f", and {figure(value.diagnostics['recited'])} by its actions in that simulator, which is what counts"
+    return f"; its own actions earn {figure(diagnostics['recited'])} in that simulator, and gains are over that"
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mbrl import appraisal, environments, playing, selection
 from mbrl.appraisal import COMBINED, Case, Truth
-from mbrl.assessment import plain, shown, small
+from mbrl.assessment import plain, recited, shown, small
 from mbrl.evaluation.estimates import Estimate, bootstrap
 from mbrl.evaluation.evidence import acting
 from mbrl.evaluation.judging import Score
@@ -129,7 +129,7 @@ def _tell(answer: Mapping[str, Any], true: Mapping[float, Mapping[str, Estimate]
         for name, row in rows.items():
             value = Estimate(row["value"], row["low"], row["high"], row["effective_n"])
             truth = f"   true {shown(true[gamma][name])}" if name in true.get(gamma, {}) else ""
-            print(f"  {name:<28} {shown(value)}{truth}")
+            print(f"  {name:<28} {shown(value)}{truth}{recited(row['diagnostics'])}")
         for name, reason in refused.items():
             print(f"  {name:<28} no estimate: {reason}")
     for kind, other in answer["repeats"].items():

@@ -12,6 +12,7 @@ from mbrl.comparison import _clouds, _tell
 from mbrl.evaluation.estimates import Estimate
 from mbrl.evaluation.opinions import Answer, Opinion
 from mbrl.evaluation.panel import Heard
+from mbrl.report.dossier import stands
 
 
 def opinion(gamma: float, **values: float) -> Opinion:
@@ -89,6 +90,24 @@ def test_a_kind_that_one_run_refuses_hides_no_other_run(capsys: pytest.CaptureFi
     told = capsys.readouterr().out
     assert "mill-policy/1                12.0 [11.0, 13.0]" in told
     assert "fqe: no estimate" not in told
+
+
+def test_what_the_log_s_own_actions_earn_in_a_simulator_that_pays_more_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = opinion(1.0, v1=14.0)
+    earned = said.log.estimate._replace(diagnostics={"recited": 13.0})
+    opinions = {"model": said._replace(log=said.log._replace(estimate=earned)), "fqe": opinion(0.9, v1=12.0)}
+    _tell(table([case(["mill-policy/1"], opinions)], RULES), {})
+    told = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  log ")]
+    assert told == [
+        "10.0 [9.0, 11.0]; its own actions earn 13.0 in that simulator, and gains are over that",
+        "10.0 [9.0, 11.0]",
+    ]
+    model, critics = stands(opinions, {})
+    assert (model.reference, critics.reference) == (13.0, 10.0)
+    assert model.title.endswith("; dashed: the log's own actions there")
+    assert "dashed" not in critics.title
 
 
 def test_a_kind_that_all_leave_out_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:

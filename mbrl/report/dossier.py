@@ -77,7 +77,11 @@ def stands(opinions: Mapping[str, Opinion], true: Mapping[str, Estimate]) -> lis
         rows = intervals({name: answer.estimate for name, answer in named.items()})
         discount = "undiscounted" if opinion.gamma == 1 else f"discount {opinion.gamma:g}"
         title = f"{kind}: {KINDS[kind].about} ({2 * opinion.level - 1:.0%} intervals)"
-        panels.append(Stand(title, f"return, {discount}", rows, opinion.log.estimate.value, opinion.refused))
+        earned, about = opinion.log.estimate.value, opinion.log.estimate.diagnostics
+        if "recited" in about:
+            title += "; dashed: the log's own actions there"
+        reference = about.get("recited", earned)
+        panels.append(Stand(title, f"return, {discount}", rows, reference, opinion.refused))
     if true:
         panels.append(Stand("in the true environment", "return, undiscounted", intervals(true)))
     return panels
