@@ -126,10 +126,8 @@ class Shell(pl.LightningModule):
             return remembered_loss(self.dynamics, batch).sum()
         loss = self.dynamics.loss(batch.rows).sum()
         if batch.runs is not None:
-            loss = (
-                loss
-                + self.settings.multistep_weight * self.lookahead.loss(self.dynamics, batch.runs, self.processes).sum()
-            )
+            ahead = self.lookahead.loss(self.dynamics, batch.runs, self.processes).sum()
+            loss = loss + self.settings.multistep_weight * ahead
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
