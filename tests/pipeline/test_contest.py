@@ -46,7 +46,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     one = threading.Lock()  # of the threads that begin and join processes
 
-    def run(_: Going, command: Sequence[str], out: IO[str], told: Mapping[str, str]) -> int:
+    def run(_: Going, command: Sequence[str], out: IO[str], told: Mapping[str, str], folder: Path | None = None) -> int:
+        assert folder is None  # on this machine
         begun = list(command[len(engines.RUN) - 2 :])
         with one:
             process = forked(pipeline_toys.quick, begun, output=Path(out.name), environ={**os.environ, **told})
