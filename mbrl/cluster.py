@@ -83,8 +83,9 @@ def gpus_of(member: Member, threads: int, machines: Sequence[Mapping[str, float]
         ValueError: no machine has as many, and as many cores, so that Ray would wait without an end.
     """
     settings = yaml.safe_load(member.path.read_text())
-    here = any(machine.get("GPU", 0) for machine in machines)
-    gpus: int = settings["fit"]["devices"] if settings["accelerator"] in ("cuda", "auto" if here else "cuda") else 0
+    there = any(machine.get("GPU", 0) for machine in machines)
+    on_gpu = settings["accelerator"] == "cuda" or (settings["accelerator"] == "auto" and there)
+    gpus: int = settings["fit"]["devices"] if on_gpu else 0
     if not any(machine.get("CPU", 0) >= threads and machine.get("GPU", 0) >= gpus for machine in machines):
         cores, cards = (int(max((machine.get(k, 0) for machine in machines), default=0)) for k in ("CPU", "GPU"))
         raise ValueError(
@@ -114,9 +115,8 @@ def _reachable(address: str) -> None:
         ) from error
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines() or ["it died without a word"]
-        last = next(
-            (line.strip() for line in reversed(lines) if TOKEN in line), lines[-1]
-        )  # Ray itself ends on another
+        asking = [line.strip() for line in lines if TOKEN in line]  # which Ray itself does not end on
+        last = (asking or lines)[-1]
         raise ValueError(
             f"ray_address is {address!r}, and its cluster cannot be joined ({last}): expected {HEAD}"
         ) from error
