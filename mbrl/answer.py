@@ -17,6 +17,7 @@ def answer(
     own: Rehearsed | None,
     found: Findings,
     made: Mapping[str, Mapping[str, Any]],
+    lost: Mapping[str, str],
     simulated: Mapping[str, Estimate],
     true: Mapping[str, Estimate],
     champion: str | None,
@@ -29,6 +30,7 @@ def answer(
         own: the simulator that was rehearsed in, if there is one.
         found: what was seen of the candidates.
         made: by candidate: its version, its updates, and whether it was rehearsed.
+        lost: the candidates that there are no policies of, and why.
         simulated: values in `own`, undiscounted.
         true: returns in the true environment, where one was named.
         champion: the version that reigns afterwards.
@@ -62,6 +64,7 @@ def answer(
         "own_simulator": plain(simulated),
         "true_environment": plain(true),
         "candidates": rows,
+        "left_out": dict(lost),
         "chosen": chosen,
         "updates": rows[chosen]["updates"],
         "seconds": seconds_of(desk),

@@ -23,7 +23,7 @@ from mbrl.evaluation.estimates import Estimate
 from mbrl.limits import check_seeds
 from mbrl.making import check_names
 from mbrl.report.console import tell
-from mbrl.standings import Arena, Contest, Score, scores_of, told
+from mbrl.standings import Arena, Contest, Score, left_out, scores_of, told
 
 LONGEST = 100  # characters of a folder's name
 REHEARSAL = re.compile(r"--rehearsal\.(?!updates=)")  # settings that candidates have their own of
@@ -142,9 +142,10 @@ def hold(asked: Contest, engine: Engine) -> dict[str, Any]:
     for cell in cells:
         one, arena = ended[cell.member.name], cell.arena
         if one.failure is not None:
-            why, known = f"{cell.member.name} {one.failure}", failed[arena.name]
-            known |= {name: f"{known[name]}; {why}" if name in known else why for name in cell.learners}
+            _add(failed[arena.name], dict.fromkeys(cell.learners, f"{cell.member.name} {one.failure}"))
             continue
+        without = left_out(one.answer, cell.learners)
+        _add(failed[arena.name], {name: f"{cell.member.name}: {why}" for name, why in without.items()})
         logged[arena.name] = Estimate(**one.answer["logged_return"])
         first = (arena.name, cell.seed) not in cloned
         for name, score in scores_of(one.answer, cell.learners, arena, cell.seed, first):
@@ -152,6 +153,10 @@ def hold(asked: Contest, engine: Engine) -> dict[str, Any]:
         cloned.add((arena.name, cell.seed))
     died = lost([ended[cell.member.name] for cell in cells])
     return told(asked, scores, logged, failed) | ({"error": complaint(died, len(cells))} if died else {})
+
+
+def _add(known: dict[str, str], reasons: Mapping[str, str]) -> None:
+    known |= {name: f"{known[name]}; {why}" if name in known else why for name, why in reasons.items()}
 
 
 def _held(cells: Sequence[Cell], engine: Engine) -> tuple[list[Cell], dict[str, Ended]]:

@@ -146,10 +146,7 @@ class Pipeline:
             own = worlds.own(model, desk) if rehearsing else None
             crew.begin(*(one.stage for name, one in makings.items() if name in rehearsing))
             cloned = self._fit("baseline", cloning, log, None, desk, self.seed, real_ratio=1.0, **vars(self.imitation))
-            reports = {}
-            for name, learner in learners.items():
-                crew.wait(makings[name].stage)
-                reports[name] = self._improve(makings[name], learner, log, own, desk)
+            reports, lost = self._reports(learners, log, own, crew, desk)
             crew.wait("judge")
             seen = worlds.second(cloned.policy, desk)
         entrants, rows = {}, {}
@@ -178,7 +175,7 @@ class Pipeline:
             champion = assessment.promote(found, entrants, desk.record)  # last: a failure before leaves the alias alone
         desk.folder.remember(evidence_seconds=time.perf_counter() - weighing)
         tell_time(desk)
-        return answer(data, own, found, rows, simulated, true, champion, desk)
+        return answer(data, own, found, rows, lost, simulated, true, champion, desk)
 
     # ------------------------------------------------------------------ what can be refused before any work
 
@@ -225,6 +222,28 @@ class Pipeline:
         record.input(LoggedData(data), "training")
         word = "resumed in" if record.resumed else "folder"
         tell(word, f"{folder.path}   (should this end early: {folder.again})")
+
+    def _reports(
+        self, learners: Mapping[str, Learner], log: Log, own: Rehearsed | None, crew: Crew, desk: Desk
+    ) -> tuple[dict[str, PolicyReport], dict[str, str]]:
+        """What the candidates have become; and why, of those that diverged: the others go on without them.
+
+        Raises:
+            FloatingPointError: all of them did.
+        """
+        reports, lost = dict[str, PolicyReport](), dict[str, str]()
+        for name, learner in learners.items():
+            making = self.makings[name]
+            crew.wait(making.stage)
+            try:
+                reports[name] = self._improve(making, learner, log, own, desk)
+            except FloatingPointError as error:
+                if len(lost) + 1 == len(learners):
+                    raise
+                lost[name] = str(error)
+                tell(name, f"left out: {error}")
+        desk.record.tags({f"mbrl.left_out.{name}": why for name, why in lost.items()})
+        return reports, lost
 
     def _improve(self, one: Making, learner: Learner, log: Log, own: Rehearsed | None, desk: Desk) -> PolicyReport:
         """Rehearse one candidate."""

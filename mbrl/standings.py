@@ -63,7 +63,8 @@ def scores_of(
     """Of the learners of a run; of the first run of a log and a seed also that of behaviour cloning."""
     rows, seconds = answer["candidates"], answer["seconds"]
     fit = seconds.get("simulator", 0.0)
-    shared = set(members) == set(rows)  # else they are one configuration's own: its score is that of the chosen one
+    each = {*rows, *left_out(answer, members)}
+    shared = set(members) == each  # else they are one configuration's own: its score is that of the chosen one
     for name, row in rows.items() if shared else [(members[0], rows[answer["chosen"]])]:
         measured = row["true_return"] if arena.env else row["gain_in_spreads"]
         value = Estimate(**measured) if measured else NOTHING
@@ -73,6 +74,11 @@ def scores_of(
         yield name, Score(value, row["verdict"], took + simulated, seed)
     if first and arena.env:
         yield CLONING, Score(Estimate(**answer["true_environment"][CLONING]), "", seconds["baseline"], seed)
+
+
+def left_out(answer: Mapping[str, Any], members: Sequence[str]) -> dict[str, str]:
+    """The learners of a run that it went on without, and why."""
+    return {name: why for name, why in answer.get("left_out", {}).items() if name in members}
 
 
 def told(

@@ -177,6 +177,21 @@ def test_without_a_learner_that_rehearses_there_is_a_judge_and_no_other_simulato
     assert json.loads((Path(answer["folder"]) / "result.json").read_text())["chosen"] == "imitation"
 
 
+@pytest.mark.usefixtures("sketched")
+def test_a_candidate_that_diverges_is_left_out(tmp_path: Path) -> None:
+    wild = {"learner": {**BC, "init_args": {"lr": 1e30}}, "rehearsal": {"updates": 30}}
+    alone = config(tmp_path, {"wild": wild, "wilder": wild})
+    status, answer, told = spoken(alone)
+    assert (status, "wild               left out: " in told) == (1, True)
+    assert "the learning diverged" in answer["error"]
+    status, answer, told = spoken(config(tmp_path, {"wild": wild, "imitation": SEVERAL["imitation"]}))
+    assert (status, set(answer["candidates"]), answer["chosen"]) == (0, {"imitation"}, "imitation")
+    assert set(answer["left_out"]) == {"wild"}
+    assert f"wild               left out: {answer['left_out']['wild']}" in told
+    tags = MlflowClient(store.connect()).get_run(answer["run_id"]).data.tags
+    assert tags["mbrl.left_out.wild"] == answer["left_out"]["wild"]
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [

@@ -19,8 +19,8 @@ from mbrl import engines
 from mbrl.following import Going
 from mbrl.registry.rules import PACKAGED
 
-# In the place of `mbrl run`: learners whose learning rate is beyond 1 diverge, and take what is learned with them.
-DIVERGING = """
+# In the place of `mbrl run`: learners whose learning rate is beyond 1 fall, and take what is learned with them.
+FALLING = """
 import json, sys
 from pathlib import Path
 import yaml
@@ -31,7 +31,7 @@ result.parent.mkdir(exist_ok=True)
 if result.exists():
     sys.exit(print("nothing is repeated"))
 if any(one["learner"]["init_args"].get("lr", 0) > 1 for one in settings["candidates"].values()):
-    sys.exit("FloatingPointError: loss is nan")
+    sys.exit("RuntimeError: out of memory")
 value = {"value": 3.0, "low": 1.0, "high": 5.0, "effective_n": 2, "diagnostics": {}}
 row = {"true_return": value, "verdict": "promote", "rehearsed": False}
 seconds = {"baseline": 1.0, **{f"policy-{name}": 1.0 for name in settings["candidates"]}}
@@ -124,8 +124,8 @@ def test_learners_that_are_not_together_have_runs_of_their_own(tmp_path: Path, m
     assert not (tmp_path / "out" / "toy-pendulum-0-2.yaml").exists()
 
 
-def test_a_learner_that_diverges_leaves_those_of_its_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "RUN", (sys.executable, "-c", DIVERGING))
+def test_a_learner_that_falls_leaves_those_of_its_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "RUN", (sys.executable, "-c", FALLING))
     good = learner(tmp_path, "good", "policies.BC")
     command = ["compare", "--data", "toy/pendulum-v0", "--env", "Pendulum-v1", "--seeds", "[0]", "--episodes", "2"]
     command += ["--learners", f"{learner(tmp_path, 'wild', 'policies.BC', lr=1e300)},{good}"]
@@ -133,7 +133,7 @@ def test_a_learner_that_diverges_leaves_those_of_its_run_alone(tmp_path: Path, m
     status, answer, told = spoken([*command, "--folder", str(out)])
     assert (status, list(answer["failed"]["toy-pendulum"])) == (1, ["wild"])
     assert answer["failed"]["toy-pendulum"]["wild"].startswith("toy-pendulum-0-0-wild ended with status 1; its log")
-    assert "FloatingPointError" in answer["failed"]["toy-pendulum"]["wild"]
+    assert "out of memory" in answer["failed"]["toy-pendulum"]["wild"]
     assert answer["error"].startswith("1 of 2 runs failed; ")
     assert "its learners have runs of their own: toy-pendulum-0-0-wild, toy-pendulum-0-0-good" in told
     scores = answer["scores"]["toy-pendulum"]
@@ -147,6 +147,18 @@ def test_a_learner_that_diverges_leaves_those_of_its_run_alone(tmp_path: Path, m
     assert "nothing is repeated" in (out / "toy-pendulum-0-0-good.log").read_text()
     assert (out / "toy-pendulum-0-0.log").read_text() == shared  # the run of both was not tried again
     assert set(again["scores"]["toy-pendulum"]) == {"wild", "good", "behaviour cloning"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_learner_that_diverges_has_no_row_and_is_named(tmp_path: Path) -> None:
+    both = learner(tmp_path, "wild", "policies.BC", lr=1e30), learner(tmp_path, "good", "policies.BC")
+    command = ["compare", "--data", "toy/pendulum-v0", "--learners", ",".join(both), "--seeds", "[0]"]
+    status, answer, told = spoken([*command, "--folder", str(tmp_path / "out")])
+    assert (status, "error" in answer, set(answer["scores"]["toy-pendulum"])) == (0, False, {"good"})
+    why = answer["failed"]["toy-pendulum"]["wild"]
+    assert why.startswith("toy-pendulum-0-0: ")
+    assert "the learning diverged" in why
+    assert f"wild on toy-pendulum: {why}" in told
 
 
 @pytest.mark.usefixtures("quick")
