@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
 from mbrl.core import Batch, Learner, Policy, World, generator
 from mbrl.data.source import Source, Whole
-from mbrl.precision import settled
+from mbrl.precision import Precision, settled
 from mbrl.simulator.simulator import Simulator
 from mbrl.training.averaging import Average
 from mbrl.training.buffer import Ring
@@ -121,32 +123,23 @@ def fit_policy(
     source = real if isinstance(real, Source) else Whole(real, ends=ends)
     check(learner, worldless, counts, real_ratio, best, precision, source.rows)
     pessimism = pessimistic(simulator if imagines else None, penalty, halt, halt_cost)
+    rollout = pessimism | {"horizon": horizon}
     kept = read(checkpoint)
     arithmetic = settled(kept["settings"]["precision"] if kept and precision == "auto" else precision, accelerator)
-    with quiet():
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=arithmetic)
-    device = fabric.device
+    fabric = _fabric(accelerator, arithmetic)
+    device, crowd = fabric.device, learner.members
     learner.to(device)
     real_rows = round(batch_size * real_ratio) if imagines else batch_size
-    replayed = used is not None and bool(used.spec.exogenous or used.dynamics.memory)
     begun = rollout_starts / rollout_every if imagines else 0.0
-    crowd = learner.members
-    logged = Logged(source, learner, best, crowd * real_rows, crowd * begun, replayed, device)
-    logged.reach(0)
+    logged = _logged(learner, source, used, best, real_rows, begun, device)
     world = _entered(learner, used, logged)
-    rollout = pessimism | {"horizon": horizon}
-    if crowd > 1:
-        ahead = rollout_starts * horizon * keep_rollouts * row_bytes(logged.real) if imagines else 0.0
-        check_room("seeds", crowd, weight_bytes(learner) / crowd + ahead, device, "one of them")
+    row = row_bytes(logged.real) if imagines else 0.0
+    _check_crowd(crowd, learner, row, counts, device)
     if crowd * batch_size > ASKED:
         check_batch(learner, world, logged, batch_size, real_rows, fabric.autocast, rollout)
-    capacity = check_ring(crowd, counts, row_bytes(logged.real), device) if imagines else crowd
-    ring = Ring(learner.spec, capacity, device, crowd)
+    ring = Ring(learner.spec, check_ring(crowd, counts, row, device) if imagines else crowd, device, crowd)
     rngs = {name: generator(seed, f"{label}/{name}", device) for name in STREAMS}
-    begins, past = averaged or (learner.policy, 0)
-    mean = None if average is None else Average(begins, average, past)
-    if mean is not None:
-        mean.module.to(device)
+    mean = None if average is None else _average(average, *(averaged or (learner.policy, 0)), device)
     settings: dict[str, Any] = {k: v for k, v in counts.items() if k not in PASSING}
     settings |= {"seed": seed, "real_ratio": real_ratio, "best": best, **pessimism, "precision": arithmetic}
     settings |= {"average": average, "label": label, "rows": source.rows, "groups": logged.groups}
@@ -154,12 +147,11 @@ def fit_policy(
     first = state.restore(kept, updates)
     del kept  # as large as the ring
     graphs = recorder(device, rngs.values(), learner.optimizers.values()) if capture else None
-    steps = Steps(learner, world, rngs, fabric.autocast, graphs, **rollout)
     loop = Loop(
         learner,
         logged,
         ring,
-        steps,
+        Steps(learner, world, rngs, fabric.autocast, graphs, **rollout),
         rngs,
         mean,
         state,
@@ -200,8 +192,7 @@ def check_memory(
     size, ratio, precision = settings["batch_size"], settings["real_ratio"], settings.get("precision", "32-true")
     best = settings.get("best", 1.0)
     check(learner, False, {"batch_size": size}, ratio, best, precision, few.rows)
-    with quiet():
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=settled(precision, accelerator))
+    fabric = _fabric(accelerator, settled(precision, accelerator))
     imagining = simulator if learner.imagines and ratio < 1 else None
     if imagining is not None:
         check_ring(learner.members, settings, row_bytes(few.whole().rows), fabric.device)
@@ -215,6 +206,40 @@ def check_memory(
     rollout = pessimistic(imagining, *(settings.get(name) for name in ("penalty", "halt", "halt_cost")))
     real_rows = size if imagining is None else round(size * ratio)
     check_batch(learner, world, logged, size, real_rows, fabric.autocast, rollout | {"horizon": 1})
+
+
+def _fabric(accelerator: str, precision: Precision) -> Fabric:
+    with quiet():
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+
+
+def _logged(
+    learner: Learner,
+    source: Source,
+    used: Simulator | None,
+    best: float,
+    real_rows: int,
+    begun: float,
+    device: torch.device,
+) -> Logged:
+    """The logged rows as they are first drawn from, for all members; `begun` rollouts an update begin from them."""
+    replayed = used is not None and bool(used.spec.exogenous or used.dynamics.memory)
+    logged = Logged(source, learner, best, learner.members * real_rows, learner.members * begun, replayed, device)
+    logged.reach(0)
+    return logged
+
+
+def _check_crowd(crowd: int, learner: Learner, row: float, counts: Mapping[str, int], device: torch.device) -> None:
+    """Refuse members of a population, and rings of `counts` rows for them, that do not fit into memory."""
+    if crowd > 1:
+        ahead = math.prod(counts[name] for name in ("rollout_starts", "horizon", "keep_rollouts")) * row
+        check_room("seeds", crowd, weight_bytes(learner) / crowd + ahead, device, "one of them")
+
+
+def _average(updates: int, begins: Policy, past: int, device: torch.device) -> Average:
+    mean = Average(begins, updates, past)
+    mean.module.to(device)
+    return mean
 
 
 def _entered(learner: Learner, used: Simulator | None, logged: Logged) -> World | None:
