@@ -16,6 +16,7 @@ from tqdm import tqdm
 from mbrl.data import minari
 from mbrl.data.clock import resampled, uneven
 from mbrl.data.columns import Plan, measurements, rows, survey
+from mbrl.data.dataset import TransitionDataset
 from mbrl.data.declared import about, rule_of, schema_of, spaces
 from mbrl.data.episodes import Rows, cut, limited, pieces, to_episode
 from mbrl.data.faults import fault, outside
@@ -85,9 +86,9 @@ def import_log(
     drop, lenient = schema is not None and env is None and not columns.keep_constant, on_bad_rows != "error"
     plan = survey(files, columns, drop, lenient)
     for notice in measurements(plan.schema):
-        print(f"import: {notice}", file=sys.stderr)
+        _notice(notice)
     for channel, value in plan.constant.items():
-        print(f"import: {channel!r} is {value} in every row and is dropped", file=sys.stderr)
+        _notice(f"{channel!r} is {value} in every row and is dropped")
     chunks = rows(files, plan)
     first = next(chunks, None)
     if first is None:
@@ -95,7 +96,7 @@ def import_log(
     log = _Log(files, plan, spaces(files, plan, first, env), rule_of(columns))
     if env is not None and first.given:
         told = ", ".join(first.columns["obs"])
-        print(f"import: the observation of {env} has to be {told}, in this order: exogenous last", file=sys.stderr)
+        _notice(f"the observation of {env} has to be {told}, in this order: exogenous last")
     tally = Tally(period=columns.period)
     episodes = _episodes(log, _shown(chain([first], chunks), files.rows), on_bad_rows, tally)
     name = files.parts[0].path.name if len(files.parts) == 1 else f"{len(files.parts)} files"
@@ -108,19 +109,32 @@ def import_log(
     except ValueError:
         minari.remove(id)  # what cannot be used must not keep the id
         raise
+    _tell_odd_ends(tally)
+    return _imported(made, files, plan, tally, data) | {"seconds": time.monotonic() - begin}
+
+
+def _notice(text: str) -> None:
+    print(f"import: {text}", file=sys.stderr)
+
+
+def _tell_odd_ends(tally: Tally) -> None:
+    """What ends and files say that is seldom meant."""
     if stuck := tally.latched if tally.longest > 1 else 0:
         told = "a row that ends the world comes right after another one, and ends an episode of its own or nothing"
-        print(f"import: {stuck} times {told}: of a flag that stays set, flag the first row alone", file=sys.stderr)
+        _notice(f"{stuck} times {told}: of a flag that stays set, flag the first row alone")
     if tally.backward and tally.cut:
         told = "a file begins before the one before it ends, and so counts as another series"
-        print(f"import: {tally.backward} times {told}: name files of one plant in the order of time", file=sys.stderr)
+        _notice(f"{tally.backward} times {told}: name files of one plant in the order of time")
     if tally.lone > stuck:
         told = "a terminal row stands alone between two gaps in time, and ends nothing"
-        alone = tally.lone - stuck
-        print(f"import: {alone} times {told}: raise max_gap to have it end the rows before it", file=sys.stderr)
+        _notice(f"{tally.lone - stuck} times {told}: raise max_gap to have it end the rows before it")
+
+
+def _imported(path: Path, files: LogFiles, plan: Plan, tally: Tally, data: TransitionDataset) -> dict[str, Any]:
+    """What `import_log` returns, but for the seconds."""
     return {
-        "id": id,
-        "path": str(made),
+        "id": data.id,
+        "path": str(path),
         "files": files.counted(),
         "episodes": data.episodes,
         "rows": len(data),
@@ -140,7 +154,6 @@ def import_log(
         "constant": plan.constant,
         "exogenous": [data.channels[k] for k in data.exogenous],
         "fingerprint": data.fingerprint,
-        "seconds": time.monotonic() - begin,
     }
 
 
@@ -192,7 +205,7 @@ def _episodes(
     if not tally.rows:
         raise ValueError(f"{files}: {tally.nothing_left(schema)}")
     if notice := tally.unpaid.notice(schema):
-        print(f"import: {notice}", file=sys.stderr)
+        _notice(notice)
 
 
 def _filling(schema: Schema, logged: Rows) -> str:
