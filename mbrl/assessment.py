@@ -271,10 +271,10 @@ def told(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def recited(diagnostics: Mapping[str, Any]) -> str:
-    """What a simulator pays the log's own actions, where that is more than they earned; see `mbrl.evaluation.panel`."""
+    """What a kind makes of the log's actions, where that is more than they earned; see `mbrl.evaluation.reference`."""
     if "recited" not in diagnostics:
         return ""
-    return f"; its own actions earn {figure(diagnostics['recited'])} in that simulator, and gains are over that"
+    return f"; it makes {figure(diagnostics['recited'])} of the log's own actions, and gains are over that"
 
 
 def plain(value: Any) -> Any:

@@ -101,12 +101,12 @@ def test_what_the_log_s_own_actions_earn_in_a_simulator_that_pays_more_is_told(
     _tell(table([case(["mill-policy/1"], opinions)], RULES), {})
     told = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  log ")]
     assert told == [
-        "10.0 [9.0, 11.0]; its own actions earn 13.0 in that simulator, and gains are over that",
+        "10.0 [9.0, 11.0]; it makes 13.0 of the log's own actions, and gains are over that",
         "10.0 [9.0, 11.0]",
     ]
     model, critics = stands(opinions, {})
     assert (model.reference, critics.reference) == (13.0, 10.0)
-    assert model.title.endswith("; dashed: the log's own actions there")
+    assert model.title.endswith("; dashed: what it makes of the log's own actions")
     assert "dashed" not in critics.title
 
 

@@ -7,31 +7,22 @@ Q values from there on. fqe: fitted Q values alone. The others weigh logged epis
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from mbrl.allocator import give_back
 from mbrl.core import Policy
-from mbrl.data.series import Pieces
+from mbrl.evaluation import answers, reference
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.combining import Combination, combine
 from mbrl.evaluation.doubly_robust import doubly_robust, magic
 from mbrl.evaluation.estimates import Estimate, Refused
-from mbrl.evaluation.importance import importance_sampling
-from mbrl.evaluation.marginal import marginal_value
-from mbrl.evaluation.modelbased import Recital, rolled, truncated_values
 from mbrl.evaluation.opinions import Answer, Opinion
-from mbrl.evaluation.ratios import CLIP, Ratios, Weights
 from mbrl.evaluation.trajectories import check_acts_on
-from mbrl.evaluation.twoway import spread_over
-from mbrl.simulator.rollout import Played
-from mbrl.simulator.simulator import Simulator
 
 FULL = "model"  # the kind whose values are undiscounted returns of whole simulated episodes
 MIXED, CRITIC = "model+fqe", "fqe"
@@ -127,18 +118,18 @@ def check_kinds(kinds: Sequence[str]) -> None:
 def _opinion(
     bench: Bench, policies: Mapping[str, Policy], called: str, told: Callable[[str, str], None] | None
 ) -> Opinion:
-    answers, refused, kind = {}, {}, KINDS[called]
+    found, refused, kind = {}, {}, KINDS[called]
     log = kind.log(bench)
     for name, policy in policies.items():
         if told is not None:
             told(name, f"is judged by {called}")
         try:
-            answers[name] = kind.answer(bench, policy)
+            found[name] = kind.answer(bench, policy)
         except Refused as reason:
             refused[name] = str(reason)
         give_back()  # of many policies' rollouts and fits
     gamma = bench.gamma if kind.discounted else 1.0
-    return Opinion(gamma, spread(bench.returns(gamma)), bench.level, log, answers, refused, bench.pieces)
+    return Opinion(gamma, spread(bench.returns(gamma)), bench.level, log, found, refused, bench.pieces)
 
 
 def spread(returns: Tensor) -> float:
@@ -147,188 +138,46 @@ def spread(returns: Tensor) -> float:
     return deviation if deviation > ROUNDING * float(returns.abs().max()) else 1.0
 
 
-def _sampled(values: Tensor, bench: Bench) -> Answer:
-    """Of [E, S] values by member and start state of the bench."""
-    sample = values.double().numpy(force=True)
-    return Answer(spread_over(sample, bench.level, bench.pieces), sample)
-
-
-# ---------------------------------------------------------------------- in the second simulator
-
-
-def _worlds(bench: Bench) -> list[Simulator]:
-    """One for each elite member, which then takes every step: its error stays its own from start to end."""
-    if bench.simulator is None:
-        raise Refused("there is no second simulator")
-    worlds = []
-    for member in bench.simulator.dynamics.elites:
-        world, dynamics = bench.simulator.plain(), copy.copy(bench.simulator.dynamics)
-        dynamics._buffers = {**dynamics._buffers, "elites": member.view(1)}
-        world._modules = {**world._modules, "dynamics": dynamics}
-        worlds.append(world)
-    return worlds
-
-
-def _rollouts(bench: Bench, policy: Policy, horizon: int | None) -> list[Played]:
-    """By member, of whole episodes or up to the horizon; all policies meet the same noise."""
-    return [rolled(policy, world, bench.starts, bench.seed, horizon, whole=False) for world in _worlds(bench)]
-
-
-def _model(bench: Bench, policy: Policy) -> Answer:
-    episodes = _rollouts(bench, policy, None)
-    return _sampled(torch.stack([played.returns(bench.starts.limit, 1.0) for played in episodes]), bench)
-
-
-def _model_and_critic(bench: Bench, policy: Policy) -> Answer:
-    """`mbrl.evaluation.modelbased.truncated_value` with a row for each member of the model, and its share of critics.
-
-    Critics that go on from the same member's rollouts share its error, and so are no draws of their own. Of a single
-    member no spread is known: the critics' is taken, and the diagnostics count one member.
-    """
-    critic = bench.critic(policy)
-    critic.check()  # before any rollout
-    trusted = None if bench.simulator is None else bench.simulator.trusted_horizon
-    if trusted is None:
-        raise Refused("no card says for how many steps the second simulator is trusted")
-    values = [truncated_values(begun, critic) for begun in _rollouts(bench, policy, trusted)]
-    shared = [_shared(own.T, bench) for own in values]
-    rows = [shared[k % len(values)][k] for k in range(len(shared[0]))]
-    found = _sampled(torch.stack(rows), bench)
-    if len(values) > 1:
-        return found
-    estimate = found.estimate
-    return found._replace(estimate=estimate._replace(diagnostics={**estimate.diagnostics, "members": 1}))
-
-
-def _shared(values: Tensor, bench: Bench) -> Tensor:
-    """Values [M, ...] by critic as means of the share of each member of the model; their own of one or of none."""
-    members = 1 if bench.simulator is None else len(bench.simulator.dynamics.elites)
-    count = min(members, len(values)) if members > 1 else len(values)
-    return torch.stack([values[k::count].mean(0) for k in range(count)])
-
-
-# ---------------------------------------------------------------------- from logged rows
-
-
-def _critic(bench: Bench, policy: Policy) -> Answer:
-    critic = bench.critic(policy)
-    critic.check()
-    return _sampled(critic.v(bench.starts.obs), bench)
-
-
-def _weights(bench: Bench, policy: Policy, unbiased: bool) -> Weights:
-    """Clipped; but not those of an `unbiased` estimator whose ratios are exact, which clipping would move."""
-    seen = bench.seen()
-    behaviour = bench.behaviour() if seen.propensity is None else None
-    clip = None if unbiased and behaviour is None else CLIP
-    return Weights.of(Ratios.of(policy, seen, behaviour), seen, clip)
-
-
-def _weighed(name: Any, bench: Bench, policy: Policy) -> Answer:
-    weights = _weights(bench, policy, name in ("IS", "PDIS"))
-    return Answer(importance_sampling(name, weights, bench.seen(), bench.gamma, level=bench.coverage, seed=bench.seed))
-
-
-def _corrected(estimator: Callable[..., Estimate], bench: Bench, policy: Policy) -> Answer:
-    weights, seen = _weights(bench, policy, False), bench.seen()
-    values = bench.critic(policy).cross_fitted(seen, bench.episodes)
-    return Answer(estimator(weights, seen, bench.gamma, values.q, values.v, level=bench.coverage, seed=bench.seed))
-
-
-def _marginal(bench: Bench, policy: Policy | None) -> Answer:
-    level, seed = bench.coverage, bench.seed
-    return Answer(marginal_value(bench.data, bench.episodes, policy, gamma=bench.gamma, level=level, seed=seed))
-
-
-# ---------------------------------------------------------------------- the log, like for like
-
-
-def _logged(gamma: float | None, bench: Bench) -> Answer:
-    """Returns of the logged episodes, by the start states that they began from; None for the bench's discount."""
-    return _earned(bench, bench.returns(bench.gamma if gamma is None else gamma).unsqueeze(0))
-
-
-def _earned(bench: Bench, returns: Tensor) -> Answer:
-    """Of the returns [E, n] of all logged episodes, by member: their mean, and those of the bench's start states."""
-    whole = spread_over(returns.numpy(force=True), bench.level, Pieces.of(bench.data))
-    return Answer(whole, returns[:, bench.data.episode[bench.starts.rows]].numpy(force=True))
-
-
-def _simulated(bench: Bench) -> Answer:
-    """Returns of the logged episodes, and what each member of the second simulator pays their own actions beyond that.
-
-    A simulator that pays the log more than the plant did pays everybody more, and that is no gain of a policy. Less
-    says nothing: where a plant has to be held in balance, actions that answer to nothing lose it.
-    """
-    answer, starts, data = _logged(1.0, bench), bench.starts, bench.data
-    if bench.simulator is None:
-        return answer
-    lengths = data.lengths[data.episode[starts.rows]]
-    whole = starts._replace(limit=lengths)
-    recited = [rolled(Recital(data, starts.rows), world, whole, bench.seed) for world in _worlds(bench)]
-    means = torch.stack([played.returns(lengths, 1.0).mean() for played in recited]).numpy(force=True)
-    assert answer.sample is not None
-    beyond = means - answer.sample.mean()
-    if not beyond.mean() > 0:
-        return answer
-    about = {**answer.estimate.diagnostics, "recited": float(means.mean())}
-    return Answer(answer.estimate._replace(diagnostics=about), answer.sample + beyond[:, None])
-
-
-def _continued(bench: Bench) -> Answer:
-    """The same and, where an episode was cut, what the log's own policy would have earned from its last row on.
-
-    By each share of the critics, so that what they do not know of it counts, and is paired with what they do not know
-    of a policy.
-    """
-    data, critic = bench.data, bench.critic(None)
-    critic.check()
-    last = data.first + data.lengths - 1
-    with torch.no_grad():
-        ahead = _shared(critic.q(data.obs[last], data.action[last]), bench).double()
-    steps = (data.lengths - 1).double()
-    tail = bench.gamma**steps * (ahead - data.reward[last].double())
-    return _earned(bench, bench.returns(bench.gamma) + tail.where(~data.terminated[last], 0.0))
-
-
-def _fitted(bench: Bench) -> Answer:
-    """Fitted Q values of the logged first actions: fitted as those of policies are, so that errors cancel."""
-    critic = bench.critic(None)
-    critic.check()
-    first = bench.starts.rows
-    return _sampled(critic.q(bench.data.obs[first], bench.data.action[first]), bench)
-
-
 KINDS: Mapping[str, Kind] = {
-    FULL: Kind(False, _model, _simulated, "whole episodes in the second simulator"),
+    FULL: Kind(False, answers.simulated, reference.recited, "whole episodes in the second simulator"),
     MIXED: Kind(
-        True, _model_and_critic, _continued, "second simulator as far as it is trusted, fitted Q values beyond", True
+        True,
+        answers.begun_and_fitted,
+        reference.recited_and_continued,
+        "second simulator as far as it is trusted, fitted Q values beyond",
+        True,
     ),
-    CRITIC: Kind(True, _critic, _fitted, "fitted Q values of logged rows", True),
-    "is": Kind(True, partial(_weighed, "IS"), partial(_logged, None), "importance-weighted episodes"),
-    "wis": Kind(True, partial(_weighed, "WIS"), partial(_logged, None), "self-normalised weighted episodes"),
-    "pdis": Kind(True, partial(_weighed, "PDIS"), partial(_logged, None), "importance-weighted steps"),
-    "pdwis": Kind(True, partial(_weighed, "PDWIS"), partial(_logged, None), "self-normalised weighted steps"),
+    CRITIC: Kind(True, answers.fitted, reference.fitted, "fitted Q values of logged rows", True),
+    "is": Kind(True, partial(answers.weighed, "IS"), reference.logged, "importance-weighted episodes"),
+    "wis": Kind(True, partial(answers.weighed, "WIS"), reference.logged, "self-normalised weighted episodes"),
+    "pdis": Kind(True, partial(answers.weighed, "PDIS"), reference.logged, "importance-weighted steps"),
+    "pdwis": Kind(True, partial(answers.weighed, "PDWIS"), reference.logged, "self-normalised weighted steps"),
     "dr": Kind(
         True,
-        partial(_corrected, partial(doubly_robust, "DR")),
-        _continued,
+        partial(answers.corrected, partial(doubly_robust, "DR")),
+        reference.continued,
         "fitted Q values, corrected by weighted steps",
         True,
     ),
     "wdr": Kind(
         True,
-        partial(_corrected, partial(doubly_robust, "WDR")),
-        _continued,
+        partial(answers.corrected, partial(doubly_robust, "WDR")),
+        reference.continued,
         "fitted Q values, corrected by self-normalised steps",
         True,
     ),
     "dice": Kind(
         True,
-        _marginal,
-        partial(_marginal, policy=None),
+        answers.marginal,
+        partial(answers.marginal, policy=None),
         "logged rows, weighted by how often the policy is there",
         True,
     ),
-    "magic": Kind(True, partial(_corrected, magic), _continued, "a blend of fitted Q values and weighted steps", True),
+    "magic": Kind(
+        True,
+        partial(answers.corrected, magic),
+        reference.continued,
+        "a blend of fitted Q values and weighted steps",
+        True,
+    ),
 }

@@ -79,7 +79,7 @@ def stands(opinions: Mapping[str, Opinion], true: Mapping[str, Estimate]) -> lis
         title = f"{kind}: {KINDS[kind].about} ({2 * opinion.level - 1:.0%} intervals)"
         earned, about = opinion.log.estimate.value, opinion.log.estimate.diagnostics
         if "recited" in about:
-            title += "; dashed: the log's own actions there"
+            title += "; dashed: what it makes of the log's own actions"
         reference = about.get("recited", earned)
         panels.append(Stand(title, f"return, {discount}", rows, reference, opinion.refused))
     if true:

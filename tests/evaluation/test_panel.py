@@ -6,19 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from dynamics_toys import Known, unit_spec
+from dynamics_toys import unit_spec
 from evaluation_toys import Stepped
-from torch import Tensor
+from panel_toys import LENGTHS, Always, bench, log, whole
 
 from mbrl.core import Policy
-from mbrl.data.dataset import TransitionDataset
 from mbrl.data.series import Pieces
-from mbrl.evaluation import grounds, modelbased, panel
+from mbrl.evaluation import answers, grounds, modelbased
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.gathering import Provenance, gather, view
-from mbrl.evaluation.grounds import Neighbours, disagreement, support, tail, walk
-from mbrl.evaluation.modelbased import Recital, Starts, start_states
+from mbrl.evaluation.grounds import Neighbours, support, tail, walk
+from mbrl.evaluation.modelbased import Starts, start_states
 from mbrl.evaluation.opinions import Answer, Opinion
 from mbrl.evaluation.panel import KINDS, Heard, check_kinds, hear
 from mbrl.evaluation.trajectories import Trajectories, discounted_returns
@@ -27,59 +26,6 @@ from mbrl.registry.gates import CANDIDATE, CLONING, LOG, CardFacts
 from mbrl.registry.rules import read
 from mbrl.simulator.rollout import Played
 from mbrl.simulator.simulator import Simulator
-
-LENGTHS = (2, 5, 3, 4)
-
-
-class Always(Policy):
-    """One and the same action."""
-
-    def __init__(self, spec: object, action: float = 0.0) -> None:
-        super().__init__(spec)
-        self.action = torch.nn.Parameter(torch.tensor(action))
-
-    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
-        del rng
-        return obs[:, :1] * 0 + self.action.detach()
-
-
-def log(lengths: tuple[int, ...] = LENGTHS, series: tuple[int, ...] = ()) -> TransitionDataset:
-    """Four episodes of 0, 1, 2 ... that pay 1 a step; the last one terminates, the others are cut."""
-    rows, count = sum(lengths), len(lengths)
-    episode = torch.arange(count).repeat_interleave(torch.tensor(lengths))
-    last = torch.cat([episode[:-1] != episode[1:], torch.tensor([True])])
-    obs = torch.cat([torch.arange(float(n)) for n in lengths]).unsqueeze(-1)
-    return TransitionDataset.create(
-        "toy/count-v0",
-        obs=obs,
-        action=torch.zeros(rows, 1),
-        reward=torch.ones(rows),
-        next_obs=obs + 1,
-        terminated=last & (episode == count - 1),
-        truncated=last & (episode < count - 1),
-        episode=episode,
-        discrete=False,
-        action_low=[-1.0],
-        action_high=[1.0],
-        series=series,
-    )
-
-
-def bench(trusted: int | None = 2, uncertain: bool = False) -> tuple[Bench, dict[str, Policy]]:
-    data = log()
-    spec = unit_spec()
-    simulator = Simulator(Known(spec), spec, disagreement if uncertain else None, trusted_horizon=trusted)
-    simulator.dynamics.elites = torch.tensor([2, 0])
-    simulator.calibrated = True
-    policies: dict[str, Policy] = {CLONING: Always(spec), CANDIDATE: Always(spec, 0.5)}
-    made = {policy: Stepped() for policy in (*policies.values(), None)}
-    starts = start_states(data, 4, seed=0)
-    return Bench(data, torch.arange(4), simulator, starts, 0.5, 0.9, 0, 10, made), policies
-
-
-def whole(limit: np.ndarray, member: int) -> np.ndarray:
-    """From 0: sum over t < L of t (e + 1) + 10 e."""
-    return (member + 1) * limit * (limit - 1) / 2 + 10 * member * limit
 
 
 def test_every_member_rolls_whole_episodes_out_alone() -> None:
@@ -99,21 +45,6 @@ def test_every_member_rolls_whole_episodes_out_alone() -> None:
     assert opinion.gain(CANDIDATE).value == pytest.approx(sample.mean() - recited.mean())
 
 
-def test_what_a_simulator_makes_less_of_the_log_s_own_actions_says_nothing() -> None:
-    table, policies = bench()
-    table = replace(table, data=replace(table.data, reward=100 * table.data.reward))
-    opinion = hear(table, policies, ["model"]).opinions["model"]
-    own = 100.0 * np.array(LENGTHS)[log().episode[table.starts.rows]]
-    np.testing.assert_array_equal(opinion.log.sample, own[None])
-    assert "recited" not in opinion.log.estimate.diagnostics
-
-
-def test_a_recital_goes_on_with_the_last_action_of_its_episode() -> None:
-    data = log((2, 3))
-    recital = Recital(replace(data, action=torch.arange(5.0).unsqueeze(-1)), torch.tensor([2, 0]))
-    assert [recital.act(torch.zeros(2, 1), None).flatten().tolist() for _ in range(3)] == [[2, 0], [3, 1], [4, 1]]
-
-
 def test_the_unit_of_gains_is_one_where_every_episode_earned_the_same() -> None:
     table, policies = bench()
     rounded = torch.tensor([-1 / n for n in LENGTHS for _ in range(n)])  # all earn -1, but for rounding
@@ -130,23 +61,6 @@ def test_critics_go_on_where_the_simulator_is_no_longer_trusted() -> None:
     rows = [10 * e + 0.5 * (e + 1 + 10 * e) + 0.25 * (2 * (e + 1) + 100 * m) for m, e in enumerate((2, 0))]
     np.testing.assert_allclose(opinion.answers[CANDIDATE].sample, np.repeat([[rows[0]], [rows[1]]], 4, axis=1))
     assert opinion.gamma == 0.5
-
-
-def test_the_log_goes_on_as_well_where_it_was_cut() -> None:
-    """An episode of T steps pays 2 - 2^(1-T); Q of its last row, T - 1 + 100 m by critic m, takes that row's place.
-
-    The two critics are paired with the two members of the model, and what they do not know of the log is in its bounds.
-    """
-    table, policies = bench()
-    opinion = hear(table, policies, ["model+fqe"]).opinions["model+fqe"]
-
-    def wanted(n: int, m: int) -> float:
-        return 2 - 0.5**3 if n == 4 else 2 - 0.5 ** (n - 1) + 0.5 ** (n - 1) * (n - 1 + 100 * m - 1)
-
-    own = np.array(LENGTHS)[log().episode[table.starts.rows]]
-    np.testing.assert_allclose(opinion.log.sample, [[wanted(n, m) for n in own] for m in (0, 1)])
-    every = np.array([[wanted(n, m) for n in LENGTHS] for m in (0, 1)])
-    assert opinion.log.estimate[:3] == pytest.approx(spread_over(every, 0.9)[:3])
 
 
 def test_critics_alone_are_compared_with_those_of_the_log() -> None:
@@ -338,7 +252,7 @@ def test_exact_weights_of_what_is_unbiased_are_not_clipped(unbiased: bool) -> No
     """Of propensities that were logged; clipping moves a mean of negative returns towards 0."""
     table, policies = bench()
     logged = replace(table.data, propensity=torch.zeros(len(table.data)))
-    weights = panel._weights(replace(table, data=logged), policies[CANDIDATE], unbiased)
+    weights = answers._weights(replace(table, data=logged), policies[CANDIDATE], unbiased)
     assert (weights.about["clip"] is None) == unbiased
 
 

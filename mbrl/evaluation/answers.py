@@ -1,0 +1,115 @@
+"""What each kind of estimator of `mbrl.evaluation.panel` says of a policy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbrl.core import Policy
+from mbrl.evaluation.bench import Bench
+from mbrl.evaluation.estimates import Estimate, Refused
+from mbrl.evaluation.importance import importance_sampling
+from mbrl.evaluation.marginal import marginal_value
+from mbrl.evaluation.modelbased import rolled, truncated_values
+from mbrl.evaluation.opinions import Answer
+from mbrl.evaluation.ratios import CLIP, Ratios, Weights
+from mbrl.evaluation.twoway import spread_over
+from mbrl.simulator.rollout import Played
+from mbrl.simulator.simulator import Simulator
+
+
+def sampled(values: Tensor, bench: Bench) -> Answer:
+    """Of [E, S] values by member and start state of the bench."""
+    sample = values.double().numpy(force=True)
+    return Answer(spread_over(sample, bench.level, bench.pieces), sample)
+
+
+# ---------------------------------------------------------------------- in the second simulator
+
+
+def worlds(bench: Bench) -> list[Simulator]:
+    """One for each elite member, which then takes every step: its error stays its own from start to end."""
+    if bench.simulator is None:
+        raise Refused("there is no second simulator")
+    worlds = []
+    for member in bench.simulator.dynamics.elites:
+        world, dynamics = bench.simulator.plain(), copy.copy(bench.simulator.dynamics)
+        dynamics._buffers = {**dynamics._buffers, "elites": member.view(1)}
+        world._modules = {**world._modules, "dynamics": dynamics}
+        worlds.append(world)
+    return worlds
+
+
+def _rollouts(bench: Bench, policy: Policy, horizon: int | None) -> list[Played]:
+    """By member, of whole episodes or up to the horizon; all policies meet the same noise."""
+    return [rolled(policy, world, bench.starts, bench.seed, horizon, whole=False) for world in worlds(bench)]
+
+
+def simulated(bench: Bench, policy: Policy) -> Answer:
+    episodes = _rollouts(bench, policy, None)
+    return sampled(torch.stack([played.returns(bench.starts.limit, 1.0) for played in episodes]), bench)
+
+
+def begun_and_fitted(bench: Bench, policy: Policy) -> Answer:
+    """`mbrl.evaluation.modelbased.truncated_value` with a row for each member of the model, and its share of critics.
+
+    Critics that go on from the same member's rollouts share its error, and so are no draws of their own. Of a single
+    member no spread is known: the critics' is taken, and the diagnostics count one member.
+    """
+    critic = bench.critic(policy)
+    critic.check()  # before any rollout
+    trusted = None if bench.simulator is None else bench.simulator.trusted_horizon
+    if trusted is None:
+        raise Refused("no card says for how many steps the second simulator is trusted")
+    values = [truncated_values(begun, critic) for begun in _rollouts(bench, policy, trusted)]
+    shared = [shared_out(own.T, bench) for own in values]
+    rows = [shared[k % len(values)][k] for k in range(len(shared[0]))]
+    found = sampled(torch.stack(rows), bench)
+    if len(values) > 1:
+        return found
+    estimate = found.estimate
+    return found._replace(estimate=estimate._replace(diagnostics={**estimate.diagnostics, "members": 1}))
+
+
+def shared_out(values: Tensor, bench: Bench) -> Tensor:
+    """Values [M, ...] by critic as means of the share of each member of the model; their own of one or of none."""
+    members = 1 if bench.simulator is None else len(bench.simulator.dynamics.elites)
+    count = min(members, len(values)) if members > 1 else len(values)
+    return torch.stack([values[k::count].mean(0) for k in range(count)])
+
+
+# ---------------------------------------------------------------------- from logged rows
+
+
+def fitted(bench: Bench, policy: Policy) -> Answer:
+    critic = bench.critic(policy)
+    critic.check()
+    return sampled(critic.v(bench.starts.obs), bench)
+
+
+def _weights(bench: Bench, policy: Policy, unbiased: bool) -> Weights:
+    """Clipped; but not those of an `unbiased` estimator whose ratios are exact, which clipping would move."""
+    seen = bench.seen()
+    behaviour = bench.behaviour() if seen.propensity is None else None
+    clip = None if unbiased and behaviour is None else CLIP
+    return Weights.of(Ratios.of(policy, seen, behaviour), seen, clip)
+
+
+def weighed(name: Any, bench: Bench, policy: Policy) -> Answer:
+    weights = _weights(bench, policy, name in ("IS", "PDIS"))
+    return Answer(importance_sampling(name, weights, bench.seen(), bench.gamma, level=bench.coverage, seed=bench.seed))
+
+
+def corrected(estimator: Callable[..., Estimate], bench: Bench, policy: Policy) -> Answer:
+    weights, seen = _weights(bench, policy, False), bench.seen()
+    values = bench.critic(policy).cross_fitted(seen, bench.episodes)
+    return Answer(estimator(weights, seen, bench.gamma, values.q, values.v, level=bench.coverage, seed=bench.seed))
+
+
+def marginal(bench: Bench, policy: Policy | None) -> Answer:
+    level, seed = bench.coverage, bench.seed
+    return Answer(marginal_value(bench.data, bench.episodes, policy, gamma=bench.gamma, level=level, seed=seed))
