@@ -165,7 +165,8 @@ def import_(
         env: Gymnasium environment that the log is from (also MODULE:ENV_ID), for the spaces and their bounds.
         schema: YAML that names the columns (README, On your own logs); an npz with obs, action, next_obs, reward, done,
             truncated needs none.
-        on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode, which is reported.
+        on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode, of a series that
+            `cut_every` cuts its steps alone, which is reported.
     """
     from mbrl.data import tables
     from mbrl.report import imported

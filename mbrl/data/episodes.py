@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,13 @@ def pieces(rows: Rows, most: int | None) -> Iterator[tuple[Rows, bool]]:
     for k in range(count):
         start, end = steps * k // count, steps * (k + 1) // count
         yield part(rows, start, end + last), k + 1 < count
+
+
+def parted(rows: Rows, bad: np.ndarray) -> Iterator[Rows]:
+    """An episode where `bad` steps, [steps] bool, begin and end: those and the good ones between them by themselves."""
+    last = 0 if rows.next_obs is not None else 1  # rows of a part beyond its steps
+    edges = [0, *(np.flatnonzero(np.diff(bad.astype(np.int8))) + 1).tolist(), len(rows) - last]
+    yield from (part(rows, start, end + last) for start, end in pairwise(edges))
 
 
 _ARRAYS = (

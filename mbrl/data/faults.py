@@ -55,6 +55,25 @@ def fault(rows: Rows, space: Box | Discrete, alone: bool = False) -> str | None:
     return _disagreement(rows) or _out_of_bounds(rows, space) or _improbable(rows, space)
 
 
+def unusable(rows: Rows, space: Box | Discrete, bounds: Mapping[str, tuple[float, float]]) -> np.ndarray:
+    """The steps of which a number cannot be used, [steps] bool: of the action or what it earned, or of either state."""
+    step, state = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+    for name in LARGEST:
+        values = getattr(rows, name)
+        if values is not None:
+            of = state if name == "obs" else step
+            of |= (~(np.abs(values) <= LARGEST[name])).reshape(len(rows), -1).any(1)
+    step |= _beyond(rows.action, space).any(1)
+    if rows.propensity is not None and isinstance(space, Discrete):
+        step |= rows.propensity > ROUNDING
+    for name, found in outside(rows, bounds).items():
+        of = step if name in rows.columns["reward"] else state
+        of[found - rows.first] = True
+    if rows.next_obs is not None:
+        return step | state
+    return step[:-1] | state[:-1] | state[1:]
+
+
 def _used(rows: Rows, name: str) -> np.ndarray | None:
     """The values of a field that become part of the episode, None where there are none."""
     values: np.ndarray | None = getattr(rows, name)
@@ -95,18 +114,27 @@ def _improbable(rows: Rows, space: Box | Discrete) -> str | None:
     )
 
 
+def _limits(space: Box | Discrete) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest action, [A] each."""
+    if isinstance(space, Discrete):
+        return np.array([space.start]), np.array([space.start + space.n - 1])
+    return space.low.astype(np.float64), space.high.astype(np.float64)
+
+
+def _beyond(action: np.ndarray, space: Box | Discrete) -> np.ndarray:
+    """Which of the actions [n, A] are none that the space has: [n, A] bool."""
+    low, high = _limits(space)
+    if isinstance(space, Discrete):
+        return (action < low) | (action > high) | (action != np.round(action))
+    room = ROUNDING * np.where(np.isfinite(low) & np.isfinite(high), np.maximum(np.abs(low), np.abs(high)), 1)
+    return (action < low - room) | (action > high + room)
+
+
 def _out_of_bounds(rows: Rows, space: Box | Discrete) -> str | None:
     action = _used(rows, "action")
     assert action is not None
-    if isinstance(space, Discrete):
-        low, high = np.array([space.start]), np.array([space.start + space.n - 1])
-        bad = (action < low) | (action > high) | (action != np.round(action))
-        kind = "an integer"
-    else:
-        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        room = ROUNDING * np.where(np.isfinite(low) & np.isfinite(high), np.maximum(np.abs(low), np.abs(high)), 1)
-        bad = (action < low - room) | (action > high + room)
-        kind = "a value"
+    low, high, kind = *_limits(space), "an integer" if isinstance(space, Discrete) else "a value"
+    bad = _beyond(action, space)
     if not bad.any():
         return None
     row, channel = np.argwhere(bad)[0].tolist()

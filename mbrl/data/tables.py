@@ -18,8 +18,8 @@ from mbrl.data.clock import resampled, uneven
 from mbrl.data.columns import Plan, measurements, rows, survey
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.declared import about, rule_of, schema_of, spaces
-from mbrl.data.episodes import Rows, cut, limited, pieces, to_episode
-from mbrl.data.faults import fault, outside
+from mbrl.data.episodes import Rows, cut, limited, parted, pieces, to_episode
+from mbrl.data.faults import fault, outside, unusable
 from mbrl.data.lastrows import closed
 from mbrl.data.logfiles import LogFiles, open_files
 from mbrl.data.mending import known, mended
@@ -59,8 +59,9 @@ def import_log(
         id: NAMESPACE/NAME-vN, not taken.
         env: Gymnasium id, or `module:EnvId`, that the log is from: gives the spaces and the action bounds.
         schema: YAML file that names the columns, see `mbrl.data.schema.Schema`.
-        on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode. A flag, an id, a time,
-            or the name of a category or of a choice that the schema does not list always stops it.
+        on_bad_rows: what a row that cannot be used does: stop the import, or drop its episode; of a series that
+            `cut_every` cuts, the steps to and from that row alone. A flag, an id, a time, or the name of a category or
+            of a choice that the schema does not list always stops it.
 
     Returns:
         what was imported: id, path, files (path and first_row: rows are counted through all of them), episodes, rows,
@@ -163,7 +164,7 @@ def _episodes(
     schema, files = log.plan.schema, log.files
     before: Rows | None = None
     space, going = log.spaces[1], False  # and whether the plant goes on from what was before
-    for number, (logged, more) in enumerate(_logged(cut(chunks, schema.gap), schema, tally)):
+    for number, (logged, more) in enumerate(_logged(cut(chunks, schema.gap), log, on_bad_rows, tally)):
         tally.begun += not (going or (before is not None and unbroken(before, logged)))
         going = more
         raw, logged = logged, closed(logged, schema)  # what is resampled is closed anew, but checked as it was logged
@@ -215,17 +216,31 @@ def _filling(schema: Schema, logged: Rows) -> str:
     return told if empty and schema.time and not schema.resample else ""
 
 
-def _logged(parts: Iterable[Rows], schema: Schema, tally: Tally) -> Iterator[tuple[Rows, bool]]:
+def _logged(
+    parts: Iterable[Rows], log: _Log, on_bad_rows: Literal["error", "drop-episode"], tally: Tally
+) -> Iterator[tuple[Rows, bool]]:
     """What becomes an episode each, and whether it goes on in the next one; what is resampled is cut thereafter."""
+    schema = log.plan.schema
+    split = schema.cut_every is not None and on_bad_rows != "error"  # where a series is left out, all of it would be
     for part in parts:
         if schema.resample is None:
-            yield from pieces(closed(part, schema), schema.cut_every)
+            whole = closed(part, schema)
+            for run in _parted(whole, log) if split else [whole]:
+                yield from pieces(run, schema.cut_every)
             continue
         whole, filled = mended(part, schema)
         tally.filled.update(filled)
         kept = list(known(whole))
         tally.unknown += len(whole) - sum(map(len, kept))
-        yield from ((one, False) for one in kept)
+        for one in kept:
+            yield from ((run, False) for run in (_parted(one, log) if split else [one]))
+
+
+def _parted(rows: Rows, log: _Log) -> Iterator[Rows]:
+    """Steps that cannot be used, and the others, each run of them by itself: of a series no more is to be lost."""
+    schema, space = log.plan.schema, log.spaces[1]
+    acted = limited(rows, space)[0] if schema.clip_action and isinstance(space, Box) else rows
+    return parted(rows, unusable(acted, space, schema.bounds))
 
 
 def _stored(log: _Log, ready: Rows, more: bool, tally: Tally) -> Iterator[Episode]:

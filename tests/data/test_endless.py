@@ -76,22 +76,64 @@ def test_a_log_of_which_nothing_was_cut_has_no_series(tmp_path: Path) -> None:
     assert (report["series"], minari.load(ID).series) == (2, ())
 
 
-def test_a_bad_row_takes_its_piece_and_no_other(tmp_path: Path) -> None:
-    gain = 10 * np.arange(11.0)
-    gain[4] = np.nan
-    report = import_log(series(tmp_path, gain=gain), ID, schema=schema(tmp_path, SERIES), on_bad_rows="drop-episode")
+GRIDDED = "time: t\nperiod: 1.0\nmax_gap: 5.0\nresample: last\n"
+
+
+@pytest.mark.parametrize("grid", ["", GRIDDED])
+@pytest.mark.parametrize(
+    ("cells", "said", "lost"),
+    [
+        ({"gain": (4, np.nan)}, "", [4]),  # what a step earned is of one step
+        ({"gain": (4, -1.0)}, "bounds: {gain: [0, 200]}", [4]),
+        ({"valve": (4, 99.0)}, "", [4]),
+        ({"level": (4, np.inf)}, "", [3, 4]),  # a state is one that a step leads to, too
+        ({"level": (4, 99.0)}, "bounds: {level: [0, 20]}", [3, 4]),
+        ({"level": (10, 99.0)}, "bounds: {level: [0, 20]}", [9]),
+        ({"gain": (10, np.nan)}, "", []),  # a last row is a state, and no step
+    ],
+)
+def test_a_row_that_cannot_be_used_takes_its_steps_and_no_other(
+    tmp_path: Path, cells: dict[str, tuple[int, float]], said: str, lost: list[int], grid: str
+) -> None:
+    columns = {"level": np.arange(11.0), "valve": np.arange(11) / 2, "gain": 10 * np.arange(11.0)}
+    for name, (row, value) in cells.items():
+        columns[name][row] = value
+    log, told = series(tmp_path, t=np.arange(11), **columns), schema(tmp_path, f"{SERIES}{grid}{said}")
+    report = import_log(log, ID, schema=told, on_bad_rows="drop-episode")
     data = minari.load(ID)
-    assert data.obs[:, 0].tolist() == [0, 1, 2, 6, 7, 8, 9]
-    assert [drop["row"] for drop in report["dropped"]] == [3]
-    assert data.series == (2,)  # what is left is of one series still
+    assert data.obs[:, 0].tolist() == [step for step in range(10) if step not in lost]
+    assert int(data.lengths.max()) <= 4
+    assert [drop["row"] for drop in report["dropped"]] == lost[:1]
+    assert (report["series"], data.series) == (1, (data.episodes,))  # what is left is of one series still
+    if lost:
+        with pytest.raises(ValueError, match=f"column '{next(iter(cells))}'"):
+            import_log(log, "toy/strict-v0", schema=told)
 
 
-def test_a_row_that_two_pieces_share_is_outside_its_bounds_once(tmp_path: Path) -> None:
+def test_with_next_observations_a_bad_row_is_a_step(tmp_path: Path) -> None:
+    """And the observation before it says where that one led to."""
+    after = np.arange(1.0, 12)
+    after[4] = np.nan
+    told = schema(tmp_path, SERIES + "next_observation: after")
+    import_log(series(tmp_path, after=after), ID, schema=told, on_bad_rows="drop-episode")
+    data = minari.load(ID)
+    assert data.obs[:, 0].tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10]
+    assert data.lengths.tolist() == [4, 3, 3]
+
+
+def test_a_row_outside_its_bounds_is_counted_once(tmp_path: Path) -> None:
     log = series(tmp_path, level=[0, 1, 2, 99, *range(4, 10), 9])
     told = schema(tmp_path, SERIES + "bounds: {level: [0, 9]}")
     report = import_log(log, ID, schema=told, on_bad_rows="drop-episode")
     assert report["outside_bounds"]["level"] == {"count": 1, "rows": [3]}
-    assert minari.load(ID).obs[:, 0].tolist() == [6, 7, 8, 9]
+    with pytest.raises(ValueError, match=r"column 'level' leaves its bounds \[0, 9\] in 1 rows"):  # of two pieces
+        import_log(log, "toy/strict-v0", schema=schema(tmp_path, SERIES.replace("4", "3") + "bounds: {level: [0, 9]}"))
+
+
+def test_commands_beyond_their_limits_are_no_bad_rows(tmp_path: Path) -> None:
+    told = schema(tmp_path, SERIES + "clip_action: true")
+    report = import_log(series(tmp_path, valve=[0, 99, *range(9)]), ID, schema=told, on_bad_rows="drop-episode")
+    assert (report["rows"], report["clipped_actions"], report["dropped"]) == (10, 1, [])
 
 
 def test_what_is_resampled_is_cut_in_rows_of_the_grid(tmp_path: Path) -> None:
