@@ -172,8 +172,8 @@ def one_policy(refit: Refit) -> Iterator[Finding]:
         yield Finding(
             "one policy",
             "warning",
-            f"all episodes act alike: what is particular to one half of an episode does not return in the other "
-            f"(correlation {max(agreement):.2f})",
+            "in like states all episodes act alike: what is particular to one half of an episode does not return in the"
+            f" other (correlation {max(agreement):.2f})",
             "the log shows the neighbourhood of one way to act, and how far a better one may lie is unknown",
             "add logs of other operators, gains or set-points; expect a short trusted horizon",
         )
