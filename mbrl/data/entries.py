@@ -19,7 +19,9 @@ def _name(value: Any) -> str:
 def _names(value: Any) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
-        raise TypeError("one name, or a list of different names")
+        read = any(isinstance(n, bool | int | float) for n in (names if isinstance(names, list) else [value]))
+        hint = "; in quotes, as in ['on', '7'], where YAML reads a truth value or a number" if read else ""
+        raise TypeError(f"one name, or a list of different names{hint}")
     return tuple(names)
 
 

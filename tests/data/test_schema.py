@@ -71,6 +71,8 @@ LEAST = "observation: x\naction: a\nreward: r\nepisode: e\n"
         ("observation: x\naction: a\nreward: [r]\nepisode: e", r"reward is \['r'\], expected the name of one column"),
         ("observation: [x, x]\naction: a\nreward: r\nepisode: e", "list of different names"),
         ("observation: {x: y}\naction: a\nreward: r\nepisode: e", "observation is .*expected one name, or a list"),
+        ("observation: [x, on]\naction: a\nreward: r", r"is \['x', True\], .*; in quotes, as in \['on', '7'\]"),
+        ("observation: 7\naction: a\nreward: r", "observation is 7, .*; in quotes"),
         (LEAST + "time:", "time is None"),
         (LEAST + "action_low: 1", "give both or neither"),
         (LEAST + "action_low: low\naction_high: 1", "action_low is 'low', expected a number"),
