@@ -210,8 +210,12 @@ def _episodes(
 
 
 def _filling(schema: Schema, logged: Rows) -> str:
-    """How empty cells of the observation and the action could be filled, where there are some and they are not."""
+    """How empty cells could be filled, where there are some that are not."""
     empty = np.isnan(logged.obs).any() or np.isnan(logged.action[:-1]).any()
+    paid = [column for column in (logged.reward, logged.cost) if column is not None]
+    if schema.resample and any(np.isnan(column[:-1]).any() for column in paid):
+        told = "`resample` fills no reward and no cost, as nobody says what an empty cell means: a rate goes on"
+        return f"; {told} (pandas.Series.ffill), an amount is 0 (pandas.Series.fillna)"
     told = "; `resample` in the schema fills empty cells up to `max_gap`"
     return told if empty and schema.time and not schema.resample else ""
 

@@ -100,6 +100,7 @@ def test_what_has_no_value_to_go_by_is_refused(tmp_path: Path, columns: dict[str
     with pytest.raises(ValueError, match=message) as error:
         load(tmp_path, text, columns.pop("x"), **columns)
     assert "`resample` in the schema" not in str(error.value)
+    assert ("`resample` fills no reward" in str(error.value)) == ("r" in columns)
 
 
 def test_who_has_times_and_no_grid_is_told_of_it(tmp_path: Path) -> None:
