@@ -52,6 +52,7 @@ def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
     own = [k for k in range(data.frame_dim) if k not in {*data.exogenous, *past.known}]
     whole, resting = np.concatenate([obs[:, own], data.action.numpy()], 1), same.copy()
     resting[1:] &= (whole[1:] == whole[:-1]).all(1)  # all of the plant, which stands still then
+    begins = ~same & (data.lengths[data.episode].numpy() > 1)
     for k, (name, column, after) in enumerate(zip(data.channels, obs.T, data.next_obs.numpy().T, strict=True)):
         distinct = np.unique(column)
         constant = len(distinct) == 1 and bool((after == distinct[0]).all())
@@ -76,7 +77,7 @@ def sensors(data: TransitionDataset, past: Past) -> Iterator[Finding]:
         elif len(distinct) > 1 and (coarse := _coarse(name, column, after)) is not None:
             yield coarse
         elif len(distinct) > DISTINCT and k not in {*data.exogenous, *past.known}:
-            yield from _saturated(name, column, distinct)
+            yield from _saturated(name, column, distinct, begins)
             yield from _stuck(name, column, same & ~resting)
 
 
@@ -103,14 +104,17 @@ def _coarse(name: str, column: NDArray[np.float32], after: NDArray[np.float32]) 
     )
 
 
-def _saturated(name: str, column: NDArray[np.float32], distinct: NDArray[np.float32]) -> Iterator[Finding]:
+def _saturated(
+    name: str, column: NDArray[np.float32], distinct: NDArray[np.float32], begins: Flags
+) -> Iterator[Finding]:
     """Many rows exactly at an end of the range, where a measurement has few: compared with the value beside it.
 
-    An end apart from all other values is one of rest, such as no meal: what a sensor cuts off lies on both sides.
+    An end apart from all other values is one of rest, such as no meal: what a sensor cuts off lies on both sides. What
+    an episode `begins` with, such as no product yet, is how a task begins.
     """
     typical = len(column) / len(distinct)
     for end, value, beside in (("upper", distinct[-1], distinct[-2]), ("lower", distinct[0], distinct[1])):
-        at = column == value
+        at = (column == value) & ~begins
         count, next_to = int(at.sum()), int((column == beside).sum())
         if abs(value - beside) > APART * (distinct[-1] - distinct[0]):
             continue

@@ -228,20 +228,29 @@ def uneven_cuts(data: TransitionDataset) -> Iterator[Finding]:
 
 
 def ends_at_a_limit(data: TransitionDataset) -> Iterator[Finding]:
-    """Terminals that mostly come with the last row of the very longest episodes, as old loggers flag a time limit."""
+    """Terminals that mostly come with the last row of the very longest episodes, as old loggers flag a time limit.
+
+    Where a channel has a value in these rows alone, which is the same in all of them, the observation tells when.
+    """
     longest, ended = int(data.lengths.max()), data.sums(data.terminated) > 0
     at = ended & (data.lengths == longest)
     if longest < 2 or int(at.sum()) < max(3, int(ended.sum()) / 2):
         return
+    last = (data.first + data.lengths - 1)[at]
+    there = data.obs == data.obs[last[0]]
+    tells = there[last].all(0) & (there.sum(0) == len(last))
+    seen = next((name for name, tell in zip(data.channels, tells.tolist(), strict=True) if tell), None)
+    over = "the task itself is over after so many steps"
     yield Finding(
         "ends at a limit",
-        "warning",
+        "note" if seen else "warning",
         f"{int(at.sum())} of {int(ended.sum())} episodes that end in a terminal are exactly {longest} rows long, and"
-        " none is longer",
+        " none is longer" + (f": {seen} tells when" if seen else ""),
         "if a time limit cut them, the simulator learns ends that have no cause, and no value of what would come next",
-        "flag such rows as `truncated`; if the task itself is over after so many steps, add their number to the"
-        " observation",
-        **named((data.first + data.lengths - 1)[at].numpy()),
+        f"nothing if {over}; else flag such rows as `truncated`"
+        if seen
+        else f"flag such rows as `truncated`; if {over}, add their number to the observation",
+        **named(last.numpy()),
     )
 
 

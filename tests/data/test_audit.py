@@ -13,6 +13,7 @@ from mbrl import demonstration
 from mbrl.data import minari, suspicions
 from mbrl.data.audit import Audit, audit
 from mbrl.data.channels import Past, untried_choices
+from mbrl.data.checks import ends_at_a_limit
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.sight import hidden_state
 from mbrl.data.suspicions import Refit
@@ -224,6 +225,19 @@ def test_time_limits_that_are_flagged_as_terminals_are_a_warning(clean: Transiti
     assert "20 of 20 episodes that end in a terminal are exactly 60 rows long" in finding.found
     assert "ends at a limit" not in kinds(audit(replace(clean, terminated=few)))
     assert "ends at a limit" not in kinds(audit(clean))
+
+
+def test_a_time_limit_that_the_observation_tells_is_a_note(clean: TransitionDataset) -> None:
+    """A clock that begins with the episode; not one that some rows before the last one show, too."""
+    last = clean.first + clean.lengths - 1
+    flagged = clean.terminated.clone()
+    flagged[last] = True
+    for stays, severity in ((59.0, "note"), (58.0, "warning")):
+        clock = (torch.arange(len(clean)) - clean.first[clean.episode]).float().clamp(max=stays)
+        obs, after = torch.cat([clean.obs, clock[:, None]], 1), torch.cat([clean.next_obs, clock[:, None] + 1], 1)
+        timed = replace(clean, obs=obs, next_obs=after, channels=(*clean.channels, "minute"), terminated=flagged)
+        (finding,) = ends_at_a_limit(timed)
+        assert (finding.severity, "minute tells when" in finding.found) == (severity, severity == "note")
 
 
 @pytest.mark.usefixtures("sighted")

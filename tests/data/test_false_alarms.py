@@ -142,6 +142,18 @@ def test_an_end_that_holds_most_rows_is_likely_one_of_rest(
     assert severities(list(sensors(data, Past((), (), {})))) == [("saturated sensor", severity)]
 
 
+def test_what_every_episode_begins_with_is_no_end_of_a_sensor(clean: TransitionDataset) -> None:
+    """No product yet, in the first row of a batch; but episodes of one row have no other."""
+    rows = torch.arange(len(clean))
+    batches, single = replace(clean, episode=rows // 20), replace(clean, episode=rows)
+    column = clean.obs[:, 0] - clean.obs[:, 0].min() + 0.01
+    column[batches.first] = 0.0
+    empty = replace(batches, obs=torch.cat([column[:, None], clean.obs[:, 1:]], 1))
+    assert list(sensors(empty, Past((), (), {}))) == []
+    cut = sensor(single, lambda column: column.clamp(min=float(column.quantile(0.3))))
+    assert severities(list(sensors(cut, Past((), (), {})))) == [("saturated sensor", "serious")]
+
+
 def odd(data: TransitionDataset, reward: Tensor) -> list[tuple[str, str]]:
     found = rewards(Refit.of(replace(data, reward=reward), 0))
     return [pair for pair in severities(list(found)) if pair[0] == "inconsistent reward"]
