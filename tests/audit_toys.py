@@ -145,6 +145,12 @@ def set_point(column: Tensor) -> Tensor:
     return column[torch.arange(len(column)) // 30 * 30]
 
 
+def fahrenheit(column: Tensor) -> Tensor:
+    """From row 600 to row 900 in another unit, as of a temperature of 20 to 40 degrees."""
+    warm = 20 + 20 * (column - column.min()) / (column.max() - column.min())
+    return put(warm, slice(600, 900), 1.8 * warm[600:900] + 32)
+
+
 def stuck(column: Tensor) -> Tensor:
     return put(column, slice(605, 655), float(column[605])) if len(column) > 655 else column
 
@@ -164,6 +170,7 @@ FAULTS: dict[str, tuple[str, Callable[[TransitionDataset], TransitionDataset]]] 
     "a clipped sensor": ("saturated sensor", lambda d: sensor(d, half_saturated)),
     "a sensor that hangs": ("stuck sensor", lambda d: sensor(d, stuck)),
     "wild values": ("outliers", lambda d: sensor(d, lambda c: put(c, [40, 900, 1700], 1e3))),
+    "another unit for a while": ("two levels", lambda d: sensor(d, fahrenheit)),
     "another reward for a while": (
         "inconsistent reward",
         lambda d: replace(d, reward=put(d.reward, slice(1210, 1230), d.reward[1210:1230] + 10.0)),

@@ -1,7 +1,8 @@
 """What is wrong with a log, and what it cannot teach: every check over a TransitionDataset, without side effects.
 
-The checks are small functions, by what they look at: `mbrl.data.checks` (the log as it stands), `suspicions` (against
-a quick refit), `sight` (how far back one has to look) and `behaviour` (who acted, and how freely).
+The checks are small functions, by what they look at: `mbrl.data.checks` (the log as it stands), `channels`, `outliers`
+and `levels` (its columns), `suspicions` (against a quick refit), `sight` (how far back one has to look) and `behaviour`
+(who acted, and how freely).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mbrl.data import behaviour, channels, checks, suspicions
 from mbrl.data.behaviour import Freedom
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import SEVERITIES, Finding
+from mbrl.data.levels import levels
 from mbrl.data.outliers import outliers
 from mbrl.data.sight import hidden_state
 
@@ -87,6 +89,7 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
     for look in (
         channels.sensors,
         outliers,
+        levels,
         channels.stacked_past,
         channels.clocks,
         channels.whole_actions,

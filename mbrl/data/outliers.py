@@ -52,14 +52,14 @@ def outliers(data: TransitionDataset, past: Past) -> Iterator[Finding]:
 
 def _reason(data: TransitionDataset, name: str, column: Floats, away: Floats, far: Flags) -> str | None:
     """What speaks for the plant and against the sensor; None where nothing does."""
-    if _gradual(column, away, far, _runs(data)):
+    if _gradual(column, away, far, runs(data)):
         return "it goes there and back step by step"
     if name == "reward" and _foretold(data, far):
         return "the rest of the row foretells in which"
     return None
 
 
-def _runs(data: TransitionDataset) -> NDArray[np.int64]:
+def runs(data: TransitionDataset) -> NDArray[np.int64]:
     """The episode of each row, where pieces of one series count as one."""
     on = (data.next_obs[:-1] == data.obs[1:]).all(1) & ~data.terminated[:-1]
     parted = (data.episode.diff() != 0) & ~on

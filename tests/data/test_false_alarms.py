@@ -1,11 +1,12 @@
 """What a deterministic world, a grid or a rare event leaves in a log is not held against its logger."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from audit_toys import STEPS, kinds, plant, put, repeated, rule, sensor, twice, unsighted
+from audit_toys import STEPS, fahrenheit, kinds, plant, put, repeated, rule, sensor, twice, unsighted
 from torch import Tensor
 
 from mbrl.core import generator
@@ -16,6 +17,7 @@ from mbrl.data.channels import Past, sensors
 from mbrl.data.checks import copied_episodes, duplicate_rows
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import Finding
+from mbrl.data.levels import levels
 from mbrl.data.outliers import outliers
 from mbrl.data.suspicions import Refit, missing_ends, rewards
 
@@ -152,6 +154,32 @@ def test_what_every_episode_begins_with_is_no_end_of_a_sensor(clean: TransitionD
     assert list(sensors(empty, Past((), (), {}))) == []
     cut = sensor(single, lambda column: column.clamp(min=float(column.quantile(0.3))))
     assert severities(list(sensors(cut, Past((), (), {})))) == [("saturated sensor", "serious")]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (fahrenheit, True),
+        (lambda c: put(fahrenheit(c), slice(595, 605), torch.linspace(40, 70, 10)), False),  # it goes there by itself
+        (lambda c: torch.where(torch.arange(len(c)) % 400 < 200, c, c + 100), False),  # and does so often
+        (lambda c: fahrenheit(c).round(decimals=-1), False),  # these are no measurements
+        (lambda c: put(c, slice(600, 615), c[600:615] + 100), False),  # and these are outliers, if anything
+    ],
+)
+def test_two_levels_are_far_apart_and_seldom_change(
+    clean: TransitionDataset, change: Callable[[Tensor], Tensor], found: bool
+) -> None:
+    seen = list(levels(sensor(clean, change), Past((), (), {})))
+    assert severities(seen) == ([("two levels", "warning")] if found else [])
+    assert not seen or (seen[0].count, seen[0].rows[0]) == (300, 600)
+
+
+def test_a_command_has_levels_too_but_a_choice_has_not(clean: TransitionDataset) -> None:
+    action = put(clean.action, slice(600, 900), clean.action[600:900] + 100)
+    found = list(levels(replace(clean, action=action), Past((), (), {})))
+    assert [name for finding in found for name in finding.channels] == list(clean.action_channels)
+    assert all("goes from one to the other 2 time(s) only" in finding.found for finding in found)
+    assert list(levels(replace(clean, action=action, discrete=True), Past((), (), {}))) == []
 
 
 def odd(data: TransitionDataset, reward: Tensor) -> list[tuple[str, str]]:
