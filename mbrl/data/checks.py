@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import LEAST
-from mbrl.data.faults import differing
+from mbrl.data.faults import SQUARED, differing
 from mbrl.data.findings import Finding, Flags, named, share
 
 PREFIX = 5  # rows with which two recordings of one episode begin alike, before the rest is compared
@@ -19,16 +19,17 @@ ANEW = 0.02  # share of the returns to a same observation with another action: a
 
 
 def not_finite(data: TransitionDataset) -> Iterator[Finding]:
-    """NaN and infinity, in any column."""
+    """NaN and infinity, in any column, and what is infinite once it is squared."""
     for name in ("obs", "action", "reward", "next_obs", "cost"):
         if name not in data.tensors:
             continue
-        bad = ~torch.isfinite(data.tensors[name].reshape(len(data), -1)).all(1).numpy()
+        bad = ~(data.tensors[name].reshape(len(data), -1).abs() <= SQUARED).all(1).numpy()
         if bad.any():
             yield Finding(
                 "not finite",
                 "serious",
-                f"{name} is NaN or infinite in {share(int(bad.sum()), len(data))}; nothing else was checked",
+                f"{name} is NaN, infinite or beyond {SQUARED:.2g} in {share(int(bad.sum()), len(data))}; nothing else"
+                " was checked",
                 "every loss that sees one of these rows becomes NaN",
                 "repair the rows, or import again with --on-bad-rows drop-episode",
                 **named(bad),

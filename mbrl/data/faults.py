@@ -13,7 +13,8 @@ LEAST_SIZE = 1e-9  # of a channel, in its unit: smaller values are what arithmet
 DATED = 1e8  # seconds; beyond it times are dates, in seconds since 1970
 AUTUMN = 3_600  # seconds by which clocks are set back
 OF_STEPS = ("action", "propensity", "reward", "cost")  # what a final observation goes without
-LARGEST = dict.fromkeys(("obs", *OF_STEPS, "next_obs"), np.finfo(np.float32).max) | {"time": np.finfo(np.float64).max}
+SQUARED = float(np.sqrt(np.finfo(np.float32).max))  # 1.8e19, the largest number whose square float32 can hold
+LARGEST = dict.fromkeys(("obs", *OF_STEPS, "next_obs"), SQUARED) | {"time": np.finfo(np.float64).max}
 
 
 def fault(rows: Rows, space: Box | Discrete, alone: bool = False) -> str | None:
@@ -29,7 +30,8 @@ def fault(rows: Rows, space: Box | Discrete, alone: bool = False) -> str | None:
         wide = values.reshape(len(values), -1)
         row, channel = np.argwhere(~(np.abs(wide) <= LARGEST[name]))[0].tolist()
         value = wide[row, channel]
-        what = "empty or not a number" if np.isnan(value) else f"{value}, which is not finite in float32"
+        whose = "which is not finite" if np.isinf(value) else "whose square is not finite in float32"
+        what = "empty or not a number" if np.isnan(value) else f"{value}, {whose}"
         count = int((~(np.abs(wide) <= LARGEST[name])).any(1).sum())
         others = f" (so are {count} of {len(wide)} rows of this episode)" if count > 1 else ""
         return f"{rows.at(rows.first + row)}, column {rows.columns[name][channel]!r} is {what}{others}"

@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -272,9 +273,10 @@ def test_one_episode_cannot_be_split(clean: TransitionDataset) -> None:
     assert "one episode" in kinds(audit(long))
 
 
-def test_what_is_not_finite_is_said_first_and_alone(clean: TransitionDataset) -> None:
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 2e19])  # the square of the last one is infinite in float32
+def test_what_is_not_finite_is_said_first_and_alone(clean: TransitionDataset, value: float) -> None:
     obs = clean.obs.clone()
-    obs[7, 1] = float("nan")
+    obs[7, 1] = value
     (finding,) = audit(replace(clean, obs=obs)).findings
     assert (finding.kind, finding.severity, finding.rows, finding.count) == ("not finite", "serious", (7,), 1)
 

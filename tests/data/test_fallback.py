@@ -61,6 +61,12 @@ def test_an_infinite_command_is_not_one_that_was_limited(tmp_path: Path) -> None
         imported(tmp_path, log=LOG.replace("-7.0", "-inf"))
 
 
+def test_a_number_whose_square_is_infinite_is_refused(tmp_path: Path) -> None:
+    """As those are that stand for a reading that failed."""
+    with pytest.raises(ValueError, match=r"row 2, column 'angle' is 1e\+20, whose square is not finite in float32"):
+        imported(tmp_path, log=LOG.replace("0.2,1.0", "1e20,1.0"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "part"),
     [
