@@ -244,6 +244,7 @@ class Learner(Described):
     imagines: bool = True  # False: `update` never reads imagined rows, and the rig makes none
     plans: ClassVar[bool] = False  # True: it needs the simulator, imagined rows or not
     remodels: bool = False  # True: it enters a copy of the simulator, which it changes
+    grounded: bool = False  # True: no update without logged rows
     members: int = 1  # learners that it is made of: all are given rows of their own, and these come member after member
 
     def __init__(self, spec: Spec) -> None:

@@ -32,6 +32,8 @@ class COMBO(SoftLearner):
         ValueError: conservatism is negative, or samples is below 1.
     """
 
+    grounded = True
+
     def __init__(
         self,
         spec: Spec,

@@ -54,7 +54,7 @@ class Planning(Learner):
         self.inner: Learner = build(learner, Learner, spec)
         _agent(self.inner)
         self.optimizers = self.inner.optimizers
-        self.imagines, self.remodels = self.inner.imagines, self.inner.remodels
+        self.imagines, self.remodels, self.grounded = self.inner.imagines, self.inner.remodels, self.inner.grounded
         self._planner = [blind]  # in a list, as no submodule: its weights are the inner learner's and the simulator's
 
     @property

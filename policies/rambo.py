@@ -49,6 +49,7 @@ class RAMBO(SoftLearner):
     updates: Tensor  # scalar, done so far
 
     remodels = True
+    grounded = True
 
     def __init__(
         self,

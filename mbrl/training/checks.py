@@ -50,6 +50,8 @@ def check(
             f"real_ratio is {real_ratio} and batch_size {size}: no row of an update would be a logged one; raise one of"
             " them, or set real_ratio to 0, where a learner needs no logged rows"
         )
+    if learner.grounded and real_ratio == 0:
+        raise ValueError(f"real_ratio is 0, and {type(learner).__name__} needs logged rows in every update: raise it")
     if learner.remodels and best < 1:
         raise ValueError(
             f"best is {best}, and {type(learner).__name__} keeps its model true to the logged rows that it is given:"

@@ -85,7 +85,7 @@ class Population(Learner):
         self.members = len(members)
         self.config["init_args"]["learner"] = members[0].config  # defaults and all, as a checkpoint of one has it
         self.learner: Learner = stacked(members)
-        self.imagines = self.learner.imagines
+        self.imagines, self.grounded = self.learner.imagines, self.learner.grounded
         self.optimizers = self.learner.optimizers
         # kept out of the state dict, which has their weights as the learner's
         self._policies = tuple(Crowd.of(one, self.members) for one in (self.learner.policy, self.learner.rehearsing))

@@ -190,6 +190,14 @@ PLANNING = json.dumps(
         (["--imitation.batch_size", "2000000000"], "batch_size is 2,000,000,000, and a row takes about"),
         (["--rehearsal.keep_rollouts", "2000000000"], "rollout_starts x horizon x keep_rollouts is"),
         (["--rehearsal.real_ratio", "0.999"], "no row of an update would be an imagined one"),
+        (
+            ["--rehearsal.real_ratio", "0", "--learner", "policies.COMBO"],
+            "real_ratio is 0, and COMBO needs logged",
+        ),
+        (
+            ["--rehearsal.real_ratio", "0", "--learner", "policies.RAMBO"],
+            "real_ratio is 0, and RAMBO needs logged",
+        ),
         (["--fit.multistep_weight", "0"], "fit.multistep_weight is 0.0, expected a number above 0"),
         (["--dynamics.init_args.elites", "9"], "elites"),
     ],
