@@ -106,8 +106,8 @@ def test_what_the_log_s_own_actions_earn_in_a_simulator_that_pays_more_is_told(
     ]
     model, critics = stands(opinions, {})
     assert (model.reference, critics.reference) == (13.0, 10.0)
-    assert model.title.endswith("; dashed: what it makes of the log's own actions")
-    assert "dashed" not in critics.title
+    assert model.unit.endswith("; dashed: what it makes of the log's own actions")
+    assert "dashed" not in critics.unit
 
 
 def test_a_kind_that_all_leave_out_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,10 +78,10 @@ def stands(opinions: Mapping[str, Opinion], true: Mapping[str, Estimate]) -> lis
         discount = "undiscounted" if opinion.gamma == 1 else f"discount {opinion.gamma:g}"
         title = f"{kind}: {KINDS[kind].about} ({2 * opinion.level - 1:.0%} intervals)"
         earned, about = opinion.log.estimate.value, opinion.log.estimate.diagnostics
+        unit, reference = f"return, {discount}", about.get("recited", earned)
         if "recited" in about:
-            title += "; dashed: what it makes of the log's own actions"
-        reference = about.get("recited", earned)
-        panels.append(Stand(title, f"return, {discount}", rows, reference, opinion.refused))
+            unit += "; dashed: what it makes of the log's own actions"
+        panels.append(Stand(title, unit, rows, reference, opinion.refused))
     if true:
         panels.append(Stand("in the true environment", "return, undiscounted", intervals(true)))
     return panels
