@@ -93,11 +93,16 @@ def _earned(bench: Bench, returns: Tensor) -> Answer:
 
 
 def _credited(answer: Answer, made: Tensor) -> Answer:
-    """What the log earned, raised to what was `made` [E] of its actions by member, where that is more on average."""
-    means, sample = made.numpy(force=True), answer.sample
+    """What the log earned, by each member raised to what that one has `made` [E] of its actions, where this is more.
+
+    One that makes less of them must not take from the log what another one adds: whoever answers to the plant would
+    gain in its world, and members that all see a gain seem to be of one mind.
+    """
+    sample = answer.sample
     assert sample is not None
-    beyond: np.ndarray = means - sample.mean(-1)
-    if not beyond.mean() > 0:
+    beyond: np.ndarray = np.maximum(made.numpy(force=True) - sample.mean(-1), 0.0)
+    if not beyond.any():
         return answer
-    about = {**answer.estimate.diagnostics, "recited": float(means.mean())}
-    return Answer(answer.estimate._replace(diagnostics=about), sample + beyond[:, None])
+    raised = sample + beyond[:, None]
+    about = {**answer.estimate.diagnostics, "recited": float(raised.mean())}
+    return Answer(answer.estimate._replace(diagnostics=about), raised)

@@ -10,7 +10,9 @@ import pytest
 import torch
 from panel_toys import LENGTHS, bench, log
 
+from mbrl.evaluation import reference
 from mbrl.evaluation.modelbased import Recital
+from mbrl.evaluation.opinions import Answer, Opinion
 from mbrl.evaluation.panel import hear
 from mbrl.evaluation.twoway import spread_over
 from mbrl.registry.gates import CANDIDATE
@@ -70,9 +72,10 @@ def test_what_the_kind_makes_of_the_logged_actions_counts_for_the_log(
     opinion = hear(table, policies, ["model+fqe"]).opinions["model+fqe"]
     own = np.array(LENGTHS)[log().episode[table.starts.rows]]
     sample = np.array([[continued(n, m) for n in own] for m in (0, 1)])
-    np.testing.assert_allclose(opinion.log.sample, sample + (np.array(made) - sample.mean(-1))[:, None])
-    assert opinion.log.estimate.diagnostics["recited"] == pytest.approx(np.mean(made))
-    gain = opinion.answers[CANDIDATE].sample.mean() - np.mean(made)
+    beyond = np.maximum(np.array(made) - sample.mean(-1), 0.0)
+    np.testing.assert_allclose(opinion.log.sample, sample + beyond[:, None])
+    assert opinion.log.estimate.diagnostics["recited"] == pytest.approx((sample.mean(-1) + beyond).mean())
+    gain = opinion.answers[CANDIDATE].sample.mean() - (sample.mean(-1) + beyond).mean()
     assert opinion.gain(CANDIDATE).value == pytest.approx(gain)
 
 
@@ -82,3 +85,18 @@ def test_critics_that_make_less_of_the_logged_actions_say_nothing() -> None:
     opinion = hear(table, policies, ["model+fqe"]).opinions["model+fqe"]
     assert "recited" not in opinion.log.estimate.diagnostics
     assert opinion.log.sample.mean() > 100
+
+
+def test_a_member_that_pays_less_takes_nothing_from_the_log() -> None:
+    """Of five worlds one overpays everybody, and in four the log's actions, which answer to nothing, lose.
+
+    A policy that earns what the log earned gains in none: had the four counted against the log, it would in each.
+    """
+    earned, paid = np.zeros((1, 100)), np.zeros((5, 100))
+    paid[0] = 4.1
+    paid += 0.1 * np.random.default_rng(0).standard_normal(100)
+    log = Answer(spread_over(earned, 0.9), earned)
+    credited = reference._credited(log, torch.tensor([4.1, -1.0, -1.0, -1.0, -1.0], dtype=torch.float64))
+    gain = Opinion(1.0, 1.0, 0.9, credited, {CANDIDATE: Answer(spread_over(paid, 0.9), paid)}, {}).gain(CANDIDATE)
+    assert gain.low < 0 < gain.high
+    assert credited.estimate.diagnostics["recited"] == pytest.approx(4.1 / 5)
