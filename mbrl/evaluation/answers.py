@@ -91,21 +91,20 @@ def fitted(bench: Bench, policy: Policy) -> Answer:
     return sampled(critic.v(bench.starts.obs), bench)
 
 
-def _weights(bench: Bench, policy: Policy, unbiased: bool) -> Weights:
-    """Clipped; but not those of an `unbiased` estimator whose ratios are exact, which clipping would move."""
+def _weights(bench: Bench, policy: Policy) -> Weights:
+    """Clipped where ratios are estimated; exact ones are not to be moved, and their mean says whether they are."""
     seen = bench.seen()
     behaviour = bench.behaviour() if seen.propensity is None else None
-    clip = None if unbiased and behaviour is None else CLIP
-    return Weights.of(Ratios.of(policy, seen, behaviour), seen, clip)
+    return Weights.of(Ratios.of(policy, seen, behaviour), seen, None if behaviour is None else CLIP)
 
 
 def weighed(name: Any, bench: Bench, policy: Policy) -> Answer:
-    weights = _weights(bench, policy, name in ("IS", "PDIS"))
+    weights = _weights(bench, policy)
     return Answer(importance_sampling(name, weights, bench.seen(), bench.gamma, level=bench.coverage, seed=bench.seed))
 
 
 def corrected(estimator: Callable[..., Estimate], bench: Bench, policy: Policy) -> Answer:
-    weights, seen = _weights(bench, policy, False), bench.seen()
+    weights, seen = _weights(bench, policy), bench.seen()
     values = bench.critic(policy).cross_fitted(seen, bench.episodes)
     return Answer(estimator(weights, seen, bench.gamma, values.q, values.v, level=bench.coverage, seed=bench.seed))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,7 +19,8 @@ def acting(policy: Policy) -> Callable[[np.ndarray, Sequence[int]], np.ndarray]:
     (plain observations [B, F] float32, episode of each row) -> [B, A] float32 or, for Discrete, [B] int64. An episode
     begins with the first row that names it, so make a new actor for each measurement.
     """
-    device = next(policy.parameters()).device
+    held = next(itertools.chain(policy.parameters(), policy.buffers()), None)  # a rule may hold neither
+    device = torch.device("cpu") if held is None else held.device
     remembering = Remembering(policy)
     blank = torch.zeros(policy.spec.obs_dim - policy.spec.frame_dim, device=device)
     memory: dict[int, Tensor] = {}

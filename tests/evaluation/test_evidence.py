@@ -94,3 +94,15 @@ def test_acting_takes_and_gives_numpy() -> None:
     answer = acting(Rest(unit_spec()))(np.zeros((3, 1), np.float32), [0, 1, 2])
     assert isinstance(answer, np.ndarray)
     assert answer.shape == (3, 1)
+
+
+class Rule(Policy):
+    """Against what is seen: a rule, without a weight or a buffer."""
+
+    def act(self, obs: Tensor, rng: torch.Generator | None) -> Tensor:
+        del rng
+        return -0.5 * obs[:, :1]
+
+
+def test_a_rule_acts_as_well() -> None:
+    assert acting(Rule(unit_spec()))(np.ones((2, 1), np.float32), [0, 1]).tolist() == [[-0.5], [-0.5]]
