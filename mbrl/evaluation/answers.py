@@ -18,7 +18,7 @@ from mbrl.evaluation.modelbased import rolled, truncated_values
 from mbrl.evaluation.opinions import Answer
 from mbrl.evaluation.ratios import CLIP, Ratios, Weights
 from mbrl.evaluation.twoway import spread_over
-from mbrl.simulator.rollout import Played
+from mbrl.simulator.rollout import Cost, Measure, Played
 from mbrl.simulator.simulator import Simulator
 
 
@@ -44,14 +44,33 @@ def worlds(bench: Bench) -> list[Simulator]:
     return worlds
 
 
-def _rollouts(bench: Bench, policy: Policy, horizon: int | None) -> list[Played]:
+def _rollouts(bench: Bench, policy: Policy, horizon: int | None, measure: Measure | None = None) -> list[Played]:
     """By member, of whole episodes or up to the horizon; all policies meet the same noise."""
-    return [rolled(policy, world, bench.starts, bench.seed, horizon, whole=False) for world in worlds(bench)]
+    return [rolled(policy, world, bench.starts, bench.seed, horizon, measure, whole=False) for world in worlds(bench)]
 
 
 def simulated(bench: Bench, policy: Policy) -> Answer:
     episodes = _rollouts(bench, policy, None)
     return sampled(torch.stack([played.returns(bench.starts.limit, 1.0) for played in episodes]), bench)
+
+
+def spent(bench: Bench, policy: Policy, cost: Cost) -> Estimate:
+    """What an episode costs, undiscounted, with a row for each member of the model, and a member of the cost in each.
+
+    Where a member is wrong about what leads to a cost, no start state and no noise tells: as of a return, the bounds
+    are for what a member that nobody fitted would say. Of a single one the members of the cost are the rows.
+    """
+
+    def measure(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
+        return torch.atleast_2d(cost(obs, action, after))
+
+    sums = []
+    for played in _rollouts(bench, policy, None, measure):
+        assert played.measured is not None
+        sums.append(played.measured.where(played.within(bench.starts.limit).unsqueeze(1), 0.0).sum(0))
+    count = len(sums) if len(sums) > 1 else len(sums[0])
+    rows = [sums[k % len(sums)][k % len(sums[0])] for k in range(count)]
+    return sampled(torch.stack(rows), bench).estimate
 
 
 def begun_and_fitted(bench: Bench, policy: Policy) -> Answer:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mbrl.core import Policy
 from mbrl.data.series import Pieces
+from mbrl.evaluation.answers import spent
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.costs import FittedCost, framed, logged_costs
 from mbrl.evaluation.estimates import Estimate, Refused
@@ -56,8 +57,8 @@ def gather(
             refused[kind] = missing[0]
         else:
             views[kind] = view(opinion, roles)
-    spent, counted = logged_costs(bench.data, cost), cost and framed(cost, bench.data.frame_dim)
-    if cost is None and spent is not None:
+    logged, counted = logged_costs(bench.data, cost), cost and framed(cost, bench.data.frame_dim)
+    if cost is None and logged is not None:
         try:
             counted = bench.cost()
         except Refused as reason:
@@ -66,12 +67,10 @@ def gather(
         near = bench.neighbours()
     except Refused as reason:
         near, refused[NEAR] = None, str(reason)
-    walked = None
+    walked, costs = None, None
     if bench.simulator is not None:
-        level, seed = rules.level, bench.seed
-        walked = walk(
-            policy, bench.simulator, bench.starts, near, cost=counted, level=level, seed=seed, pieces=bench.pieces
-        )
+        walked = walk(policy, bench.simulator, bench.starts, near, seed=bench.seed)
+        costs = None if counted is None else _told(spent(bench, policy, counted), counted)
     return Evidence(
         level=rules.level,
         views=views,
@@ -86,14 +85,14 @@ def gather(
         support=None if near is None else support(policy, bench.data, near),
         unread=bench.unread(),
         tail=_tail(bench, heard.opinions, roles[CANDIDATE]),
-        cost=walked and walked.cost and _told(walked.cost, counted),
+        cost=costs,
         logged_cost=None
-        if spent is None
-        else spread_over(spent.unsqueeze(0).cpu().numpy(), rules.level, Pieces.of(bench.data)),
+        if logged is None
+        else spread_over(logged.unsqueeze(0).cpu().numpy(), rules.level, Pieces.of(bench.data)),
     )
 
 
-def _told(estimate: Estimate, cost: Cost | None) -> Estimate:
+def _told(estimate: Estimate, cost: Cost) -> Estimate:
     """With what the cost is counted by, and how well that is known."""
     about = cost.about if isinstance(cost, FittedCost) else {"cost": "trial.cost"}
     return estimate._replace(diagnostics={**estimate.diagnostics, **about})

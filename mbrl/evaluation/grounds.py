@@ -10,11 +10,8 @@ from torch import Tensor
 
 from mbrl.core import Policy, Prediction, deviation, generator
 from mbrl.data.dataset import TransitionDataset
-from mbrl.data.series import Pieces
-from mbrl.evaluation.estimates import Estimate, Refused
+from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.modelbased import Starts, rolled, uncertain_share, worst_mean
-from mbrl.evaluation.twoway import spread_over
-from mbrl.simulator.rollout import Cost
 from mbrl.simulator.simulator import Simulator
 
 ASKED, KNOWN = 2000, 20_000  # logged rows, at most: those that distances are measured from, and those to which they are
@@ -88,7 +85,6 @@ class Walk(NamedTuple):
 
     outside: float | None  # share of steps farther from the log than `INSIDE` of its rows are from its other episodes
     doubt: float | None  # share of steps whose uncertainty is above `DOUBTFUL`; None without an uncertainty
-    cost: Estimate | None  # of an episode, undiscounted
 
 
 @torch.no_grad()
@@ -105,45 +101,28 @@ def disagreement(prediction: Prediction) -> Tensor:
     return deviation(mean).amax(-1)
 
 
-def walk(
-    policy: Policy,
-    simulator: Simulator,
-    starts: Starts,
-    near: Neighbours | None,
-    *,
-    cost: Cost | None,
-    level: float,
-    seed: int,
-    pieces: Pieces | None = None,
-) -> Walk:
+def walk(policy: Policy, simulator: Simulator, starts: Starts, near: Neighbours | None, *, seed: int) -> Walk:
     """Follow the policy's mode in a simulator, and say where that leads.
 
     Args:
         policy: whose mode is followed.
         simulator: replays the log that the starts are of, where channels are exogenous.
-        starts: where rollouts begin, and where they are cut; where no cost is counted the first `WALKED` alone, as a
-            share of steps needs no more, and uncertainty is the dearest part of a simulator's step.
+        starts: where rollouts begin, and where they are cut; the first `WALKED` alone, as a share of steps needs no
+            more, and uncertainty is the dearest part of a simulator's step.
         near: rows of the log, which says what is outside of it; None where that is not known.
-        cost: of a transition, where one is to be counted.
-        level: of each one-sided bound of the cost, over start states and the members of `cost`, where it has some. The
-            error of the simulator itself is not in them.
         seed: of the noise.
-        pieces: of the episodes that the starts are of; None where all are independent.
     """
-    starts = starts if cost is not None else Starts(*(column[:WALKED] for column in starts))
+    starts = Starts(*(column[:WALKED] for column in starts))
 
-    def measure(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
-        far = obs.new_zeros(len(obs)) if near is None else (~(near.distance(obs, action) <= near.edge)).to(obs.dtype)
-        beyond = far.unsqueeze(0)
-        return beyond if cost is None else torch.cat([beyond, torch.atleast_2d(cost(obs, action, after))])
+    def beyond(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
+        del after
+        return obs.new_zeros(len(obs)) if near is None else (~(near.distance(obs, action) <= near.edge)).to(obs.dtype)
 
-    played = rolled(policy, simulator, starts, seed, measure=measure)
+    played = rolled(policy, simulator, starts, seed, measure=beyond)
     assert played.measured is not None
-    within = played.within(starts.limit)
-    outside = None if near is None else float(played.measured[:, 0][within].double().mean())
+    outside = None if near is None else float(played.measured[:, 0][played.within(starts.limit)].double().mean())
     doubt = None if simulator.uncertainty is None else uncertain_share(played, starts.limit, DOUBTFUL)
-    spent = played.measured[:, 1:].where(within.unsqueeze(1), 0.0).sum(0)
-    return Walk(outside, doubt, None if cost is None else spread_over(spent.cpu().numpy(), level, pieces))
+    return Walk(outside, doubt)
 
 
 def tail(returns: np.ndarray, share: float = WORST) -> float:

@@ -13,11 +13,11 @@ from mbrl.assessment import told
 from mbrl.core import Policy
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.history import windowed
+from mbrl.evaluation.answers import spent
 from mbrl.evaluation.bench import Bench
 from mbrl.evaluation.costs import FittedCost, fit_cost, framed, logged_costs
 from mbrl.evaluation.estimates import Refused
 from mbrl.evaluation.gathering import Provenance, gather
-from mbrl.evaluation.grounds import walk
 from mbrl.evaluation.modelbased import start_states
 from mbrl.evaluation.panel import Heard
 from mbrl.registry.gates import CANDIDATE, LOG, CardFacts, Evidence, decide
@@ -152,8 +152,7 @@ def test_members_of_a_cost_widen_its_interval() -> None:
         del action, after
         return torch.tensor([[1.0], [3.0]]).expand(2, len(obs))
 
-    settings = {"cost": both, "level": 0.9, "seed": 0}
-    found = walk(Always(unit_spec(), 0.0), table.simulator, table.starts, table.neighbours(), **settings).cost
+    found = spent(table, Always(unit_spec(), 0.0), both)
     assert found.value == pytest.approx(20)
     assert found.high - 20 == pytest.approx(3.0776835 * math.sqrt(300))
     assert 20 - found.low == pytest.approx(3.0776835 * math.sqrt(300))

@@ -9,6 +9,7 @@ import torch
 from dynamics_toys import unit_spec
 from evaluation_toys import Stepped
 from panel_toys import LENGTHS, Always, bench, log, whole
+from torch import Tensor
 
 from mbrl.core import Policy
 from mbrl.data.series import Pieces
@@ -84,8 +85,7 @@ def test_pieces_of_one_series_count_in_stretches() -> None:
         found = (opinion.log.estimate, opinion.answers[CANDIDATE].estimate, opinion.gain(CANDIDATE))
         assert [estimate.effective_n for estimate in found] == [worth] * 3
         assert opinion.log.estimate[:4] == spread_over(np.array([[2.0, 3.0, 4.0, 5.0]]), 0.9, Pieces.of(data))[:4]
-        moved = {"cost": lambda obs, action, after: after[:, 0] - obs[:, 0], "level": 0.9, "seed": 0}
-        cost = walk(policies[CANDIDATE], table.simulator, table.starts, None, **moved, pieces=table.pieces).cost
+        cost = answers.spent(table, policies[CANDIDATE], lambda obs, action, after: after[:, 0] - obs[:, 0])
         assert cost.effective_n == worth
 
 
@@ -125,7 +125,7 @@ def test_wrong_names_and_policies_are_refused() -> None:
     assert {"is", "wis", "pdis", "pdwis", "dr", "wdr", "magic", "dice"} < set(KINDS)
 
 
-def test_a_walk_counts_doubtful_steps_and_cost() -> None:
+def test_a_walk_counts_doubtful_steps() -> None:
     """Members 0 to 2 say x + 1 to x + 3 and differ by 10 in the reward: a spread of 10 sqrt(2/3) = 8.16 in every row.
 
     That is 1.24 of 6.6 and 1.26 of 6.5.
@@ -134,16 +134,11 @@ def test_a_walk_counts_doubtful_steps_and_cost() -> None:
     simulator, starts = table.simulator, table.starts
     for unit, share in ((6.6, 0.0), (6.5, 1.0)):
         simulator.uncertainty_scale.fill_(unit)
-        pushes = {"cost": lambda obs, action, after: action[:, 0], "level": 0.8, "seed": 0}
-        found = walk(policies[CANDIDATE], simulator, starts, table.neighbours(), **pushes)
-        assert found.doubt == share
-        assert found.cost.value == pytest.approx(0.5 * 3.75)  # 0.5 a step, and 2, 3, 5 and 5 steps
-    free = {"cost": None, "level": 0.8, "seed": 0}
-    plain = walk(policies[CANDIDATE], simulator.plain(), starts, table.neighbours(), **free)
-    assert (plain.doubt, plain.cost) == (None, None)
+        assert walk(policies[CANDIDATE], simulator, starts, table.neighbours(), seed=0).doubt == share
+    assert walk(policies[CANDIDATE], simulator.plain(), starts, table.neighbours(), seed=0).doubt is None
 
 
-def test_doubt_is_asked_for_of_few_rollouts_and_cost_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doubt_is_asked_for_of_few_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     table, policies = bench(uncertain=True)
     counted: list[int] = []
 
@@ -153,11 +148,36 @@ def test_doubt_is_asked_for_of_few_rollouts_and_cost_of_all(monkeypatch: pytest.
 
     monkeypatch.setattr(grounds, "rolled", rolled)
     monkeypatch.setattr(grounds, "WALKED", 3)
-    asked, free = (policies[CANDIDATE], table.simulator), {"cost": None, "level": 0.8, "seed": 0}
-    rest = (table.starts, table.neighbours())
-    walk(*asked, *rest, **free)
-    walk(*asked, *rest, **free | {"cost": lambda obs, action, after: action[:, 0]})
-    assert counted == [3, 4]
+    walk(policies[CANDIDATE], table.simulator, table.starts, table.neighbours(), seed=0)
+    assert counted == [3]
+
+
+def test_a_cost_is_counted_in_each_member_s_world() -> None:
+    """Members 2 and 0 step by 3 and by 1, and what is beyond 5 costs 1.
+
+    From 0 the one is there after two steps, the other never; episodes have 2, 3, 5 and 5.
+    """
+    table, policies = bench()
+    found = answers.spent(table, policies[CANDIDATE], lambda obs, action, after: (after[:, 0] > 5).float())
+    limit = table.starts.limit.numpy()
+    assert found[:4] == pytest.approx(spread_over(np.array([limit - 1.0, 0.0 * limit]), 0.9)[:4])
+    assert found.high > limit.mean() - 1  # what it costs in the dearer one
+
+
+def test_a_cost_s_members_are_dealt_to_those_of_the_model() -> None:
+    """Of costs 1 and 3 a step, one in each world; of a single world, both."""
+    table, policies = bench()
+    assert table.simulator is not None
+
+    def both(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
+        del action, after
+        return torch.tensor([[1.0], [3.0], [9.0]]).expand(3, len(obs))
+
+    limit = table.starts.limit.numpy()
+    for elites, rates in (([2, 0], [1.0, 3.0]), ([2], [1.0, 3.0, 9.0])):
+        table.simulator.dynamics.elites = torch.tensor(elites)
+        found = answers.spent(table, policies[CANDIDATE], both)
+        assert found[:4] == pytest.approx(spread_over(np.outer(rates, limit), 0.9)[:4])
 
 
 def test_support_is_the_share_of_states_where_the_action_is_not_odd(toy_data: object) -> None:
@@ -188,9 +208,9 @@ def test_steps_outside_the_log_are_counted() -> None:
     """Member 1 goes 0, 2, 4, 6, 8, and the log ends at 4: two steps of each rollout that is five steps long."""
     table, policies = bench()
     table.simulator.dynamics.elites = torch.tensor([1])
-    asked, free = (table.simulator, table.starts, table.neighbours()), {"cost": None, "level": 0.8, "seed": 0}
-    assert walk(policies[CLONING], *asked, **free).outside == pytest.approx(4 / 15)
-    assert walk(Always(unit_spec(), 0.8), *asked, **free).outside == 1.0  # the log never pushes
+    asked = table.simulator, table.starts, table.neighbours()
+    assert walk(policies[CLONING], *asked, seed=0).outside == pytest.approx(4 / 15)
+    assert walk(Always(unit_spec(), 0.8), *asked, seed=0).outside == 1.0  # the log never pushes
 
 
 def test_a_tail_is_the_mean_of_the_worst_tenth() -> None:
