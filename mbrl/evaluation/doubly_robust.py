@@ -89,7 +89,9 @@ def magic(
     g_j is WDR for j steps and the model's value after them: g_0 is the model alone, g_T is WDR. The blend x, on the
     simplex, minimises x' (Omega + b b') x with Omega the covariance of the g_j and b the distance of each from the
     `TRUST` bootstrap interval of WDR. The interval is that of percentiles, and Omega, b and x are made anew in every
-    resample (the interval of WDR keeps its width, and moves with it). Omega takes pieces of one series for independent.
+    resample (the interval of WDR keeps its width, and moves with it). It is as wide as WDR's at least: q and v are the
+    same in all resamples, so that the model's own error is in none, and where WDR cannot tell the model from the truth
+    the blend is the model alone. Omega takes pieces of one series for independent.
 
     Args:
         weights: of the logged episodes.
@@ -135,7 +137,10 @@ def magic(
 
     values, blend = partial.blend(np.ones(len(seen.obs)), reach)
     about |= {"switches": steps.tolist(), "partial_values": values.tolist(), "blend": blend.tolist()}
-    return Answer("MAGIC", about, level, "percentile", side, seed, resamples, seen.pieces).of_counts(blended)
+    answer = Answer("MAGIC", about, level, "percentile", side, seed, resamples, seen.pieces)
+    found, beside = answer.of_counts(blended), answer.of_counts(wdr)
+    low = min(found.low, found.value + beside.low - beside.value)
+    return found._replace(low=low, high=max(found.high, found.value + beside.high - beside.value))
 
 
 def simplex_minimum(omega: np.ndarray, bias: np.ndarray) -> np.ndarray:

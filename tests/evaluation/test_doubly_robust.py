@@ -201,6 +201,20 @@ def test_magic_goes_from_the_model_to_wdr():
     assert found.low < found.value < found.high
 
 
+def test_magic_is_no_surer_than_wdr_that_it_trusts_the_model_by():
+    """A model that is off by less than WDR can tell is followed, and stays as it is in every resample."""
+    log = sampled(100, seed=8)
+    q, v = log.values(0.9)
+    near = torch.where(q != 0, q + 0.02, q), torch.where(v != 0, v + 0.02, v)
+    for asked in ({}, {"side": "lower"}):
+        settings = {"level": 0.8, "resamples": 100, "seed": 0, **asked}
+        found = magic(exact(log), log.seen, 0.9, *near, **settings)
+        wdr = doubly_robust("WDR", exact(log), log.seen, 0.9, *near, interval="percentile", **settings)
+        assert found.diagnostics["blend"][0] > 0.9
+        assert found.value - found.low >= (wdr.value - wdr.low) * (1 - 1e-9)
+        assert found.high - found.value >= (wdr.high - wdr.value) * (1 - 1e-9)
+
+
 def test_magic_leaves_a_model_that_the_episodes_contradict():
     log = sampled(400, seed=7)
     q, v = log.values(0.9)
