@@ -74,7 +74,7 @@ def spent(bench: Bench, policy: Policy, cost: Cost) -> Estimate:
 
 
 def begun_and_fitted(bench: Bench, policy: Policy) -> Answer:
-    """`mbrl.evaluation.modelbased.truncated_value` with a row for each member of the model, and its share of critics.
+    """`mbrl.evaluation.modelbased.truncated_value` with a row for each member of the model, see `shared_out`.
 
     Critics that go on from the same member's rollouts share its error, and so are no draws of their own. Of a single
     member no spread is known: the critics' is taken, and the diagnostics count one member.
@@ -95,10 +95,17 @@ def begun_and_fitted(bench: Bench, policy: Policy) -> Answer:
 
 
 def shared_out(values: Tensor, bench: Bench) -> Tensor:
-    """Values [M, ...] by critic as means of the share of each member of the model; their own of one or of none."""
+    """Values [M, ...] by critic as rows for the E members of the model: [E, ...]; those of one or of none as they are.
+
+    Every row is the mean of all critics and how far its own one lies from the others that have a row. Means of shares
+    would have M / E times less of a spread than what a critic that nobody fitted adds to it: with 8 critics and 5
+    members, bounds of 90 % that are made of critics alone hold for 87 %.
+    """
     members = 1 if bench.simulator is None else len(bench.simulator.dynamics.elites)
-    count = min(members, len(values)) if members > 1 else len(values)
-    return torch.stack([values[k::count].mean(0) for k in range(count)])
+    if members == 1:
+        return values
+    own = values[torch.arange(members, device=values.device) % len(values)]
+    return values.mean(0) + own - own.mean(0)
 
 
 # ---------------------------------------------------------------------- from logged rows

@@ -39,8 +39,8 @@ def recited(bench: Bench) -> Answer:
 def continued(bench: Bench) -> Answer:
     """Discounted returns and, where an episode was cut, what the log's own policy would have earned from there on.
 
-    By each share of the critics, so that what they do not know of it counts, and is paired with what they do not know
-    of a policy.
+    By critics as they are `shared_out`, so that what they do not know of it counts, and is paired with what they do not
+    know of a policy.
     """
     data, critic = bench.data, bench.critic(None)
     critic.check()
@@ -53,7 +53,7 @@ def continued(bench: Bench) -> Answer:
 
 
 def recited_and_continued(bench: Bench) -> Answer:
-    """The same, or what each member and its share of critics make of the log's actions as they do of a policy's.
+    """The same, or what each member and its critics make of the log's actions as they do of a policy's.
 
     That is the trusted steps in the second simulator and from there on, where its world goes on, the fitted Q value of
     the logged row: how far actions that answer to nothing have led astray by then is not to be told from it. An episode

@@ -246,16 +246,39 @@ def test_a_view_is_by_role() -> None:
     assert math.isfinite(seen.standard(CLONING).value)
 
 
+class Squared(Stepped):
+    """Critics that say obs + 100 m^2."""
+
+    def v(self, obs: Tensor) -> Tensor:
+        return obs[:, 0] + 100 * torch.arange(float(self.members)).square().unsqueeze(-1)
+
+
 def test_critics_that_share_a_member_of_the_model_are_no_draws_of_their_own() -> None:
-    """Four critics on two members: two rows, the means of critics 0 and 2 in one world, 1 and 3 in the other."""
+    """Four critics on two members: two rows, the mean of 0, 1, 4 and 9, less a half in one world and more in the other.
+
+    That is how far critics 0 and 1 are from each other's middle: each world's own one, of which the bounds are.
+    """
     table, policies = bench()
-    four = {key: Stepped(4) for key in table.made}
+    four = {key: Squared(4) for key in table.made}
     opinion = hear(replace(table, made=four), policies, ["model+fqe"]).opinions["model+fqe"]
     rows = [
-        10 * e + 0.5 * (e + 1 + 10 * e) + 0.25 * (2 * (e + 1) + 100 * m)
-        for e, m in ((2, (0 + 2) / 2), (0, (1 + 3) / 2))
+        10 * e + 0.5 * (e + 1 + 10 * e) + 0.25 * (2 * (e + 1) + 100 * m) for e, m in ((2, 3.5 - 0.5), (0, 3.5 + 0.5))
     ]
     np.testing.assert_allclose(opinion.answers[CANDIDATE].sample, np.repeat([[rows[0]], [rows[1]]], 4, axis=1))
+
+
+def test_bounds_know_of_all_of_what_critics_do_not() -> None:
+    """Eight critics and one more, which is the truth, are drawn alike: a bound of 90 % holds in 90 % of 1,000 draws."""
+    table, _ = bench()
+    assert table.simulator is not None
+    draws = torch.randn(1000, 9, generator=torch.Generator().manual_seed(0))
+    for members in (2, 5):
+        table.simulator.dynamics.elites = torch.arange(members)
+        held = 0
+        for critics, truth in zip(draws[:, :8], draws[:, 8].tolist(), strict=True):
+            rows = answers.shared_out(critics.unsqueeze(-1).expand(8, 4), table)
+            held += spread_over(rows.double().numpy(), 0.9).low <= truth
+        assert 0.88 < held / 1000 < 0.94
 
 
 def test_of_a_single_elite_the_critics_are_no_members_of_the_model() -> None:
