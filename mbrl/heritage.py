@@ -15,6 +15,7 @@ from mbrl.data.dataset import TransitionDataset
 from mbrl.data.division import divide
 from mbrl.data.history import windowed
 from mbrl.registry import models, promotion, witnesses
+from mbrl.registry.aliases import Registry
 from mbrl.registry.witnesses import Origin
 from mbrl.runfolder import RunFolder
 from mbrl.simulator.simulator import Simulator
@@ -55,7 +56,7 @@ def inherit(name: str, version: str | None) -> Heritage:
         StoreError: there is no such version or simulator, or the store does not answer.
     """
     model = f"{models.check_name(name)}-policy"
-    number = version or promotion.champion(name)
+    number = promotion.champion(name) if version is None else promotion.numbered(Registry(name), version)
     if number is None:
         raise ValueError(f"{model} has no champion: name a version (--version V)")
     uri = f"models:/{model}/{number}"

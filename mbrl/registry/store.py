@@ -45,7 +45,8 @@ def connect() -> str:
     speaks up for warnings only, and its telemetry is off unless `MLFLOW_DISABLE_TELEMETRY` says false.
 
     Raises:
-        StoreError: the file is locked by another process, damaged, or of another version of MLflow.
+        StoreError: the file is locked by another process, damaged, or of another version of MLflow; or the URI is none
+            of a store.
     """
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     for name, value in DEFAULTS.items():
@@ -55,11 +56,24 @@ def connect() -> str:
     chosen = os.environ.get(URI_VARIABLE)
     if not chosen:
         _prepare(database())
+    elif not chosen.startswith(SQLITE):
+        _check_kind(chosen)
     uri = chosen or _uri(database())
     mlflow.set_tracking_uri(uri)
     if not chosen:
         os.environ.pop(URI_VARIABLE, None)  # MLflow has just set it; left there it would pass for the user's choice
     return uri
+
+
+def _check_kind(uri: str) -> None:
+    """Refuse what MLflow has no client for, such as a folder; nobody is asked whether there is a server."""
+    try:
+        MlflowClient(uri)
+    except MlflowException as error:
+        raise StoreError(
+            f"{shown(uri)} is no store: {reason(error)}. Name the URI of a server (http://HOST:PORT), a sqlite file, or"
+            f" another {HOME_VARIABLE}"
+        ) from error
 
 
 def database() -> Path:
@@ -127,15 +141,7 @@ def at(target: str) -> Iterator[str]:
         else:
             os.environ[HOME_VARIABLE] = target
         mlflow.set_registry_uri("")
-        uri = connect()
-        try:
-            MlflowClient(uri)
-        except MlflowException as error:
-            raise StoreError(
-                f"{shown(target)} is no store: {reason(error)}. Name the URI of a server (http://HOST:PORT), a sqlite"
-                " file, or another MBRL_HOME"
-            ) from error
-        yield uri
+        yield connect()
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)

@@ -135,7 +135,8 @@ def origin(uri: str) -> Origin:
     client = MlflowClient(where := store.connect())
     with models.explained(client, where, model):
         found = client.get_model_version(model, version)
-        tags, folder = found.tags, client.get_run(found.run_id).data.tags.get("mbrl.folder")
+        tags, own = found.tags, models.run_of(client, found)
+        folder = None if own is None else own.data.tags.get("mbrl.folder")
         run = _judged_by(client, model, version, tags)
     params = run.data.params
     split, seed = (yaml.safe_load(params[k]) if k in params else None for k in ("data.split", "seed"))
@@ -164,19 +165,16 @@ def kept_for(model: str, version: str) -> Run | None:
 
 def _judged_by(client: MlflowClient, model: str, version: str, tags: Mapping[str, str]) -> Run:
     """The run that has kept witnesses: the policy's own, its simulator's, or that of what it was fine-tuned from."""
-    own = client.get_run(client.get_model_version(model, version).run_id)
-    if SEAL in own.data.tags:
-        return own
     simulator, _, number = tags.get("mbrl.simulator", "").partition("/")
-    if simulator:
-        other = client.get_run(client.get_model_version(simulator, number).run_id)
-        if SEAL in other.data.tags:
-            return other
+    for name, which in (model, version), (simulator, number):
+        run = models.run_of(client, client.get_model_version(name, which)) if name else None
+        if run is not None and SEAL in run.data.tags:
+            return run
     older, _, number = tags.get("mbrl.finetuned_from", "").partition("/")
     if older:
         return _judged_by(client, older, number, client.get_model_version(older, number).tags)
     raise ValueError(
         f"{model}/{version} has no second simulator to be judged in: neither its run nor that of the simulator it was"
-        f" rehearsed in ({tags.get('mbrl.simulator', 'none')}) has kept one. Register it from an `mbrl run`, or with"
-        " the lineage of a simulator of one"
+        f" rehearsed in ({tags.get('mbrl.simulator', 'none')}) has kept one, or they are deleted. Register it from an"
+        " `mbrl run`, or with the lineage of a simulator of one"
     )

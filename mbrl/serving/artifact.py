@@ -208,7 +208,7 @@ def _checked(name: str, value: Any, width: int) -> Tensor:
             f"{name} is {value[row, column]} at row {row}, column {column}, expected finite numbers of {LARGEST:g} at"
             " most in size; one that stands for a missing value is none"
         )
-    return torch.tensor(value)
+    return torch.tensor(np.ascontiguousarray(value))  # torch takes no negative strides
 
 
 def _check_answer(name: str, answer: Tensor, inputs: Sequence[Tensor]) -> None:

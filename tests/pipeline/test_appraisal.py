@@ -55,6 +55,19 @@ def test_the_run_has_kept_its_witnesses_sealed(record: tuple[MlflowClient, Run])
     assert seen.simulator.trusted_horizon == seen.card.trusted_horizon
 
 
+def test_a_version_whose_run_somebody_has_removed_is_judged_by_that_of_its_simulator(
+    ladder: str, record: tuple[MlflowClient, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ladder.endswith("rung-policy")
+    found, gone = models.run_of, {"rung-policy"}
+    monkeypatch.setattr(models, "run_of", lambda client, one: None if one.name in gone else found(client, one))
+    origin = witnesses.origin("models:/rung-policy/1")
+    assert (origin.run_id, origin.folder) == (record[1].info.run_id, None)
+    gone.add("toy-simulator")
+    with pytest.raises(ValueError, match=r"rung-policy/1 has no second simulator .* or they are deleted"):
+        witnesses.origin("models:/rung-policy/1")
+
+
 def test_policies_are_judged_on_a_log_beside_the_log_and_the_imitation(ladder: str) -> None:
     kinds = ["--estimators", "model,fqe,pdwis"]
     command = ["evaluate", "--policy", ladder, "--data", "toy/pendulum-v0", *kinds, *FEW]

@@ -45,6 +45,15 @@ def test_the_uri_that_the_user_has_set_wins_and_ours_does_not_pass_for_it(home, 
     assert os.environ["MLFLOW_TRACKING_URI"] == theirs
 
 
+@pytest.mark.parametrize("uri", ["file:///tmp/runs", "/tmp/runs", "gopher://host"])
+def test_a_uri_of_no_store_is_refused_by_name(home, monkeypatch, uri):
+    before = mlflow.get_tracking_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(store.StoreError, match=rf"{uri} is no store: .*Name the URI of a server \(http://HOST:PORT\)"):
+        store.connect()
+    assert mlflow.get_tracking_uri() == before
+
+
 def test_the_embedded_store_is_known_by_another_path_to_it(home, tmp_path, monkeypatch):
     """As where the working folder is reached by a link, and the shell's PWD says so."""
     store.connect()

@@ -202,6 +202,7 @@ def test_a_policy_without_a_history_is_called_in_the_same_way(log):
     plain = served.predict(obs)
     np.testing.assert_array_equal(served.predict(obs, params={"stream": ["a", "b"], "reset": [True]}), plain)
     np.testing.assert_array_equal(served.predict(obs[:1]), plain[:1])
+    np.testing.assert_array_equal(served.predict(obs[::-1]), plain[::-1])
     for params, message in (
         ({"stream": ["a"]}, "stream has 1 names for 2 rows"),
         ({"reset": [True] * 3}, "reset has 3"),
