@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +24,13 @@ from mbrl.allocator import uncollected
 LOCK_SECONDS = 20.0  # how long another process may keep the store to itself before we give up
 URI_VARIABLE, REGISTRY_VARIABLE, HOME_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MBRL_HOME"
 SQLITE = "sqlite:///"  # and an absolute path
+PATHS = (  # tables and columns of MLflow's, and of one tag of ours, that hold absolute paths
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+    ("tags", "value"),
+)
 DEFAULTS = {  # of MLflow's own switches, for users who have not set them
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing is sent to anyone
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -104,7 +111,7 @@ def claim(uri: str) -> None:
     if not uri.startswith(SQLITE):
         return
     path, ours = Path(uri.removeprefix(SQLITE)).resolve(), files.home().resolve()
-    note = path.with_name(f"{path.name}.home")
+    note = _note(path)
     with _locked(path):
         owner = Path(note.read_text()) if note.exists() else ours
         theirs = owner / path.name if path.parent == ours else path  # a copied home brings the note of the first
@@ -114,8 +121,7 @@ def claim(uri: str) -> None:
                 f" {ours} a store of its own (unset {URI_VARIABLE}); to share a store, run an MLflow server"
             )
         if owner != ours or not note.exists():
-            with files.replacing(note) as beside:
-                beside.write_text(str(ours))
+            _own(note, ours)
 
 
 @contextmanager
@@ -218,6 +224,7 @@ def _prepare(path: Path) -> None:
             _probe(path)
             file = path.stat()
             _tables(uri, file.st_dev, file.st_ino)
+            _follow(path)
     except sqlite3.DatabaseError as error:
         advice = "close the program that holds it" if "locked" in str(error) else "move it away, or restore a copy"
         raise StoreError(f"{path} cannot be used after waiting up to {LOCK_SECONDS:g} s: {error}; {advice}") from error
@@ -236,10 +243,37 @@ def _tables(uri: str, device: int, inode: int) -> None:
 
 
 def _probe(path: Path) -> None:
-    connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
-    try:
+    with closing(sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         connection.execute("ROLLBACK")
-    finally:
-        connection.close()
+
+
+def _follow(path: Path) -> None:
+    """Where a home was moved, or is a copy: have the paths in its store, which are absolute, begin with its own.
+
+    Else a moved one would look for its files where they no longer are, and a copy would write into the first one's.
+    """
+    note, ours = _note(path), path.parent.resolve()
+    owner = Path(note.read_text()) if note.exists() else ours
+    if owner == ours or ((owner / path.name).exists() and (owner / path.name).samefile(path)):
+        return
+    with closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as connection, connection:
+        for table, column in PATHS:
+            for old, new in ((owner.as_uri(), ours.as_uri()), (str(owner), str(ours))):
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?)"
+                    f" WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+                )
+    _own(note, ours)
+
+
+def _note(path: Path) -> Path:
+    """The file beside a database that names the home that has it."""
+    return path.with_name(f"{path.name}.home")
+
+
+def _own(note: Path, home: Path) -> None:
+    with files.replacing(note) as beside:
+        beside.write_text(str(home))

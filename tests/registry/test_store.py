@@ -14,10 +14,12 @@ from mlflow import MlflowClient
 from registry_toys import environment
 
 from mbrl.registry import store
+from mbrl.registry.runs import RunLog
 
 START = """
 import sys
 from mbrl.registry import store
+from mbrl.registry.runs import RunLog
 uri = store.connect()
 print(uri, store.get_or_create("shared"))
 assert not [m for m in sys.modules if m.split(".")[0] in ("lightning", "gymnasium", "minari")]
@@ -43,6 +45,29 @@ def test_the_uri_that_the_user_has_set_wins_and_ours_does_not_pass_for_it(home, 
     assert store.connect() == theirs
     assert mlflow.get_registry_uri() == theirs
     assert os.environ["MLFLOW_TRACKING_URI"] == theirs
+
+
+@pytest.mark.parametrize("way", ["moved", "copied"])
+def test_a_home_that_was_moved_or_copied_keeps_its_files_by_it(home, tmp_path, monkeypatch, way):
+    with RunLog.open("mbrl", "first") as log:
+        log.text("kept", "note.txt")
+        log.tags({"mbrl.folder": str(home / "runs" / "first"), "elsewhere": f"{home}-2/runs"})
+    before = MlflowClient(store.connect()).get_run(log.run_id)
+    other = tmp_path / "other"
+    (shutil.move if way == "moved" else shutil.copytree)(home, other)
+    monkeypatch.setenv("MBRL_HOME", str(other))
+    client = MlflowClient(store.connect())
+    run = client.get_run(log.run_id)
+    assert run.info.artifact_uri == before.info.artifact_uri.replace(home.as_uri(), other.as_uri())
+    assert Path(client.download_artifacts(log.run_id, "note.txt", str(tmp_path))).read_text() == "kept"
+    assert (run.data.tags["mbrl.folder"], run.data.tags["elsewhere"]) == (f"{other}/runs/first", f"{home}-2/runs")
+    with RunLog.open("mbrl", "second") as later:
+        later.text("new", "note.txt")
+    assert len(list(other.rglob("note.txt"))) == 2
+    assert len(list(home.rglob("note.txt"))) == (0 if way == "moved" else 1)
+    if way == "copied":
+        monkeypatch.setenv("MBRL_HOME", str(home))
+        assert MlflowClient(store.connect()).get_run(log.run_id).info.artifact_uri == before.info.artifact_uri
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/runs", "/tmp/runs", "gopher://host"])
