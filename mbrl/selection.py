@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import torch
-
 from mbrl.appraisal import Case
 from mbrl.evaluation.combining import choose
 from mbrl.evaluation.estimates import Estimate
@@ -73,6 +71,5 @@ def _weighed(case: Case, origin: Origin, champion: str | None, rules: Rules, tri
     }
     provenance = Provenance(marks, case.seen.hashes, case.seen.card, reigning)
     policy = case.policies[origin.label]
-    with torch.no_grad():
-        evidence = gather(case.bench, case.heard, roles, policy, rules, provenance, trial.cost)
+    evidence = gather(case.bench, case.heard, roles, policy, rules, provenance, trial.cost)
     return decide(evidence, rules)

@@ -4,13 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from pipeline_toys import spoken
 
+from mbrl import selection
 from mbrl.data import minari
 from mbrl.registry import models, promotion, witnesses
+from mbrl.registry.gates import Evidence
 from mbrl.registry.lineage import Lineage
 from mbrl.registry.rules import PACKAGED
 from mbrl.registry.runs import RunLog
@@ -208,3 +211,18 @@ def test_a_selection_leaves_out_versions_without_witnesses(
     status, answer, told = spoken(["select", "some", *FEW, *rules(tmp_path, kinds=["model"])])
     assert (status, list(answer["verdicts"])) == (0, ["some-policy/2"]), answer
     assert "left out: some-policy/1 has no second simulator to be judged in" in told
+
+
+@pytest.mark.usefixtures("ladder")
+def test_evidence_may_learn_what_a_cost_column_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are on where it is gathered, as in a run: `mbrl select` failed for logs with such a column."""
+    learning: list[bool] = []
+    gather = selection.gather
+
+    def watched(*asked: Any) -> Evidence:
+        learning.append(torch.is_grad_enabled())
+        return gather(*asked)
+
+    monkeypatch.setattr(selection, "gather", watched)
+    assert spoken(["select", "rung", *FEW])[0] == 0
+    assert learning == [True, True]
