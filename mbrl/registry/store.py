@@ -24,7 +24,7 @@ from mbrl.allocator import uncollected
 LOCK_SECONDS = 20.0  # how long another process may keep the store to itself before we give up
 URI_VARIABLE, REGISTRY_VARIABLE, HOME_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MBRL_HOME"
 SQLITE = "sqlite:///"  # and an absolute path
-PATHS = (  # tables and columns of MLflow's, and of one tag of ours, that hold absolute paths
+PATHS = (  # tables and columns of MLflow's that hold absolute paths; tags do where they are of a home's folders
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
