@@ -34,5 +34,7 @@ def hidden(root: Path) -> Iterator[Path]:
     try:
         yield work
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work.exists():
+            with lock(root):  # or another one would look for its lock while it vanishes
+                shutil.rmtree(work, ignore_errors=True)
         alive.release()
