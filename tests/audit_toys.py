@@ -169,7 +169,11 @@ FAULTS: dict[str, tuple[str, Callable[[TransitionDataset], TransitionDataset]]] 
     "a sensor far from zero": ("coarse sensor", lambda d: sensor(d, lambda c: c + 1e7)),
     "a clipped sensor": ("saturated sensor", lambda d: sensor(d, half_saturated)),
     "a sensor that hangs": ("stuck sensor", lambda d: sensor(d, stuck)),
-    "wild values": ("outliers", lambda d: sensor(d, lambda c: put(c, [40, 900, 1700], 1e3))),
+    "wild values": ("outliers", lambda d: sensor(d, lambda c: put(c, [40, 900, 1700], torch.tensor([1e3, 9e2, 8e2])))),
+    "a code for what was not read": (
+        "sentinel value",
+        lambda d: sensor(d, lambda c: put(c, torch.arange(7, len(c), 40), -9999.0)),
+    ),
     "another unit for a while": ("two levels", lambda d: sensor(d, fahrenheit)),
     "another reward for a while": (
         "inconsistent reward",

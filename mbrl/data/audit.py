@@ -18,7 +18,7 @@ from mbrl.data.behaviour import Freedom
 from mbrl.data.dataset import TransitionDataset
 from mbrl.data.findings import SEVERITIES, Finding
 from mbrl.data.levels import levels
-from mbrl.data.outliers import outliers
+from mbrl.data.outliers import Odd
 from mbrl.data.sight import hidden_state
 
 LEAST_ROWS = 200  # below this a refit says nothing
@@ -68,8 +68,8 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
 
     Returns:
         the findings, worst first. Rows are those of `data`, counted from 0; a refit looks at `suspicions.MOST_ROWS`
-        rows at most, whole episodes at a time or a part of a longer one. Single odd rewards are not looked for while
-        there are outliers.
+        rows at most, whole episodes at a time or a part of a longer one, and at none with a value that no plant seems
+        to have had. Single odd rewards are not looked for while there are outliers.
     """
     found = list(checks.not_finite(data))
     if found:
@@ -88,7 +88,6 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
         found += check(data)
     for look in (
         channels.sensors,
-        outliers,
         levels,
         channels.stacked_past,
         channels.clocks,
@@ -96,11 +95,13 @@ def audit(data: TransitionDataset, *, sides: Sequence[Tensor] = (), seed: int = 
         channels.untried_choices,
     ):
         found += look(data, past)
+    odd = Odd.of(data, past)
+    found += odd.findings
     free = None
-    if len(data) >= LEAST_ROWS:
-        refit = suspicions.Refit.of(data, seed)
+    if len(data) - odd.spoiled.sum() >= LEAST_ROWS:
+        refit = suspicions.Refit.of(data, seed, odd.spoiled)
         found += suspicions.shifted_action(refit)
-        stretched = any(finding.kind == "outliers" for finding in found)  # they spoil a refit: mend them first
+        stretched = any(finding.kind == "outliers" for finding in odd.findings)  # also what the plant itself does
         found += (f for f in suspicions.rewards(refit) if not (stretched and f.kind == "inconsistent reward"))
         found += suspicions.missing_ends(refit)
         found += hidden_state(data, seed, history)

@@ -39,13 +39,14 @@ class Refit:
     seed: int
 
     @classmethod
-    def of(cls, data: TransitionDataset, seed: int) -> Refit:
-        """A refit of at most `MOST_ROWS` rows."""
+    def of(cls, data: TransitionDataset, seed: int, spoiled: Flags | None = None) -> Refit:
+        """A refit of at most `MOST_ROWS` rows, and of none that is `spoiled` [N]."""
         rng = generator(seed, "audit")
         order = torch.randperm(data.episodes, generator=rng)
         rows = data.rows(data.some(order, MOST_ROWS))
         begin = int(torch.randint(max(0, len(rows) - MOST_ROWS) + 1, (), generator=rng))
-        return cls(data, rows[begin : begin + MOST_ROWS].numpy(), seed)
+        chosen = rows[begin : begin + MOST_ROWS].numpy()
+        return cls(data, chosen if spoiled is None else chosen[~spoiled[chosen]], seed)
 
     def share(self, bad: Flags) -> str:
         """How many of the rows looked at, [n], and that these are not all."""
@@ -60,7 +61,7 @@ class Refit:
     @cached_property
     def inner(self) -> Flags:
         """Rows with a row before and after them in their episode, [n]."""
-        same = np.diff(self.episode) == 0
+        same = (np.diff(self.episode) == 0) & (np.diff(self.rows) == 1)
         return np.concatenate([[False], same]) & np.concatenate([same, [False]])
 
     @cached_property
